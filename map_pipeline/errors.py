@@ -1,0 +1,25 @@
+"""Typed errors of the package; every message names the rule and the value that broke it."""
+
+
+class MAPError(ValueError):
+    """Base class: something the user can correct. The text is fit to be shown to them."""
+
+
+class InvalidImageError(MAPError):
+    """The input isn't a picture this package accepts (type, size, damage)."""
+
+
+class NoFaceError(MAPError):
+    """No face was found where one was asked for."""
+
+
+class FaceTooSmallError(MAPError):
+    """A face was found, but it has too few pixels to be protected."""
+
+
+class UnknownOptionError(MAPError):
+    """A named choice (emotion, target, detector ...) that doesn't exist."""
+
+
+class CheckpointError(MAPError):
+    """A checkpoint folder or weight file is missing, damaged or of the wrong kind."""
