@@ -1,0 +1,146 @@
+"""Putting a change of the aligned crop back: into the photo, and into the picture the losses see.
+
+Both ways multiply the residual with a mask that fades to zero at the crop's border, bring it to the
+target's resolution with the same code, and add it. The photo itself is never resampled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from map_pipeline.faces.align import (
+    Alignment,
+    affine_scale,
+    apply_affine,
+    bounding_box,
+    compose_affine,
+    crop_resize_affine,
+    reduce_antialiased,
+    square_corners,
+    warp_affine,
+)
+
+# Most pixels that are warped at once, so that a face that fills a 50-megapixel photo needs no more
+# memory than a small one (about 40 MB).
+STRIP_PIXELS = 1_000_000
+
+
+def feather_mask(size: int, border: float = 0.2) -> Tensor:
+    """A smooth rounded square: 1 inside, 0 from the crop's outermost pixels outwards.
+
+    Args:
+        size: side of the crop, px.
+        border: width of the fade as a share of half the side, in (0, 1].
+
+    Returns:
+        `[1, 1, size, size]` float32 in [0, 1].
+    """
+    if not 0 < border <= 1:
+        raise ValueError(f"`border` must be in (0, 1], got {border}.")
+    axis = torch.linspace(-1, 1, size).abs() ** 4
+    radius = (axis[:, None] + axis[None, :]) ** 0.25  # 1 on a square with rounded corners
+    ramp = ((1 - radius) / border).clamp(0, 1)
+    return (ramp * ramp * (3 - 2 * ramp))[None, None]
+
+
+def add_residual(
+    region_image: Tensor, residual: Tensor, region_to_crop: Tensor, mask: Tensor
+) -> Tensor:
+    """Add a change of the crop to pictures; differentiable in the pictures and the residual.
+
+    Args:
+        region_image: `[B, 3, h, w]` in [0, 1].
+        residual: `[B, 3, s, s]`, difference of two crops in [0, 1].
+        region_to_crop: `[B, 2, 3]` (or `[1, 2, 3]`) affine, px to px.
+        mask: `[1, 1, s, s]` in [0, 1], see `feather_mask`.
+
+    Returns:
+        `[B, 3, h, w]` in [0, 1].
+    """
+    size = (region_image.shape[-2], region_image.shape[-1])
+    change = _Change.of(residual * mask, region_to_crop)
+    return (region_image + change.on(region_to_crop, size)).clamp(0, 1)
+
+
+@torch.no_grad()
+def paste_residual(
+    photo: np.ndarray, residual: Tensor, alignment: Alignment, mask: Tensor
+) -> np.ndarray:
+    """Add a change of the crop to a photo at full resolution.
+
+    Args:
+        photo: uint8 RGB `[H, W, 3]`; left as it is.
+        residual: `[1, 3, s, s]`, difference of two crops in [0, 1].
+        alignment: where the crop lies in the photo; its size is s.
+        mask: `[1, 1, s, s]` in [0, 1], see `feather_mask`.
+
+    Returns:
+        uint8 RGB `[H, W, 3]`, bit for bit `photo` outside the crop.
+    """
+    size = alignment.size
+    if residual.shape != (1, 3, size, size) or not residual.isfinite().all():
+        raise ValueError(
+            f"`residual` must be finite and of shape {[1, 3, size, size]}, "
+            f"got {list(residual.shape)}{'' if residual.isfinite().all() else ' with NaN or inf'}."
+        )
+    photo_to_crop = alignment.image_to_crop[None].float().cpu()
+    change = _Change.of((residual * mask).float().cpu(), photo_to_crop)
+    centre = (size - 1) / 2
+    corners = square_corners((centre, centre), centre)
+    in_photo = apply_affine(alignment.crop_to_image.cpu(), corners)
+    x0, y0, x1, y1 = bounding_box(in_photo, photo.shape[1], photo.shape[0])
+
+    pasted = photo.copy()
+    rows = max(STRIP_PIXELS // (x1 - x0), 1)
+    for top in range(y0, y1, rows):
+        part = pasted[top : min(top + rows, y1), x0:x1]
+        to_photo = torch.tensor([[[1.0, 0.0, x0], [0.0, 1.0, top]]])
+        part_to_crop = compose_affine(to_photo, photo_to_crop)
+        delta = change.on(part_to_crop, (part.shape[0], part.shape[1]))
+        added = part + delta[0].permute(1, 2, 0).numpy() * 255
+        part[:] = np.rint(added).clip(0, 255).astype(np.uint8)
+    return pasted
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A masked residual at the resolution of the image it goes to, or at its own if that is less.
+
+    Attributes:
+        pixels: `[B, 3, r, r]`.
+        crop_to_pixels: affine `[2, 3]`.
+        crop_size: s.
+    """
+
+    pixels: Tensor
+    crop_to_pixels: Tensor
+    crop_size: int
+
+    @classmethod
+    def of(cls, change: Tensor, image_to_crop: Tensor) -> Self:
+        """Band-limit a change `[B, 3, s, s]` for the coarsest image of the batch."""
+        crop_px_per_image_px = float(affine_scale(image_to_crop).max())
+        reduced, scale = reduce_antialiased(change, 1 / crop_px_per_image_px)
+        return cls(reduced, crop_resize_affine((0, 0), scale), change.shape[-1])
+
+    def on(self, image_to_crop: Tensor, size: tuple[int, int]) -> Tensor:
+        """The change `[B, 3, h, w]` as it lies on an image of `size` (h, w); 0 outside the crop."""
+        image_to_pixels = compose_affine(image_to_crop, self.crop_to_pixels.to(image_to_crop))
+        # Bicubic: a bilinearly enlarged change would show its facets on the skin of large photos.
+        spread = warp_affine(self.pixels, image_to_pixels, size, "zeros", mode="bicubic")
+        # Interpolation reaches a little beyond the crop, where nothing may change.
+        return spread * _inside(image_to_crop, size, self.crop_size)
+
+
+def _inside(image_to_crop: Tensor, size: tuple[int, int], crop_size: int) -> Tensor:
+    """Which pixels `[B, 1, h, w]` of an image lie within the crop."""
+    rows = torch.arange(size[0], device=image_to_crop.device)[:, None]
+    columns = torch.arange(size[1], device=image_to_crop.device)[None, :]
+    a, b, c = image_to_crop[..., None, None].unbind(2)  # [B,2,1,1] each
+    in_crop = a * columns + b * rows + c  # [B,2,h,w]
+    return ((in_crop >= 0) & (in_crop <= crop_size - 1)).all(1, keepdim=True)

@@ -1,0 +1,254 @@
+"""The bundled detector on a public-domain photo, insightface's error paths, and face selection."""
+
+import logging
+import math
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from map_pipeline.errors import (
+    CheckpointError,
+    FaceTooSmallError,
+    MAPError,
+    NoFaceError,
+    UnknownOptionError,
+)
+from map_pipeline.faces.boxes import MAX_TILES, level_scales, suppress_overlaps, tile_corners
+from map_pipeline.faces.contour import _MIRRORED, five_points
+from map_pipeline.faces.detect import (
+    INSIGHTFACE_ROOT_VARIABLE,
+    BundledDetector,
+    Face,
+    InsightFaceDetector,
+    insightface_pack_present,
+    load_detector,
+    select_faces,
+)
+
+ASTRONAUT = Path(__file__).parents[2] / "examples" / "astronaut.png"
+# Read off the picture by eye, px; the detector must come within 6 % of the eyes' distance (42 px).
+LANDMARKS = np.array([[204, 101], [247, 103], [224, 127], [201, 140], [245, 142]], np.float32)
+EYE_DISTANCE = 42.0
+
+
+@pytest.fixture(scope="module")
+def detector() -> BundledDetector:
+    return BundledDetector()
+
+
+@pytest.fixture
+def astronaut() -> Image.Image:
+    return Image.open(ASTRONAUT).convert("RGB")
+
+
+def assert_near(landmarks: np.ndarray, expected: np.ndarray, eye_distance: float) -> None:
+    error = np.linalg.norm(landmarks - expected, axis=1) / eye_distance
+    assert error.mean() < 0.06, error
+    assert error.max() < 0.12, error
+
+
+def face_at(x0: float, y0: float, width: float, height: float) -> Face:
+    return Face((x0, y0, x0 + width, y0 + height), np.zeros((5, 2), np.float32), 0.9)
+
+
+def test_one_face(detector: BundledDetector, astronaut: Image.Image) -> None:
+    photo = np.asarray(astronaut)
+    [face] = detector.detect(photo)
+    assert face.landmarks.dtype == face.contour68.dtype == np.float32
+    assert face.contour68.shape == (68, 2)
+    assert 0.95 < face.score <= 1
+    x0, y0, x1, y1 = face.box
+    assert 160 < x0 < 195
+    assert 250 < x1 < 290
+    assert 45 < y0 < 90
+    assert 165 < y1 < 195
+    assert_near(face.landmarks, LANDMARKS, EYE_DISTANCE)
+    assert np.array_equal(face.landmarks, five_points(face.contour68))
+
+
+def test_mirror_image_gives_mirrored_landmarks(
+    detector: BundledDetector, astronaut: Image.Image
+) -> None:
+    [plain] = detector.detect(np.asarray(astronaut))
+    [mirrored] = detector.detect(np.ascontiguousarray(np.asarray(astronaut)[:, ::-1]))
+    expected = plain.contour68[_MIRRORED] * [-1, 1] + [astronaut.width - 1, 0]
+    assert np.linalg.norm(mirrored.contour68 - expected, axis=1).mean() < 0.04 * EYE_DISTANCE
+
+
+@pytest.mark.parametrize("degrees", [-45, -30, 30, 45])
+def test_rolled_face(detector: BundledDetector, astronaut: Image.Image, degrees: int) -> None:
+    centre = (224, 120)
+    turned = astronaut.rotate(degrees, Image.Resampling.BILINEAR, center=centre)
+    [face] = detector.detect(np.asarray(turned))
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    expected = (LANDMARKS - centre) @ np.array([[cos, -sin], [sin, cos]]) + centre
+    assert_near(face.landmarks, expected, EYE_DISTANCE)
+
+
+@pytest.mark.parametrize("scale", [0.45, 3.0])
+def test_other_sizes(detector: BundledDetector, astronaut: Image.Image, scale: float) -> None:
+    side = round(512 * scale)
+    [face] = detector.detect(np.asarray(astronaut.resize((side, side), Image.Resampling.LANCZOS)))
+    assert_near(face.landmarks, (LANDMARKS + 0.5) * scale - 0.5, EYE_DISTANCE * scale)
+
+
+def test_face_that_fills_the_photo(detector: BundledDetector, astronaut: Image.Image) -> None:
+    close = astronaut.crop((177, 80, 272, 182))
+    [face] = detector.detect(np.asarray(close))
+    assert_near(face.landmarks, LANDMARKS - [177, 80], EYE_DISTANCE)
+
+
+def test_two_faces_come_biggest_first(detector: BundledDetector, astronaut: Image.Image) -> None:
+    canvas = Image.new("RGB", (1300, 800), (90, 120, 150))
+    canvas.paste(astronaut.resize((300, 300)), (30, 400))
+    canvas.paste(astronaut.resize((700, 700)), (500, 50))
+    faces = detector.detect(np.asarray(canvas))
+    assert len(faces) == 2
+    for face, scale, corner in zip(
+        faces, (700 / 512, 300 / 512), ((500, 50), (30, 400)), strict=True
+    ):
+        assert_near(face.landmarks, (LANDMARKS + 0.5) * scale - 0.5 + corner, EYE_DISTANCE * scale)
+
+
+@pytest.mark.parametrize("corner", [(1890, 1333), (3600, 2500)])
+def test_small_face_in_twelve_megapixels(
+    detector: BundledDetector, astronaut: Image.Image, corner: tuple[int, int]
+) -> None:
+    canvas = Image.new("RGB", (4000, 3000), (90, 120, 150))
+    scale = 260 / 512  # the face is 47 px wide
+    canvas.paste(astronaut.resize((260, 260), Image.Resampling.LANCZOS), corner)
+    [face] = detector.detect(np.asarray(canvas))
+    assert_near(face.landmarks, (LANDMARKS + 0.5) * scale - 0.5 + corner, EYE_DISTANCE * scale)
+    assert select_faces([face]) == [face]
+
+
+def test_no_face_in_noise_or_in_a_blank_picture(detector: BundledDetector) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (600, 700, 3), dtype=np.uint8)
+    assert detector.detect(noise) == []
+    assert detector.detect(np.full((333, 50, 3), 255, np.uint8)) == []
+
+
+def test_threads_share_a_detector(astronaut: Image.Image) -> None:
+    detector, photo = BundledDetector(), np.asarray(astronaut)
+    results: list[np.ndarray] = []
+    threads = [
+        threading.Thread(target=lambda: results.append(detector.detect(photo)[0].landmarks))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    for landmarks in results:
+        np.testing.assert_allclose(landmarks, results[0], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "size", [(320, 240), (512, 512), (4000, 3000), (20000, 2500), (8660, 5773)]
+)
+def test_pyramid_is_bounded_and_covers_the_photo(size: tuple[int, int]) -> None:
+    scales = level_scales(*size)
+    assert scales == sorted(scales)
+    total = 0
+    for scale in scales:
+        width, height = round(size[0] * scale), round(size[1] * scale)
+        covered = np.zeros((height, width), bool)
+        for x, y in tile_corners(width, height):
+            covered[y : y + 240, x : x + 320] = True
+            total += 1
+        assert covered.all()
+    assert total <= MAX_TILES
+
+
+def test_suppression_keeps_the_best_of_each_face() -> None:
+    boxes = np.array(
+        [[0, 0, 100, 100], [5, 5, 105, 105], [20, 20, 50, 50], [200, 0, 260, 60]], np.float32
+    )
+    scores = np.array([0.9, 0.99, 0.97, 0.8], np.float32)
+    assert suppress_overlaps(boxes, scores).tolist() == [1, 3]
+    assert suppress_overlaps(boxes[:0], scores[:0]).tolist() == []
+
+
+def test_load_detector_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(INSIGHTFACE_ROOT_VARIABLE, str(tmp_path))
+    assert load_detector("bundled").name == "RFB-320 + 68 points (bundled)"
+    assert isinstance(load_detector(), BundledDetector)
+    with pytest.raises(UnknownOptionError, match="'auto', 'bundled', 'insightface', got 'mtcnn'"):
+        load_detector("mtcnn")
+    with pytest.raises(CheckpointError, match="must have its model pack in"):
+        load_detector("insightface")
+
+
+def test_insightface_without_a_pack(tmp_path: Path) -> None:
+    assert not insightface_pack_present(root=tmp_path)
+    with pytest.raises(CheckpointError, match=r"buffalo_l, got no \.onnx file"):
+        InsightFaceDetector(root=tmp_path)
+    (tmp_path / "models" / "buffalo_l").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"buffalo_l, got no \.onnx file"):
+        InsightFaceDetector(root=tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")  # insightface's imports warn about their own dependencies
+def test_insightface_with_an_empty_folder_in_the_way_of_the_download(tmp_path: Path) -> None:
+    pytest.importorskip("insightface")
+    (tmp_path / "models" / "buffalo_l").mkdir(parents=True)
+    with pytest.raises(MAPError, match="must find a detection model"):
+        InsightFaceDetector(root=tmp_path, download=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_pack_is_refused_and_auto_falls_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("insightface")
+    folder = tmp_path / "models" / "buffalo_l"
+    folder.mkdir(parents=True)
+    (folder / "det_10g.onnx").write_bytes(b"not a network")
+    with pytest.raises(CheckpointError, match="must be loadable from"):
+        InsightFaceDetector(root=tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(load_detector("auto", root=tmp_path), BundledDetector)
+    assert "Using the bundled face detector" in caplog.text
+
+
+def test_largest_and_all() -> None:
+    small, large, tiny = face_at(0, 0, 60, 70), face_at(200, 0, 90, 100), face_at(400, 0, 20, 30)
+    faces = [small, large, tiny]
+    assert select_faces(faces) == [large]
+    assert select_faces(faces, "all") == [large, small]
+
+
+def test_boxes_choose_faces_in_their_order() -> None:
+    one, two = face_at(0, 0, 60, 70), face_at(200, 0, 90, 100)
+    chosen = select_faces([two, one], [(5, 5, 65, 75), [195, 0, 290, 105], (0, 0, 60, 70)])
+    assert chosen == [one, two]
+
+
+def test_box_without_a_face_is_named() -> None:
+    with pytest.raises(NoFaceError, match=r"detected faces, got \(300, 300, 400, 400\)"):
+        select_faces([face_at(0, 0, 60, 70)], [(300, 300, 400, 400)])
+
+
+@pytest.mark.parametrize("which", ["largest", "all", [(0, 0, 50, 50)]])
+def test_nothing_detected(which: str | list) -> None:
+    with pytest.raises(NoFaceError, match="`image` must show a face"):
+        select_faces([], which)
+
+
+@pytest.mark.parametrize("which", ["largest", "all", [(0, 0, 31, 29)]])
+def test_too_small(which: str | list) -> None:
+    message = "the face is 31 x 29 px; the smallest that can be protected is 40 px"
+    with pytest.raises(FaceTooSmallError, match=message):
+        select_faces([face_at(0, 0, 31, 29)], which)
+
+
+@pytest.mark.parametrize(
+    "which", ["biggest", [], [(0, 0, 50)], [(50, 0, 0, 50)], [(0, 0, math.nan, 5)], [("a",)], [7]]
+)
+def test_unknown_choice(which: str | list) -> None:
+    with pytest.raises(UnknownOptionError, match="`faces` must"):
+        select_faces([face_at(0, 0, 60, 70)], which)
