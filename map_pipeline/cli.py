@@ -1,0 +1,248 @@
+"""Command line: `map-protect protect|targets|info`.
+
+Exit codes: 0 all done; 1 some files of a folder failed (they are listed at the end); 2 the input or
+an option is wrong, and nothing was written.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from map_pipeline.errors import InvalidImageError, MAPError
+from map_pipeline.images import SUFFIXES, save_image, write_atomically
+
+if TYPE_CHECKING:
+    from map_pipeline.pipeline import MAPPipeline
+    from map_pipeline.report import FaceReport
+
+OWN_TARGET_NOTICE = (
+    "Notice: recognisers may take the protected photo for the person in your target picture. "
+    "Use only a picture of somebody who agreed to that."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (MAPError, OSError) as error:
+        return fail(error)
+    except ValueError as error:  # a number outside its range, named in the text
+        return fail(error)
+    except KeyboardInterrupt:
+        print("map-protect: stopped; no partial file was left.", file=sys.stderr)
+        return 130
+
+
+def fail(error: Exception) -> int:
+    """Print an error as one line and return exit code 2."""
+    print("map-protect: " + " ".join(str(error).split()), file=sys.stderr)
+    return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line with its help texts."""
+    parser = argparse.ArgumentParser(
+        prog="map-protect",
+        description="Protect photos from face recognition by changing the facial expression.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    protect = commands.add_parser("protect", help="protect a photo or a folder of photos")
+    protect.add_argument("input", type=Path, metavar="IN", help="photo, or folder of photos")
+    protect.add_argument(
+        "output",
+        type=Path,
+        metavar="OUT",
+        help="file ending in .png or .jpg (JPEG 95), or an existing or new folder, which gets PNGs",
+    )
+    protect.add_argument("--emotion", default="happy", help="expression to show (default: happy)")
+    protect.add_argument(
+        "--target",
+        default="auto",
+        help="name of a built-in composite (see `targets`), auto, or your own picture",
+    )
+    protect.add_argument("--faces", choices=("largest", "all"), default="largest")
+    protect.add_argument("--strength", type=float, help="visible change allowed, 0 to 1")
+    protect.add_argument("--refine-steps", type=int, help="fine-tuning steps on each face")
+    protect.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
+    protect.add_argument("--detector", choices=("auto", "insightface", "bundled"))
+    protect.add_argument("--report", type=Path, help="write what was measured as JSON")
+    add_model_options(protect)
+    protect.set_defaults(run=run_protect)
+
+    targets = commands.add_parser("targets", help="list the built-in targets")
+    targets.add_argument("--export", type=Path, help="folder to write their pictures to")
+    add_model_options(targets)
+    targets.set_defaults(run=run_targets)
+
+    info = commands.add_parser("info", help="show versions, device and checkpoint")
+    add_model_options(info)
+    info.set_defaults(run=run_info)
+    return parser
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that loads the checkpoint."""
+    parser.add_argument("--checkpoint", help="folder or Hub repository (default: the bundled one)")
+    parser.add_argument("--device", help="cpu, cuda ... (default: cuda if there is one)")
+
+
+def load_pipeline(options: argparse.Namespace) -> "MAPPipeline":
+    """Load the checkpoint on the chosen device; torch is imported only now, so help is instant."""
+    import torch
+
+    from map_pipeline.pipeline import MAPPipeline
+
+    settings = {} if getattr(options, "detector", None) is None else {"detector": options.detector}
+    pipe = MAPPipeline.from_pretrained(options.checkpoint, **settings)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return pipe.to(device)
+
+
+def run_protect(options: argparse.Namespace) -> int:
+    """Protect one photo, or every photo of a folder."""
+    jobs = list(plan_jobs(options.input, options.output))
+    check_writable(options.output.parent if is_file_name(options.output) else options.output)
+    pipe = load_pipeline(options)
+    if options.target != "auto" and Path(options.target).is_file():
+        print(OWN_TARGET_NOTICE, file=sys.stderr)
+    if not options.input.is_dir():
+        reports = {options.input.name: protect_file(pipe, *jobs[0], options)}
+        failures: dict[str, str] = {}
+    else:
+        reports, failures = protect_folder(pipe, jobs, options)
+    if options.report is not None:
+        content = {name: [face.to_dict() for face in faces] for name, faces in reports.items()}
+        write_atomically(options.report, json.dumps(content, indent=2).encode())
+    for name, text in failures.items():
+        print(f"map-protect: {name}: {text}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} of {len(jobs)} photos failed.", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def plan_jobs(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:
+    """Pairs of input and output file.
+
+    Raises:
+        InvalidImageError: a folder without photos, or an output that doesn't fit the input.
+    """
+    if not source.is_dir():
+        if is_file_name(output):
+            yield source, output
+        elif output.suffix and not output.is_dir():
+            raise InvalidImageError(f"`OUT` must end in .png, .jpg or .jpeg, got {output.name!r}.")
+        else:
+            yield source, output / f"{source.stem}.png"
+        return
+    if is_file_name(output):
+        raise InvalidImageError(f"`OUT` must be a folder when `IN` is one, got {output.name!r}.")
+    photos = sorted(p for p in source.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not photos:
+        raise InvalidImageError(f"`IN` must hold photos ({', '.join(SUFFIXES)}), got none.")
+    names = [photo.stem for photo in photos]
+    for photo in photos:
+        # Two inputs that differ only in their suffix must not overwrite each other.
+        name = photo.stem if names.count(photo.stem) == 1 else photo.name
+        yield photo, output / f"{name}.png"
+
+
+def is_file_name(path: Path) -> bool:
+    """Whether `path` names an output picture rather than a folder."""
+    return path.suffix.lower() in (".png", ".jpg", ".jpeg") and not path.is_dir()
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder and a nameless file in it, so that a full run isn't lost at its end."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"`OUT` must lie in a folder that can be written, got {folder} ({error.strerror})."
+        ) from None
+
+
+def protect_file(
+    pipe: "MAPPipeline", source: Path, output: Path, options: argparse.Namespace
+) -> list["FaceReport"]:
+    """Protect one photo, write it and print its report."""
+    import torch
+
+    result = pipe(
+        source,
+        emotion=options.emotion,
+        target=options.target,
+        faces=options.faces,
+        strength=options.strength,
+        refine_steps=options.refine_steps,
+        generator=torch.Generator().manual_seed(options.seed),
+    )
+    save_image(result.images[0], output)
+    for face in result.reports[0]:
+        print(face.to_table(), end="\n\n")
+    return result.reports[0]
+
+
+def protect_folder(
+    pipe: "MAPPipeline", jobs: Sequence[tuple[Path, Path]], options: argparse.Namespace
+) -> tuple[dict[str, list["FaceReport"]], dict[str, str]]:
+    """Protect file after file; return reports and error texts by file name."""
+    from tqdm import tqdm
+
+    pipe.set_progress_bar_config(disable=True)
+    reports, failures = {}, {}
+    for source, output in tqdm(jobs, unit="photo"):
+        try:
+            reports[source.name] = protect_file(pipe, source, output, options)
+        except (MAPError, OSError) as error:
+            failures[source.name] = " ".join(str(error).split())
+    return reports, failures
+
+
+def run_targets(options: argparse.Namespace) -> int:
+    """List the built-in targets, and export their pictures if asked."""
+    pipe = load_pipeline(options)
+    if pipe.targets is None:
+        raise MAPError("This checkpoint holds no built-in targets.")
+    if options.export is not None:
+        check_writable(options.export)
+    for name, description in zip(pipe.targets.names, pipe.targets.config.descriptions, strict=True):
+        print(f"{name:28}{description}")
+        if options.export is not None:
+            save_image(pipe.targets.picture(name), options.export / f"{name}.png")
+    return 0
+
+
+def run_info(options: argparse.Namespace) -> int:
+    """Print versions, device, detector and the networks of the checkpoint."""
+    from importlib.metadata import version
+
+    from map_pipeline import __version__
+
+    pipe = load_pipeline(options)
+    print(f"{'map-pipeline':14}{__version__}")
+    packages = ("torch", "diffusers", "transformers", "insightface", "onnxruntime")
+    for package in packages:
+        print(f"{package:14}{version(package)}")
+    print(f"{'device':14}{pipe.device} ({os.cpu_count()} CPU threads)")
+    print(f"{'detector':14}{pipe.face_detector.name}")
+    print(f"{'targets':14}{len(pipe.targets.names) if pipe.targets else 0}")
+    for name, net in pipe.recognisers.items():
+        role = "surrogate" if name in pipe.config.surrogates else "judge only"
+        print(f"{'recogniser':14}{name}: {net.config.title}, {role}, {net.config.licence}")
+    for name, net in pipe.encoders.items():
+        print(f"{'expression':14}{name}: {net.config.title}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Settings of one protection run, validated once; defaults are what a user should get."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MAPConfig:
+    """How a face is inverted, generated and optimised.
+
+    Attributes:
+        start_timestep: t_0, noise level up to which a face is inverted, in [1, T).
+        num_inversion_steps: network calls of the DDIM inversion, >= 2.
+        num_inference_steps: network calls of one generation, >= 2.
+        refine_steps: fine-tuning steps on the photo, >= 0; 0 only runs the network.
+        learning_rate: of Adam, > 0.
+        adam_betas: decay of Adam's two moments, each in [0,1).
+        expression_share: lambda_E, length of the expression gradient relative to the identity
+            gradient after projection, >= 0.
+        projection: project conflicting gradients onto each other, per layer.
+        ema_decay: decay of the gradients' EMA used as projection reference, in [0,1); 0 is no EMA.
+        views: random views per step besides the plain one, >= 0.
+        ssim_budget: structural similarity of the aligned crop down to which change is free, in
+            (0,1); the pipeline's `strength` sets it.
+        autocast: arithmetic of the score network: "bf16" or "fp32".
+    """
+
+    start_timestep: int = 300
+    num_inversion_steps: int = 12
+    num_inference_steps: int = 6
+    refine_steps: int = 25
+    learning_rate: float = 2e-4
+    adam_betas: tuple[float, float] = (0.5, 0.9)
+    expression_share: float = 0.5
+    projection: bool = True
+    ema_decay: float = 0.7
+    views: int = 1
+    ssim_budget: float = 0.9
+    autocast: Literal["bf16", "fp32"] = "bf16"
+
+    def __post_init__(self) -> None:
+        self._check("start_timestep", self.start_timestep >= 1, ">= 1")
+        self._check("num_inversion_steps", self.num_inversion_steps >= 2, ">= 2")
+        self._check("num_inference_steps", self.num_inference_steps >= 2, ">= 2")
+        self._check("refine_steps", self.refine_steps >= 0, ">= 0")
+        self._check("learning_rate", self.learning_rate > 0, "> 0")
+        self._check("adam_betas", all(0 <= b < 1 for b in self.adam_betas), "two values in [0, 1)")
+        self._check("expression_share", self.expression_share >= 0, ">= 0")
+        self._check("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
+        self._check("views", self.views >= 0, ">= 0")
+        self._check("ssim_budget", 0 < self.ssim_budget < 1, "in (0, 1)")
+        self._check("autocast", self.autocast in ("bf16", "fp32"), "'bf16' or 'fp32'")
+
+    def _check(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise ValueError(f"`{name}` must be {rule}, got {getattr(self, name)!r}.")

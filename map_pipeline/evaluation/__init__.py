@@ -1,0 +1,1 @@
+"""How well a protection works on recognisers it was not tuned on: `python -m map_pipeline.evaluation`."""

@@ -1,0 +1,50 @@
+"""Command line of the leave-one-out evaluation."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from map_pipeline.errors import MAPError
+from map_pipeline.evaluation.data import PhotoSet
+from map_pipeline.evaluation.leave_one_out import SUMMARY_HEADER, run, summarise
+from map_pipeline.pipeline import MAPPipeline
+from map_pipeline.report import format_table
+
+
+def main() -> int:
+    """Run the evaluation and print its table, clean baseline -> protected."""
+    parser = argparse.ArgumentParser(prog="python -m map_pipeline.evaluation", description=__doc__)
+    parser.add_argument("--pairs", type=Path, required=True, help="folder or zip, see data.py")
+    parser.add_argument("--target", required=True, help="id of a target in the same place")
+    parser.add_argument("--out", type=Path, required=True, help="folder for results.csv and PNGs")
+    parser.add_argument("--emotion", default="happy")
+    parser.add_argument("--limit", type=int, help="protect only the first photos")
+    parser.add_argument(
+        "--judges",
+        nargs="+",
+        default=["dlib_resnet", "mobilefacenet", "faceres"],
+        help="recognisers to leave out in turn, each with its family",
+    )
+    parser.add_argument("--checkpoint", help="folder or Hub repository (default: the bundled one)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    try:
+        photos = PhotoSet(options.pairs)
+        rows = run(
+            MAPPipeline.from_pretrained(options.checkpoint),
+            list(photos.pairs(options.limit)),
+            photos.target(options.target),
+            options.judges,
+            options.emotion,
+            options.out,
+            options.seed,
+        )
+    except (MAPError, OSError) as error:
+        print(f"evaluation: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(format_table(SUMMARY_HEADER, list(summarise(rows)))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The loss terms of MAP as pure functions; each returns one value per picture, lower is better.
+
+Symbols follow the paper: L_A identity, L_E expression, L_S smoothness, L_SM score matching.
+Embeddings are L2-normalised, `[B,D]`; pictures are `[B,3,H,W]` RGB in [0,1].
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# ITU-R BT.601, https://www.itu.int/rec/R-REC-BT.601: rows Y, Cb, Cr of R'G'B'.
+_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+_LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
+SSIM_WINDOW = 7  # px; the uniform window of Wang et al. 2004 as in scikit-image
+
+
+def impersonation_loss(embedding: Tensor, target: Tensor, goal: float | Tensor) -> Tensor:
+    """Shortfall of the similarity to the target identity (part of L_A), `[B]` in [0,2].
+
+    Args:
+        embedding: `[B,D]` of the protected picture.
+        target: `[D]` or `[B,D]` of the target identity.
+        goal: cosine similarity from which on nothing is gained; 1 gives the paper's 1 - cos.
+    """
+    return F.relu(goal - F.cosine_similarity(embedding, target.expand_as(embedding), dim=-1))
+
+
+def dodging_loss(embedding: Tensor, source: Tensor, goal: float | Tensor) -> Tensor:
+    """Excess of the similarity to the person's own photo (part of L_A), `[B]` in [0,2].
+
+    Args:
+        embedding: `[B,D]` of the protected picture.
+        source: `[D]` or `[B,D]` of the unprotected picture.
+        goal: cosine similarity below which nothing is gained.
+    """
+    return F.relu(F.cosine_similarity(embedding, source.expand_as(embedding), dim=-1) - goal)
+
+
+def expression_loss(logits: Tensor, emotion: int) -> Tensor:
+    """L_E as the cross-entropy of the asked emotion, `[B]` in nats; `logits` is `[B,7]`."""
+    return F.cross_entropy(
+        logits, logits.new_full((len(logits),), emotion).long(), reduction="none"
+    )
+
+
+def smoothness_loss(change: Tensor) -> Tensor:
+    """L_S: mean absolute Laplacian of the change `[B,3,H,W]` in [-1,1], `[B]` in [0,8]."""
+    kernel = change.new_tensor(_LAPLACIAN).expand(3, 1, 3, 3)
+    return F.conv2d(change, kernel, padding=1, groups=3).abs().mean(dim=(1, 2, 3))
+
+
+def chroma_loss(change: Tensor) -> Tensor:
+    """Root mean square of the change's Cb and Cr, `[B]`: colour patches look dirty on skin."""
+    matrix = change.new_tensor(_YCBCR)
+    chroma = torch.einsum("kc,bchw->bkhw", matrix[1:], change)
+    return chroma.square().mean(dim=(1, 2, 3)).add(1e-12).sqrt()
+
+
+def ssim(first: Tensor, second: Tensor) -> Tensor:
+    """Mean structural similarity of two pictures, `[B]` in [-1,1].
+
+    Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861, uniform 7x7 window without the
+    border, sample covariance: the defaults of `skimage.metrics.structural_similarity`.
+    """
+    mean = lambda x: F.avg_pool2d(x, SSIM_WINDOW, stride=1)  # noqa: E731
+    unbiased = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
+    mu_1, mu_2 = mean(first), mean(second)
+    var_1 = unbiased * (mean(first * first) - mu_1 * mu_1)
+    var_2 = unbiased * (mean(second * second) - mu_2 * mu_2)
+    covariance = unbiased * (mean(first * second) - mu_1 * mu_2)
+    c_1, c_2 = 0.01**2, 0.03**2
+    score = ((2 * mu_1 * mu_2 + c_1) * (2 * covariance + c_2)) / (
+        (mu_1 * mu_1 + mu_2 * mu_2 + c_1) * (var_1 + var_2 + c_2)
+    )
+    return score.mean(dim=(1, 2, 3))
+
+
+def visibility_loss(result: Tensor, source: Tensor, budget: float) -> Tensor:
+    """Structural change beyond the budget, `[B]`: relu(budget - SSIM(result, source)) / (1 - budget).
+
+    Args:
+        result: `[B,3,H,W]` of the protected picture.
+        source: `[B,3,H,W]` of the unprotected picture.
+        budget: the SSIM down to which change is free, in (0,1).
+    """
+    return F.relu(budget - ssim(result, source)) / (1 - budget)
+
+
+def score_matching_loss(predicted_noise: Tensor, noise: Tensor) -> Tensor:
+    """L_SM: the denoising loss of DDPM (Ho et al. 2020, Eq. 14), `[B]`."""
+    return (predicted_noise - noise).square().mean(dim=(1, 2, 3))

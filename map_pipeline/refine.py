@@ -1,0 +1,263 @@
+"""Fine-tuning of the score network on one face: the optimisation at the heart of MAP.
+
+    invert x to x_t0 with theta_0; then, `refine_steps` times: generate x^ from x_t0 with theta,
+    paste x^ - reconstruction(x) into the photo, measure L_A and L_E there, project their gradients
+    layer by layer against each other's EMA, add the prior terms, step theta.
+
+Works on a copy of the network; nothing is kept between two faces.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+from torch import Tensor, nn
+
+from map_pipeline import diffusion
+from map_pipeline.config import MAPConfig
+from map_pipeline.expression import ExpressionEncoder
+from map_pipeline.faces.paste import add_residual
+from map_pipeline.guidance import Candidate, Goal, Objective, Side, active
+from map_pipeline.projection import Gradient, GradientEMA, norm, project_out
+from map_pipeline.recognition import FaceRecogniser
+from map_pipeline.views import jitter_landmarks, random_view
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The frozen networks of a run.
+
+    Attributes:
+        unet: score network theta_0.
+        scheduler: its noise schedule.
+        surrogates: recognisers that L_A differentiates through, by name.
+        encoders: expression encoders that L_E differentiates through, by name.
+    """
+
+    unet: UNet2DModel
+    scheduler: DDIMScheduler
+    surrogates: dict[str, FaceRecogniser]
+    encoders: dict[str, ExpressionEncoder]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the face lies in the region of the photo that the losses look at.
+
+    Attributes:
+        landmarks: `[1,5,2]` region px.
+        region_to_crop: `[1,2,3]` affine.
+        mask: `[1,1,s,s]` in [0,1], feathering of the crop.
+    """
+
+    landmarks: Tensor
+    region_to_crop: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimisation step as told to the callback.
+
+    Attributes:
+        losses: objective name -> value before the step.
+        conflict: share of layers in which L_A and L_E pull apart, in [0,1].
+    """
+
+    losses: dict[str, float]
+    conflict: float
+
+
+StepCallback = Callable[[int, Step], None]
+
+
+def refine(
+    networks: Networks,
+    goal: Goal,
+    placement: Placement,
+    objectives: Sequence[Objective],
+    config: MAPConfig,
+    generator: torch.Generator,
+    on_step: StepCallback | None = None,
+) -> Tensor:
+    """Optimise the network for one face.
+
+    Args:
+        generator: CPU generator, the only source of randomness.
+        on_step: called after each step with its index and losses.
+
+    Returns:
+        the residual x^ - reconstruction(x), `[1,3,s,s]` in [-1,1], not yet feathered.
+    """
+    device = goal.source_crop.device
+    patch = diffusion.patch_size(networks.unet)
+    schedule = (config.start_timestep, config.num_inference_steps)
+    clean = diffusion.to_latents(goal.source_crop, patch)
+    with torch.no_grad(), _autocast(device, config):
+        start = diffusion.invert(
+            networks.unet, networks.scheduler, clean, schedule[0], config.num_inversion_steps
+        )
+        reconstruction = diffusion.to_crop(
+            diffusion.generate(networks.unet, networks.scheduler, start, *schedule), patch
+        )
+
+    with torch.enable_grad():
+        unet = copy.deepcopy(networks.unet).requires_grad_(False)
+        parameters, layers = trainable_parameters(unet)
+        optimizer = torch.optim.Adam(parameters, config.learning_rate, betas=config.adam_betas)
+        combine = GradientCombiner(config, layers)
+
+        def residual() -> Tensor:
+            with _autocast(device, config):
+                generated = diffusion.generate(unet, networks.scheduler, start, *schedule)
+            return diffusion.to_crop(generated, patch) - reconstruction
+
+        for index in range(config.refine_steps):
+            change = residual()
+            with _autocast(device, config):
+                noise = _denoise(unet, networks.scheduler, clean, config, generator)
+                candidate = _candidate(
+                    networks, goal, placement, change, noise, config.views, generator
+                )
+            values = {o.name: o.loss(candidate, goal) for o in objectives if o.weight > 0}
+            gradients = {
+                side: _gradient(active(objectives, side), values, parameters)
+                for side in ("identity", "expression", "prior")
+            }
+            total, conflict = combine(gradients)
+            for parameter, gradient in zip(parameters, total, strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+            if on_step is not None:
+                on_step(index, Step({k: v.item() for k, v in values.items()}, conflict))
+
+        with torch.no_grad():
+            return residual()
+
+
+class GradientCombiner:
+    """Joins the gradients of the two objectives and the prior terms into one update direction.
+
+    The expression gradient is brought to `expression_share` times the identity gradient's length,
+    so that neither drowns the other whatever the scale of its loss; the prior terms keep theirs.
+    """
+
+    def __init__(self, config: MAPConfig, layers: list[int]) -> None:
+        self._config = config
+        self._layers = layers
+        self._ema: dict[Side, GradientEMA] = {
+            "identity": GradientEMA(config.ema_decay),
+            "expression": GradientEMA(config.ema_decay),
+        }
+
+    def __call__(self, gradients: dict[Side, Gradient | None]) -> tuple[Gradient, float]:
+        """Return the direction and the share of layers in conflict; a missing side is None."""
+        identity, expression, prior = (
+            gradients[side] for side in ("identity", "expression", "prior")
+        )
+        conflict = 0.0
+        if identity is not None and expression is not None:
+            scale = self._config.expression_share * norm(identity) / norm(expression).clamp(1e-12)
+            expression = torch._foreach_mul(expression, scale)
+            if self._config.projection:
+                identity, expression, conflict = self._project(identity, expression)
+        present = [g for g in (identity, expression, prior) if g is not None]
+        if not present:
+            raise ValueError(
+                "`objectives` must hold at least one with a positive weight, got none."
+            )
+        return [torch.stack(parts).sum(0) for parts in zip(*present, strict=True)], conflict
+
+    def _project(
+        self, identity: Gradient, expression: Gradient
+    ) -> tuple[Gradient, Gradient, float]:
+        mean_identity = self._ema["identity"].update(identity)
+        mean_expression = self._ema["expression"].update(expression)
+        identity, conflict = project_out(identity, mean_expression, self._layers)
+        expression, _ = project_out(expression, mean_identity, self._layers)
+        return identity, expression, conflict
+
+
+def trainable_parameters(unet: UNet2DModel) -> tuple[list[nn.Parameter], list[int]]:
+    """Unfreeze the deep blocks of `unet`; return their parameters and each one's layer index.
+
+    The input and output convolutions and the blocks at full latent resolution stay frozen:
+    training them prints the patch grid on the face.
+    """
+    parameters: list[nn.Parameter] = []
+    layers: list[int] = []
+    count = 0
+    for block in (*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]):
+        for module in block.modules():
+            own = list(module.parameters(recurse=False))
+            if own:
+                parameters += [parameter.requires_grad_(True) for parameter in own]
+                layers += [count] * len(own)
+                count += 1
+    return parameters, layers
+
+
+def _candidate(
+    networks: Networks,
+    goal: Goal,
+    placement: Placement,
+    change: Tensor,
+    noise: tuple[Tensor, Tensor],
+    views: int,
+    generator: torch.Generator,
+) -> Candidate:
+    """Paste the change and show the result to every network, plain and in random views."""
+    crop = (goal.source_crop + change * placement.mask).clamp(0, 1)
+    region = add_residual(goal.source_region, change, placement.region_to_crop, placement.mask)
+    pictures = torch.cat([region, *(random_view(region, generator) for _ in range(views))])
+    points = placement.landmarks.expand(views, -1, -1)
+
+    def show(network: nn.Module) -> Tensor:
+        # Each network gets landmarks of its own, as if found by a detector of its own.
+        landmarks = torch.cat([placement.landmarks, jitter_landmarks(points, generator)])
+        return network(pictures, landmarks).float()
+
+    return Candidate(
+        crop=crop,
+        region=region,
+        embeddings={name: show(net) for name, net in networks.surrogates.items()},
+        logits={name: show(net) for name, net in networks.encoders.items()},
+        noise=noise,
+    )
+
+
+def _denoise(
+    unet: UNet2DModel,
+    scheduler: DDIMScheduler,
+    clean: Tensor,
+    config: MAPConfig,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Predicted and true noise of the source at a random level, for L_SM."""
+    level = torch.randint(config.start_timestep, (len(clean),), generator=generator)
+    level = level.to(clean.device)
+    noise = torch.randn(clean.shape, generator=generator).to(clean)
+    predicted = unet(scheduler.add_noise(clean, noise, level), level).sample
+    return predicted.float(), noise
+
+
+def _gradient(
+    objectives: Sequence[Objective], values: dict[str, Tensor], parameters: list[nn.Parameter]
+) -> Gradient | None:
+    """Gradient of the weighted sum of one side's losses; None if the side is switched off."""
+    if not objectives:
+        return None
+    total = torch.stack([o.weight * values[o.name] for o in objectives]).sum()
+    gradient = torch.autograd.grad(
+        total, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    if not all(torch.isfinite(g).all() for g in gradient):
+        raise FloatingPointError(f"The gradient of {[o.name for o in objectives]} is not finite.")
+    return list(gradient)
+
+
+def _autocast(device: torch.device, config: MAPConfig) -> AbstractContextManager:
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.autocast == "bf16")

@@ -1,0 +1,152 @@
+"""What a protection run tells its user: plain data, JSON and a text table."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RecogniserReport:
+    """How one recogniser sees one face; similarities are cosines in [-1,1].
+
+    Attributes:
+        name: component name; title: what people call it; family: kind of network.
+        used_in_optimisation: whether the protection was tuned on this recogniser.
+        thresholds: false accept rate as text -> similarity from which on two faces match.
+        target_before: similarity of the original to the target.
+        target_after: similarity of the protected face to the target.
+        source_after: similarity of the protected face to the original (before: 1).
+        impersonates: `target_after` reaches the threshold at FAR 1 %; None without threshold.
+        no_longer_matches: `source_after` stays below it; None without threshold.
+    """
+
+    name: str
+    title: str
+    family: str
+    used_in_optimisation: bool
+    thresholds: dict[str, float]
+    target_before: float
+    target_after: float
+    source_after: float
+    impersonates: bool | None
+    no_longer_matches: bool | None
+
+
+@dataclass(frozen=True)
+class ExpressionReport:
+    """Emotion probabilities of one face by one expression network, before and after.
+
+    Attributes:
+        name: component name; title: what people call it.
+        used_in_optimisation: whether the expression was tuned on this network.
+        before: emotion -> probability in [0,1]; after: the same for the protected face.
+    """
+
+    name: str
+    title: str
+    used_in_optimisation: bool
+    before: dict[str, float]
+    after: dict[str, float]
+
+
+@dataclass(frozen=True)
+class FaceReport:
+    """Everything measured on one protected face, on the finished 8-bit photo.
+
+    Attributes:
+        box: x0, y0, x1, y1 in photo px.
+        detector: which detector found it.
+        emotion: the asked emotion; target: name of the target ("own image" for a user's own).
+        ssim: structural similarity of the face region before and after, in [-1,1].
+        psnr: peak signal-to-noise ratio of the face region, dB; infinite if nothing changed.
+        seconds: time spent on this face.
+        recognisers: one entry per recogniser; expressions: one per expression network.
+    """
+
+    box: tuple[float, float, float, float]
+    detector: str
+    emotion: str
+    target: str
+    ssim: float
+    psnr: float
+    seconds: float
+    recognisers: list[RecogniserReport] = field(default_factory=list)
+    expressions: list[ExpressionReport] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, fit for JSON (an infinite PSNR becomes None)."""
+        values = asdict(self)
+        values["psnr"] = self.psnr if self.psnr != float("inf") else None
+        values["box"] = list(self.box)
+        return values
+
+    def to_json(self) -> str:
+        """The report as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def to_table(self) -> str:
+        """The report as text for a terminal."""
+        x0, y0, x1, y1 = (round(v) for v in self.box)
+        lines = [
+            f"face at {x0},{y0} - {x1},{y1} px, {self.detector}; emotion {self.emotion}, "
+            f"target {self.target}",
+            f"SSIM {self.ssim:.3f}, PSNR {self.psnr:.1f} dB, {self.seconds:.1f} s",
+            "",
+            *format_table(RECOGNISER_HEADER, [recogniser_row(r) for r in self.recognisers]),
+            "",
+            *format_table(EXPRESSION_HEADER, [expression_row(e, self) for e in self.expressions]),
+        ]
+        return "\n".join(lines)
+
+
+RECOGNISER_HEADER = (
+    "recogniser",
+    "used",
+    "threshold",
+    "to target",
+    "sees target",
+    "to original",
+    "no longer you",
+)
+EXPRESSION_HEADER = ("expression network", "asked emotion", "strongest")
+
+
+def recogniser_row(report: RecogniserReport) -> list[str]:
+    """One table row for a recogniser, matching `RECOGNISER_HEADER`."""
+    threshold = report.thresholds.get("0.01")
+    return [
+        report.title,
+        "yes" if report.used_in_optimisation else "no",
+        "-" if threshold is None else f"{threshold:.3f}",
+        f"{report.target_before:.3f} -> {report.target_after:.3f}",
+        _verdict(report.impersonates),
+        f"1.000 -> {report.source_after:.3f}",
+        _verdict(report.no_longer_matches),
+    ]
+
+
+def expression_row(report: ExpressionReport, face: FaceReport) -> list[str]:
+    """One table row for an expression network, matching `EXPRESSION_HEADER`."""
+    before, after = report.before, report.after
+    strongest = [
+        max(probabilities, key=probabilities.__getitem__) for probabilities in (before, after)
+    ]
+    return [
+        report.title,
+        f"{before[face.emotion]:.2f} -> {after[face.emotion]:.2f}",
+        " -> ".join(strongest),
+    ]
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Align columns with spaces; one string per line, header first."""
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in lines
+    ]
+
+
+def _verdict(value: bool | None) -> str:
+    return "-" if value is None else "yes" if value else "NO"
