@@ -4,45 +4,39 @@
 >>> pipe = MAPPipeline.from_pretrained()  # doctest: +SKIP
 >>> output = pipe("photo.jpg", emotion="happy")  # doctest: +SKIP
 
-Every module with a component class is imported here: diffusers finds the classes named in a
-`model_index.json` only in modules that are loaded already.
+Names are loaded on first use, so that `python -m map_pipeline --help` doesn't wait for torch.
 """
 
-from map_pipeline.config import MAPConfig
-from map_pipeline.errors import (
-    CheckpointError,
-    FaceTooSmallError,
-    InvalidImageError,
-    MAPError,
-    NoFaceError,
-    UnknownOptionError,
-)
-from map_pipeline.expression import EMOTIONS, ExpressionEncoder, TransformersExpressionEncoder
-from map_pipeline.guidance import Objective, default_objectives, with_weights
-from map_pipeline.pipeline import MAPPipeline, MAPPipelineOutput
-from map_pipeline.recognition import FaceRecogniser
-from map_pipeline.report import FaceReport
-from map_pipeline.targets import TargetBank
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "EMOTIONS",
-    "CheckpointError",
-    "ExpressionEncoder",
-    "FaceRecogniser",
-    "FaceReport",
-    "FaceTooSmallError",
-    "InvalidImageError",
-    "MAPConfig",
-    "MAPError",
-    "MAPPipeline",
-    "MAPPipelineOutput",
-    "NoFaceError",
-    "Objective",
-    "TargetBank",
-    "TransformersExpressionEncoder",
-    "UnknownOptionError",
-    "default_objectives",
-    "with_weights",
-]
+# Public name -> module that defines it.
+_MODULES = {
+    "EMOTIONS": "expression",
+    "CheckpointError": "errors",
+    "ExpressionEncoder": "expression",
+    "FaceRecogniser": "recognition",
+    "FaceReport": "report",
+    "FaceTooSmallError": "errors",
+    "InvalidImageError": "errors",
+    "MAPConfig": "config",
+    "MAPError": "errors",
+    "MAPPipeline": "pipeline",
+    "MAPPipelineOutput": "pipeline",
+    "NoFaceError": "errors",
+    "Objective": "guidance",
+    "TargetBank": "targets",
+    "TransformersExpressionEncoder": "expression",
+    "UnknownOptionError": "errors",
+    "default_objectives": "guidance",
+    "with_weights": "guidance",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from map_pipeline.errors import InvalidImageError, MAPError
-from map_pipeline.images import SUFFIXES, save_image, write_atomically
+from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
 
+# Modules that load torch are imported in the functions, so that help and a typing error come fast.
 if TYPE_CHECKING:
     from map_pipeline.pipeline import MAPPipeline
     from map_pipeline.report import FaceReport
@@ -95,7 +95,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_pipeline(options: argparse.Namespace) -> "MAPPipeline":
-    """Load the checkpoint on the chosen device; torch is imported only now, so help is instant."""
+    """Load the checkpoint on the chosen device."""
     import torch
 
     from map_pipeline.pipeline import MAPPipeline
@@ -108,8 +108,12 @@ def load_pipeline(options: argparse.Namespace) -> "MAPPipeline":
 
 def run_protect(options: argparse.Namespace) -> int:
     """Protect one photo, or every photo of a folder."""
+    from map_pipeline.images import write_atomically
+
     jobs = list(plan_jobs(options.input, options.output))
-    check_writable(options.output.parent if is_file_name(options.output) else options.output)
+    check_writable("OUT", options.output.parent if is_file_name(options.output) else options.output)
+    if options.report is not None:
+        check_writable("--report", options.report.parent)
     pipe = load_pipeline(options)
     if options.target != "auto" and Path(options.target).is_file():
         print(OWN_TARGET_NOTICE, file=sys.stderr)
@@ -134,6 +138,8 @@ def plan_jobs(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:
     Raises:
         InvalidImageError: a folder without photos, or an output that doesn't fit the input.
     """
+    from map_pipeline.images import SUFFIXES
+
     if not source.is_dir():
         if is_file_name(output):
             yield source, output
@@ -159,7 +165,7 @@ def is_file_name(path: Path) -> bool:
     return path.suffix.lower() in (".png", ".jpg", ".jpeg") and not path.is_dir()
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(option: str, folder: Path) -> None:
     """Create the folder and a nameless file in it, so that a full run isn't lost at its end."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +173,7 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise OSError(
-            f"`OUT` must lie in a folder that can be written, got {folder} ({error.strerror})."
+            f"`{option}` must lie in a folder that can be written, got {folder} ({error.strerror})."
         ) from None
 
 
@@ -176,6 +182,8 @@ def protect_file(
 ) -> list["FaceReport"]:
     """Protect one photo, write it and print its report."""
     import torch
+
+    from map_pipeline.images import save_image
 
     result = pipe(
         source,
@@ -203,6 +211,8 @@ def protect_folder(
     for source, output in tqdm(jobs, unit="photo"):
         try:
             reports[source.name] = protect_file(pipe, source, output, options)
+        except UnknownOptionError:
+            raise  # an option is wrong, not this photo
         except (MAPError, OSError) as error:
             failures[source.name] = " ".join(str(error).split())
     return reports, failures
@@ -210,11 +220,13 @@ def protect_folder(
 
 def run_targets(options: argparse.Namespace) -> int:
     """List the built-in targets, and export their pictures if asked."""
+    from map_pipeline.images import save_image
+
     pipe = load_pipeline(options)
     if pipe.targets is None:
         raise MAPError("This checkpoint holds no built-in targets.")
     if options.export is not None:
-        check_writable(options.export)
+        check_writable("--export", options.export)
     for name, description in zip(pipe.targets.names, pipe.targets.config.descriptions, strict=True):
         print(f"{name:28}{description}")
         if options.export is not None:
@@ -237,7 +249,7 @@ def run_info(options: argparse.Namespace) -> int:
     print(f"{'detector':14}{pipe.face_detector.name}")
     print(f"{'targets':14}{len(pipe.targets.names) if pipe.targets else 0}")
     for name, net in pipe.recognisers.items():
-        role = "surrogate" if name in pipe.config.surrogates else "judge only"
+        role = "surrogate" if name in pipe.surrogates else "judge only"
         print(f"{'recogniser':14}{name}: {net.config.title}, {role}, {net.config.licence}")
     for name, net in pipe.encoders.items():
         print(f"{'expression':14}{name}: {net.config.title}")

@@ -15,8 +15,8 @@ class MAPConfig:
         refine_steps: fine-tuning steps on the photo, >= 0; 0 only runs the network.
         learning_rate: of Adam, > 0.
         adam_betas: decay of Adam's two moments, each in [0,1).
-        expression_share: lambda_E, length of the expression gradient relative to the identity
-            gradient after projection, >= 0.
+        expression_share: greatest length of the expression gradient relative to the identity
+            gradient, >= 0.
         projection: project conflicting gradients onto each other, per layer.
         ema_decay: decay of the gradients' EMA used as projection reference, in [0,1); 0 is no EMA.
         views: random views per step besides the plain one, >= 0.

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from torch import Tensor, nn
-from transformers import AutoModelForImageClassification, BaseImageProcessor, PreTrainedModel
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageClassification, BaseImageProcessor
 
 from map_pipeline.errors import CheckpointError
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
@@ -143,63 +143,76 @@ class ExpressionEncoder(ModelMixin, ConfigMixin):
         return self.classify(self.crop(images, landmarks))
 
 
-class TransformersExpressionEncoder(nn.Module):
+class TransformersExpressionEncoder(ModelMixin, ConfigMixin):
     """Any image classifier of transformers with the seven emotions, as an encoder.
 
     The processors of transformers work on PIL images and would cut the gradient, so their resize
     and normalisation are done here in torch.
 
     Args:
-        model: the classifier; its `config.id2label` names the emotions (synonyms are understood).
+        classifier: the classifier's own configuration as a dictionary (`PretrainedConfig.to_dict`);
+            its `id2label` names the emotions (synonyms are understood).
+        title: name for people.
         size: (height, width) of its input in px.
         mean: subtracted from each channel, on the 0..1 scale.
         std: what each channel is divided by afterwards.
     """
 
+    config_name = "config.json"
     # The face is cropped at this side and then resized to what the network wants.
     CROP_SIZE = 224
 
+    @register_to_config
     def __init__(
         self,
-        model: PreTrainedModel,
-        size: tuple[int, int],
+        classifier: Mapping[str, Any],
+        title: str,
+        size: Sequence[int],
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
     ) -> None:
         super().__init__()
-        self.model = model
-        self.size, self.mean, self.std = tuple(size), tuple(mean), tuple(std)
-        self.order = label_order([model.config.id2label[i] for i in sorted(model.config.id2label)])
+        settings = dict(classifier)
+        config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        self.model = AutoModelForImageClassification.from_config(config)
+        self.order = label_order([config.id2label[i] for i in sorted(config.id2label)])
         self.template = expression_template(self.CROP_SIZE, FER_ZOOM, FER_RAISE)
 
     @classmethod
-    def from_pretrained(
+    def from_classifier(
         cls, name_or_path: str | Path, **options: Any
     ) -> "TransformersExpressionEncoder":
-        """Load a classifier and the numbers of its preprocessor_config.json.
+        """Wrap a classifier, with the numbers of its preprocessor_config.json.
 
         Args:
             name_or_path: folder or Hub repository, such as "trpakov/vit-face-expression".
             options: passed on to `AutoModelForImageClassification.from_pretrained`.
         """
-        model = AutoModelForImageClassification.from_pretrained(name_or_path, **options).eval()
+        model = AutoModelForImageClassification.from_pretrained(name_or_path, **options)
         settings, _ = BaseImageProcessor.get_image_processor_dict(name_or_path)
         normalise = settings.get("do_normalize", True)
-        return cls(
-            model,
-            image_size(settings.get("size", 224)),
-            settings.get("image_mean", [0.5] * 3) if normalise else [0.0] * 3,
-            settings.get("image_std", [0.5] * 3) if normalise else [1.0] * 3,
+        encoder = cls(
+            classifier=model.config.to_dict(),
+            title=Path(name_or_path).name,
+            size=image_size(settings.get("size", 224)),
+            mean=settings.get("image_mean", [0.5] * 3) if normalise else [0.0] * 3,
+            std=settings.get("image_std", [0.5] * 3) if normalise else [1.0] * 3,
         )
+        encoder.model = model
+        return encoder.eval()
 
     def classify(self, crops: Tensor) -> Tensor:
         """[B,3,S,S] RGB in [0,1], already aligned -> logits [B,7] float32."""
         pixels = crops.float()
-        if pixels.shape[-2:] != self.size:
+        size = tuple(self.config.size)
+        if pixels.shape[-2:] != size:
             pixels = F.interpolate(
-                pixels, self.size, mode="bilinear", align_corners=False, antialias=True
+                pixels, size, mode="bilinear", align_corners=False, antialias=True
             )
-        mean, std = (pixels.new_tensor(value).view(1, 3, 1, 1) for value in (self.mean, self.std))
+        mean, std = (
+            pixels.new_tensor(value).view(1, 3, 1, 1)
+            for value in (self.config.mean, self.config.std)
+        )
         logits = self.model(pixel_values=((pixels - mean) / std).to(self.model.dtype)).logits
         return logits[:, self.order].float()
 

@@ -7,12 +7,15 @@ profile, alpha) is gone after `load_image`.
 
 import io
 import os
+import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from map_pipeline.errors import InvalidImageError
@@ -20,10 +23,22 @@ from map_pipeline.errors import InvalidImageError
 ImageInput = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
 
 # Formats people photograph and share in; each is recognised by content, never by file name.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "MPO")
+# Pillow's JPEG reader also takes MPO, the two-picture JPEG of some phones.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MAX_PIXELS = 50_000_000  # a 50-megapixel photo is 150 MB as uint8 RGB; more is refused
 MIN_SIDE = 40  # px; a smaller picture can't hold a face that can be protected
+# What Pillow's readers raise for damaged files (found by flipping bytes of each format).
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error)
+UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_image(source: ImageInput) -> Image.Image:
@@ -46,10 +61,12 @@ def load_image(source: ImageInput) -> Image.Image:
         return _read(source)
     else:
         raise InvalidImageError(
-            f"`image` must be a path, bytes, PIL image, array or tensor, got {type(source).__name__}."
+            "`image` must be a path, bytes, PIL image, array or tensor, "
+            f"got {type(source).__name__}."
         )
     _check_size(image)
-    return _normalise(image)
+    with _damage_as_invalid("a PIL image"):  # Pillow reads pixels late, perhaps only here
+        return _normalise(image)
 
 
 def to_array(image: Image.Image) -> np.ndarray:
@@ -57,10 +74,15 @@ def to_array(image: Image.Image) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
+def uint8_tensor(photo: np.ndarray) -> Tensor:
+    """A `uint8 [H,W,3]` array as `uint8 [1,3,H,W]` without copying its pixels."""
+    return torch.from_numpy(photo).permute(2, 0, 1)[None]
+
+
 def to_tensor(image: Image.Image | np.ndarray) -> Tensor:
     """Convert a PIL image or `uint8 [H,W,3]` array to `[1,3,H,W] float32` in [0,1]."""
     array = to_array(image) if isinstance(image, Image.Image) else image
-    return torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float() / 255
+    return uint8_tensor(array).float() / 255
 
 
 def to_pil(image: np.ndarray | Tensor) -> Image.Image:
@@ -102,25 +124,31 @@ def _read(source: str | os.PathLike | bytes) -> Image.Image:
     name = "the upload" if isinstance(source, bytes) else repr(Path(source).name)
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise InvalidImageError(f"`image` must be an existing file, got {name}.")
+    with _damage_as_invalid(name), warnings.catch_warnings():
+        # Pillow only warns between its limit and twice that; ours is checked right below.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        opened = Image.open(
+            io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
+        )
+        with opened:
+            _check_size(opened)
+            return _normalise(opened)
+
+
+@contextmanager
+def _damage_as_invalid(name: str) -> Iterator[None]:
+    """Turn what Pillow raises for the file called `name` into an `InvalidImageError`."""
+    rule = f"`image` must be a whole {', '.join(FORMATS)} file, got {name}"
     try:
-        with warnings.catch_warnings():
-            # Pillow only warns between its limit and twice that; ours is checked right below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            opened = Image.open(
-                io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
-            )
-            with opened:
-                _check_size(opened)
-                opened.load()
-                return _normalise(opened)
-    except Image.DecompressionBombError as error:
-        raise InvalidImageError(f"`image` must have at most {MAX_PIXELS:,} px; {error}") from None
+        yield
     except InvalidImageError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InvalidImageError(
-            f"`image` must be a whole {', '.join(FORMATS[:-1])} file, got {name} ({error})."
-        ) from None
+    except Image.DecompressionBombError as error:
+        raise InvalidImageError(f"`image` must have at most {MAX_PIXELS:,} px; {error}") from None
+    except UnidentifiedImageError:  # its text holds the full path, which isn't for everybody
+        raise InvalidImageError(f"{rule}, which is none of these.") from None
+    except DAMAGE as error:
+        raise InvalidImageError(f"{rule} ({error}).") from None
 
 
 def _check_size(image: Image.Image) -> None:
@@ -134,14 +162,27 @@ def _check_size(image: Image.Image) -> None:
 
 def _normalise(image: Image.Image) -> Image.Image:
     """Upright, sRGB, on white where transparent, in mode RGB, without any `info`."""
-    upright = ImageOps.exif_transpose(image)
-    upright = _to_srgb(upright)
+    upright = _to_srgb(_turn_upright(image))
     if upright.mode.startswith("I;16") or upright.mode in ("I", "F"):
         upright = Image.fromarray(_sixteen_bit_to_uint8(np.asarray(upright)))
     if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
         rgba = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return Image.fromarray(np.array(upright.convert("RGB")))
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation.
+
+    `ImageOps.exif_transpose` writes the EXIF block anew, which fails on the odd blocks of some
+    cameras and editors; here it is only read.
+    """
+    image.load()
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DAMAGE:
+        return image  # an unreadable block: show the pixels as they are, as browsers do
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

@@ -76,7 +76,7 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
 
 
 def visibility_loss(result: Tensor, source: Tensor, budget: float) -> Tensor:
-    """Structural change beyond the budget, `[B]`: relu(budget - SSIM(result, source)) / (1 - budget).
+    """Structural change beyond the budget, `[B]`: relu(budget - SSIM) / (1 - budget).
 
     Args:
         result: `[B,3,H,W]` of the protected picture.

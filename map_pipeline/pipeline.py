@@ -20,12 +20,17 @@ from torch import Tensor
 from map_pipeline import diffusion
 from map_pipeline.config import MAPConfig
 from map_pipeline.errors import CheckpointError, UnknownOptionError
-from map_pipeline.expression import EMOTIONS, ExpressionEncoder
-from map_pipeline.faces.align import Alignment, extract_region, warp_affine
+from map_pipeline.expression import EMOTIONS, ExpressionEncoder, TransformersExpressionEncoder
+from map_pipeline.faces.align import (
+    ARCFACE_TEMPLATE_112,
+    Alignment,
+    extract_region,
+    warp_affine,
+)
 from map_pipeline.faces.detect import Face, FaceDetector, load_detector, select_faces
 from map_pipeline.faces.paste import feather_mask, paste_residual
 from map_pipeline.guidance import Goal, Objective, default_objectives
-from map_pipeline.images import ImageInput, load_image, to_array, to_pil, to_tensor
+from map_pipeline.images import ImageInput, load_image, to_array, to_pil, to_tensor, uint8_tensor
 from map_pipeline.losses import ssim
 from map_pipeline.recognition import FaceRecogniser, find_arcface
 from map_pipeline.refine import Networks, Placement, Step, refine
@@ -97,8 +102,10 @@ class MAPPipeline(DiffusionPipeline):
         mini_xception, face_api_expression, expression_encoder: expression networks; all that are
             present steer the expression. `expression_encoder` is the slot for your own.
         alignment_template: `[5][2]`, where eyes, nose and mouth corners lie in the score network's
-            crop, in units of its side.
-        surrogates: names of the recognisers used in the optimisation by default.
+            crop, in units of its side; default ArcFace's.
+        surrogates: names of the recognisers used in the optimisation by default; all if None.
+        target_ranker: name of the recogniser that ranks the targets for "auto"; the first
+            surrogate if None.
         detector: "auto" (insightface if its model pack is on disk, else the bundled one),
             "insightface" or "bundled".
     """
@@ -127,9 +134,10 @@ class MAPPipeline(DiffusionPipeline):
         arcface: FaceRecogniser | None = None,
         mini_xception: ExpressionEncoder | None = None,
         face_api_expression: ExpressionEncoder | None = None,
-        expression_encoder: ExpressionEncoder | None = None,
-        alignment_template: Sequence[Sequence[float]] = (),
-        surrogates: Sequence[str] = (),
+        expression_encoder: TransformersExpressionEncoder | None = None,
+        alignment_template: list[list[float]] | None = None,
+        surrogates: list[str] | None = None,
+        target_ranker: str | None = None,
         detector: str = "auto",
     ) -> None:
         super().__init__()
@@ -147,8 +155,9 @@ class MAPPipeline(DiffusionPipeline):
             expression_encoder=expression_encoder,
         )
         self.register_to_config(
-            alignment_template=[list(point) for point in alignment_template],
-            surrogates=list(surrogates),
+            alignment_template=alignment_template or (ARCFACE_TEMPLATE_112 / 112).tolist(),
+            surrogates=surrogates,
+            target_ranker=target_ranker,
             detector=detector,
         )
         for component in self.components.values():
@@ -197,9 +206,15 @@ class MAPPipeline(DiffusionPipeline):
         return {k: v for k, v in self.components.items() if isinstance(v, FaceRecogniser)}
 
     @property
-    def encoders(self) -> dict[str, ExpressionEncoder]:
+    def surrogates(self) -> list[str]:
+        """Names of the recognisers used in the optimisation by default."""
+        return list(self.config.surrogates or self.recognisers)
+
+    @property
+    def encoders(self) -> dict[str, ExpressionEncoder | TransformersExpressionEncoder]:
         """The expression networks that are present, by component name."""
-        return {k: v for k, v in self.components.items() if isinstance(v, ExpressionEncoder)}
+        kinds = (ExpressionEncoder, TransformersExpressionEncoder)
+        return {k: v for k, v in self.components.items() if isinstance(v, kinds)}
 
     @cached_property
     def face_detector(self) -> FaceDetector:
@@ -262,10 +277,11 @@ class MAPPipeline(DiffusionPipeline):
         config = self._resolve_config(
             config, strength, num_inversion_steps, num_inference_steps, refine_steps
         )
-        surrogates = list(surrogates if surrogates is not None else self.config.surrogates)
+        surrogates = list(self.surrogates if surrogates is None else surrogates)
         self.check_inputs(emotion, surrogates, output_type)
         objectives = default_objectives() if objectives is None else objectives
-        generator = generator or torch.Generator().manual_seed(torch.seed() % 2**63)
+        # Without one, `torch.manual_seed` decides, as in diffusers.
+        generator = generator or torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         images = image if isinstance(image, list | tuple) else [image]
 
         # 1. Read the photos and find the faces to protect.
@@ -343,13 +359,9 @@ class MAPPipeline(DiffusionPipeline):
             raise UnknownOptionError("`target` must be an image: this checkpoint has no targets.")
         stored = {key: self._bank_embeddings(key) for key in self.recognisers}
         if name == "auto":
-            source_embeddings = self.embed(source)
-            # Weights without published thresholds can't say who matches, so they don't vote.
-            voters = {
-                k: v for k, v in source_embeddings.items() if self.recognisers[k].config.thresholds
-            }
-            limits = {key: self.recognisers[key].threshold(FAR) for key in voters}
-            name = self.targets.names[choose_target(voters, stored, limits)]
+            limits = {key: self.recognisers[key].threshold(FAR) for key in self.surrogates}
+            ranker = self.config.target_ranker or self.surrogates[0]
+            name = self.targets.names[choose_target(self.embed(source), stored, limits, ranker)]
         index = self.targets.index(name)
         return Target(name, {key: value[index : index + 1] for key, value in stored.items()})
 
@@ -377,7 +389,7 @@ class MAPPipeline(DiffusionPipeline):
         """
         device = self._execution_device
         landmarks = torch.as_tensor(face.landmarks)
-        region = extract_region(to_tensor(photo), landmarks)
+        region = extract_region(uint8_tensor(photo), landmarks)
         size = diffusion.crop_size(self.unet)
         template = torch.tensor(self.config.alignment_template) * size
         in_region = Alignment.from_landmarks(region.landmarks, template, size)
@@ -499,7 +511,7 @@ class MAPPipeline(DiffusionPipeline):
 
     def view(self, photo: np.ndarray, landmarks: np.ndarray) -> View:
         """The surroundings of a face in a photo `uint8 [H,W,3]`, on the pipeline's device."""
-        region = extract_region(to_tensor(photo), torch.as_tensor(landmarks))
+        region = extract_region(uint8_tensor(photo), torch.as_tensor(landmarks))
         device = self._execution_device
         return View(region.image.to(device), region.landmarks[None].to(device))
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from map_pipeline import diffusion
 from map_pipeline.config import MAPConfig
-from map_pipeline.expression import ExpressionEncoder
+from map_pipeline.expression import ExpressionEncoder, TransformersExpressionEncoder
 from map_pipeline.faces.paste import add_residual
 from map_pipeline.guidance import Candidate, Goal, Objective, Side, active
 from map_pipeline.projection import Gradient, GradientEMA, norm, project_out
@@ -40,7 +40,7 @@ class Networks:
     unet: UNet2DModel
     scheduler: DDIMScheduler
     surrogates: dict[str, FaceRecogniser]
-    encoders: dict[str, ExpressionEncoder]
+    encoders: dict[str, ExpressionEncoder | TransformersExpressionEncoder]
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ def refine(
 class GradientCombiner:
     """Joins the gradients of the two objectives and the prior terms into one update direction.
 
-    The expression gradient is brought to `expression_share` times the identity gradient's length,
-    so that neither drowns the other whatever the scale of its loss; the prior terms keep theirs.
+    The expression gradient is shortened to at most `expression_share` times the identity gradient's
+    length, so that it neither drowns identity at first nor is blown up once its loss is solved.
     """
 
     def __init__(self, config: MAPConfig, layers: list[int]) -> None:
@@ -160,7 +160,8 @@ class GradientCombiner:
         )
         conflict = 0.0
         if identity is not None and expression is not None:
-            scale = self._config.expression_share * norm(identity) / norm(expression).clamp(1e-12)
+            limit = self._config.expression_share * norm(identity)
+            scale = (limit / norm(expression).clamp(min=1e-12)).clamp(max=1)
             expression = torch._foreach_mul(expression, scale)
             if self._config.projection:
                 identity, expression, conflict = self._project(identity, expression)

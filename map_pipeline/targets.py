@@ -59,7 +59,8 @@ class TargetBank(ModelMixin, ConfigMixin):
         """
         if name not in self.names:
             raise UnknownOptionError(
-                f"`target` must be 'auto', an image or one of {', '.join(self.names)}; got {name!r}."
+                f"`target` must be 'auto', an image or one of {', '.join(self.names)}; "
+                f"got {name!r}."
             )
         return self.names.index(name)
 
@@ -73,26 +74,31 @@ class TargetBank(ModelMixin, ConfigMixin):
 
 
 def choose_target(
-    source: Mapping[str, Tensor], targets: Mapping[str, Tensor], thresholds: Mapping[str, float]
+    source: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor],
+    thresholds: Mapping[str, float],
+    ranker: str,
 ) -> int:
     """Index of the target that resembles the source most without being matched to it.
 
-    A composite of people of the same age, gender and skin tone lies nearest in a recogniser's
-    embedding, so similarity, standardised per recogniser, stands for all three. Whoever already
-    counts as the same person by any recogniser is left out, unless that leaves nobody.
+    A composite of people of the same age, gender and skin tone lies nearest in a good recogniser's
+    embedding, so its similarity stands for all three. Whoever already counts as the same person by
+    any recogniser is left out, unless that leaves nobody.
 
     Args:
         source: recogniser name -> `[1,D]` of the face to protect.
         targets: recogniser name -> `[N,D]`.
-        thresholds: recogniser name -> cosine similarity that counts as a match.
+        thresholds: recogniser name -> cosine similarity that counts as a match; only these
+            recognisers can leave a target out.
+        ranker: name of the recogniser whose similarity decides among the rest.
     """
-    cosines = torch.stack([(targets[name] @ source[name][0]).float() for name in source])  # [R,N]
-    limits = cosines.new_tensor([thresholds[name] for name in source])[:, None]
-    if cosines.shape[1] == 1:
-        return 0
-    standard = (cosines - cosines.mean(1, keepdim=True)) / cosines.std(1, keepdim=True).clamp(1e-6)
-    score = standard.mean(0)  # [N]
-    matched = (cosines >= limits).any(0)
+    similarity = (targets[ranker] @ source[ranker][0]).float()  # [N]
+    if not thresholds:
+        return int(similarity.argmax())
+    excess = torch.stack(
+        [(targets[name] @ source[name][0]).float() - limit for name, limit in thresholds.items()]
+    )  # [R,N]
+    matched = (excess >= 0).any(0)
     if matched.all():
-        return int((cosines - limits).max(0).values.argmin())
-    return int(score.masked_fill(matched, -torch.inf).argmax())
+        return int(excess.max(0).values.argmin())
+    return int(similarity.masked_fill(matched, -torch.inf).argmax())

@@ -165,7 +165,7 @@ def vit_folder(tmp_path: Path) -> Path:
 
 
 def test_transformers_encoder_preprocesses_and_reorders(vit_folder: Path) -> None:
-    encoder = TransformersExpressionEncoder.from_pretrained(vit_folder)
+    encoder = TransformersExpressionEncoder.from_classifier(vit_folder)
     crops = smooth_images(2, 224)
     small = F.interpolate(crops, (32, 32), mode="bilinear", antialias=True)
     mean = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)
@@ -179,7 +179,7 @@ def test_transformers_encoder_preprocesses_and_reorders(vit_folder: Path) -> Non
 
 
 def test_transformers_encoder_is_differentiable(vit_folder: Path) -> None:
-    encoder = TransformersExpressionEncoder.from_pretrained(vit_folder)
+    encoder = TransformersExpressionEncoder.from_classifier(vit_folder)
     images = smooth_images(2, 96).requires_grad_()
     logits = encoder(images, landmarks(2, 96))
     (gradient,) = torch.autograd.grad(logits[:, 3].sum(), images)
@@ -188,10 +188,19 @@ def test_transformers_encoder_is_differentiable(vit_folder: Path) -> None:
     assert (gradient[:, :, 36:60, 36:60] != 0).float().mean() > 0.5
 
 
+def test_transformers_encoder_survives_saving(vit_folder: Path, tmp_path: Path) -> None:
+    encoder = TransformersExpressionEncoder.from_classifier(vit_folder)
+    encoder.save_pretrained(tmp_path / "saved")
+    loaded = TransformersExpressionEncoder.from_pretrained(tmp_path / "saved")
+    crops = smooth_images(2, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.classify(crops), encoder.classify(crops))
+
+
 def test_transformers_encoder_needs_all_emotions(vit_folder: Path) -> None:
     path = vit_folder / "config.json"
     config = json.loads(path.read_text())
     config["id2label"]["6"] = "contempt"
     path.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="fear missing"):
-        TransformersExpressionEncoder.from_pretrained(vit_folder)
+        TransformersExpressionEncoder.from_classifier(vit_folder)

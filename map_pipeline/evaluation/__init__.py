@@ -1,1 +1,1 @@
-"""How well a protection works on recognisers it was not tuned on: `python -m map_pipeline.evaluation`."""
+"""How well protection works on recognisers it never saw: `python -m map_pipeline.evaluation`."""

@@ -102,7 +102,7 @@ def without_family(pipe: MAPPipeline, judge: str) -> list[str]:
             f"`judge` must be one of {', '.join(pipe.recognisers)}; got {judge!r}."
         )
     family = pipe.recognisers[judge].config.family
-    return [n for n in pipe.config.surrogates if pipe.recognisers[n].config.family != family]
+    return [n for n in pipe.surrogates if pipe.recognisers[n].config.family != family]
 
 
 @torch.no_grad()

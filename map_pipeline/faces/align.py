@@ -182,7 +182,7 @@ def extract_region(
     score network's, enlarged by `margin`, and is clipped to the photo.
 
     Args:
-        photo: `[1, 3, H, W]`.
+        photo: `[1, 3, H, W]` float in [0, 1], or uint8, of which only the box is made float.
         landmarks: `[5, 2]` photo px.
         margin: side of the square as a multiple of the smallest that holds all crops; >= 1.
         max_face_px: largest distance between the eyes in the region, px (of the fitted face, so
@@ -195,7 +195,10 @@ def extract_region(
     box = bounding_box(apply_affine(template_to_photo, corners), width, height)
     x0, y0, x1, y1 = box
     eye_distance = _TEMPLATE_EYE_DISTANCE * float(affine_scale(template_to_photo))
-    image, scale = reduce_antialiased(photo[..., y0:y1, x0:x1], max_face_px / eye_distance)
+    surroundings = photo[..., y0:y1, x0:x1]
+    if surroundings.dtype == torch.uint8:
+        surroundings = surroundings.float() / 255
+    image, scale = reduce_antialiased(surroundings, max_face_px / eye_distance)
     photo_to_region = crop_resize_affine((x0, y0), scale).to(landmarks)
     return FaceRegion(image, apply_affine(photo_to_region, landmarks), box, scale)
 

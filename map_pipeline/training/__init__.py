@@ -1,0 +1,1 @@
+"""Making the checkpoint: training the score network, and the built-in targets."""

@@ -1,0 +1,149 @@
+"""Shared fixtures: a small pipeline of real components with random weights, and the shipped one."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, UNet2DModel
+
+from map_pipeline import EMOTIONS, ExpressionEncoder, FaceRecogniser, MAPPipeline, TargetBank
+from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
+
+ASTRONAUT = Path(__file__).parent.parent / "examples" / "astronaut.png"
+TINY_INPUT = 32  # px, side of the crops of the tiny recognisers and encoders
+TINY_TEMPLATE = (ARCFACE_TEMPLATE_112 * TINY_INPUT / 112).tolist()
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_insightface_pack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The tests mean the same on every machine, also where insightface's models are installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MAP_INSIGHTFACE_ROOT", str(tmp_path_factory.mktemp("insightface")))
+        yield
+
+
+def tiny_nodes(outputs: int) -> list[dict]:
+    """A network of two convolutions for `TINY_INPUT` px that tells positions apart."""
+    conv = {"op": "conv", "kernel": 3, "stride": 2, "padding": "same"}
+    side = TINY_INPUT // 8
+    return [
+        {**conv, "name": "conv_1", "inputs": ["input"], "channels_in": 3, "channels_out": 8},
+        {"name": "relu_1", "op": "relu", "inputs": ["conv_1"]},
+        {**conv, "name": "conv_2", "inputs": ["relu_1"], "channels_in": 8, "channels_out": 8},
+        {"name": "relu_2", "op": "relu", "inputs": ["conv_2"]},
+        {"name": "pool", "op": "average_pool", "inputs": ["relu_2"], "kernel": 2, "stride": 2},
+        {"name": "flat", "op": "flatten", "inputs": ["pool"]},
+        {
+            "name": "out",
+            "op": "linear",
+            "inputs": ["flat"],
+            "in_features": 8 * side * side,
+            "out_features": outputs,
+        },
+    ]
+
+
+def tiny_recogniser(family: str) -> FaceRecogniser:
+    return FaceRecogniser(
+        nodes=tiny_nodes(16),
+        title=f"tiny {family}",
+        family=family,
+        input_size=TINY_INPUT,
+        template=TINY_TEMPLATE,
+        mean=[127.5] * 3,
+        std=[127.5] * 3,
+        embedding_dim=16,
+        thresholds={"0.01": 0.6, "0.001": 0.8},
+    ).eval()
+
+
+def tiny_encoder() -> ExpressionEncoder:
+    return ExpressionEncoder(
+        nodes=tiny_nodes(len(EMOTIONS)),
+        title="tiny expression network",
+        labels=EMOTIONS,
+        input_size=TINY_INPUT,
+        template=TINY_TEMPLATE,
+    ).eval()
+
+
+def tiny_unet(patch: int = 4) -> UNet2DModel:
+    """Works on crops of `8 * patch` px."""
+    return UNet2DModel(
+        sample_size=8,
+        in_channels=3 * patch**2,
+        out_channels=3 * patch**2,
+        layers_per_block=1,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=8,
+        attention_head_dim=8,
+    ).eval()
+
+
+def tiny_targets() -> TargetBank:
+    """Three targets; the recogniser "faceres" is one that the bank doesn't know."""
+    names = ["first", "second", "third"]
+    dims = {"dlib_resnet": 16, "mobilefacenet": 16}
+    bank = TargetBank(names, [f"the {name}" for name in names], 32, dims)
+    bank.images.copy_(torch.randint(0, 256, bank.images.shape, dtype=torch.uint8))
+    for name, dim in dims.items():
+        bank.embeddings(name).copy_(F.normalize(torch.randn(len(names), dim)))
+    return bank.eval()
+
+
+def build_tiny_pipeline() -> MAPPipeline:
+    """A new pipeline, always with the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        pipe = MAPPipeline(
+            unet=tiny_unet(),
+            scheduler=DDIMScheduler(),
+            targets=tiny_targets(),
+            dlib_resnet=tiny_recogniser("dlib"),
+            mobilefacenet=tiny_recogniser("mobilefacenet"),
+            faceres=tiny_recogniser("mobilefacenet"),
+            mini_xception=tiny_encoder(),
+            alignment_template=[
+                [x / TINY_INPUT * 0.8 + 0.1, y / TINY_INPUT * 0.8 + 0.1] for x, y in TINY_TEMPLATE
+            ],
+            surrogates=["dlib_resnet", "mobilefacenet"],
+            detector="bundled",
+        )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline() -> MAPPipeline:
+    """Real components with a few channels and random weights; a call takes tenths of a second."""
+    return build_tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(
+    tiny_pipeline: MAPPipeline, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Folder with `tiny_pipeline` as saved."""
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    tiny_pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundled_pipeline() -> MAPPipeline:
+    pipe = MAPPipeline.from_pretrained()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,153 @@
+import pytest
+import torch
+from conftest import ASTRONAUT, tiny_unet
+from diffusers import DDIMInverseScheduler, DDIMScheduler, UNet2DModel
+from torch import Tensor
+
+from map_pipeline import MAPPipeline, diffusion
+from map_pipeline.faces.align import Alignment, warp_affine
+from map_pipeline.images import load_image, to_array, to_tensor
+
+SCHEDULE = {"num_train_timesteps": 1000, "clip_sample": False}
+
+
+def constant_unet(value: float) -> UNet2DModel:
+    """A real U-Net whose output convolution has no weights, so that it always predicts `value`."""
+    unet = tiny_unet()
+    torch.nn.init.zeros_(unet.conv_out.weight)
+    torch.nn.init.constant_(unet.conv_out.bias, value)
+    return unet
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_patches_fold_and_unfold(patch: int) -> None:
+    crop = torch.rand(2, 3, 32, 32)
+    latents = diffusion.to_latents(crop, patch)
+    assert latents.shape == (2, 3 * patch**2, 32 // patch, 32 // patch)
+    assert -1 <= latents.min() < 0 < latents.max() <= 1
+    torch.testing.assert_close(diffusion.to_crop(latents, patch), crop)
+    # A patch stays together: channels of one position are pixels of one square.
+    lit = torch.zeros(1, 3, 32, 32)
+    lit[:, :, :patch, :patch] = 1
+    changed = (diffusion.to_latents(lit, patch) > 0).any(1)[0]
+    assert changed[0, 0]
+    assert changed.sum() == 1
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4])
+def test_sizes_come_from_the_network(patch: int) -> None:
+    unet = tiny_unet(patch)
+    assert diffusion.patch_size(unet) == patch
+    assert diffusion.crop_size(unet) == 8 * patch
+
+
+@pytest.mark.parametrize(("start", "steps"), [(300, 2), (300, 12), (999, 50), (7, 5)])
+def test_timesteps_run_from_start_to_zero(start: int, steps: int) -> None:
+    levels = diffusion.timesteps(start, steps)
+    assert len(levels) == steps
+    assert levels[0] == start
+    assert levels[-1] == 0
+    gaps = [a - b for a, b in zip(levels, levels[1:], strict=False)]
+    assert max(gaps) - min(gaps) <= 1
+    assert min(gaps) > 0
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
+@pytest.mark.parametrize("steps", [4, 10, 50])
+def test_step_down_equals_diffusers(schedule: str, steps: int) -> None:
+    scheduler = DDIMScheduler(beta_schedule=schedule, **SCHEDULE)
+    scheduler.set_timesteps(steps)
+    latents, noise = torch.randn(2, 2, 3, 8, 8).unbind(0)
+    for level in scheduler.timesteps.tolist():
+        expected = scheduler.step(noise, level, latents, eta=0.0).prev_sample
+        below = level - 1000 // steps
+        alpha_to = (
+            scheduler.alphas_cumprod[below] if below >= 0 else scheduler.final_alpha_cumprod
+        )
+        ours = diffusion.ddim_step(latents, noise, scheduler.alphas_cumprod[level], alpha_to)
+        torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize("steps", [4, 10, 50])
+def test_step_up_equals_diffusers(steps: int) -> None:
+    scheduler = DDIMInverseScheduler(**SCHEDULE)
+    scheduler.set_timesteps(steps)
+    latents, noise = torch.randn(2, 2, 3, 8, 8).unbind(0)
+    for level in scheduler.timesteps.tolist()[1:]:
+        expected = scheduler.step(noise, level, latents).prev_sample
+        alphas = scheduler.alphas_cumprod
+        ours = diffusion.ddim_step(latents, noise, alphas[level - 1000 // steps], alphas[level])
+        torch.testing.assert_close(ours, expected)
+
+
+def test_a_step_and_its_reverse_cancel() -> None:
+    latents, noise = torch.randn(2, 2, 3, 8, 8).unbind(0)
+    low, high = torch.tensor(0.9), torch.tensor(0.2)
+    back = diffusion.ddim_step(
+        diffusion.ddim_step(latents, noise, low, high), noise, high, low
+    )
+    torch.testing.assert_close(back, latents, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, -1.0])
+@pytest.mark.parametrize(("up", "down"), [(2, 2), (12, 6), (3, 9)])
+@torch.no_grad()
+def test_constant_noise_makes_inversion_and_generation_the_identity(
+    value: float, up: int, down: int
+) -> None:
+    """Where the prediction doesn't change, neither does the ODE's error: any step counts meet."""
+    unet, scheduler = constant_unet(value), DDIMScheduler(**SCHEDULE)
+    latents = torch.randn(2, 48, 8, 8)
+    start = diffusion.invert(unet, scheduler, latents, 300, up)
+    assert (start - latents).abs().max() > 0.1
+    back = diffusion.generate(unet, scheduler, start, 300, down)
+    torch.testing.assert_close(back, latents, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_more_inversion_steps_come_closer() -> None:
+    unet, scheduler = tiny_unet(), DDIMScheduler(**SCHEDULE)
+    latents = diffusion.to_latents(torch.rand(1, 3, 32, 32), 4)
+
+    def error(steps: int) -> Tensor:
+        start = diffusion.invert(unet, scheduler, latents, 300, steps)
+        return (diffusion.generate(unet, scheduler, start, 300, steps) - latents).norm()
+
+    assert error(40) < error(5) / 2
+
+
+def test_denoising_loss_of_a_known_prediction() -> None:
+    scheduler = DDIMScheduler(**SCHEDULE)
+    noise = torch.full((2, 48, 8, 8), 0.5)
+    loss = diffusion.denoising_loss(
+        constant_unet(0.2), scheduler, torch.randn(2, 48, 8, 8), 300, noise, 100
+    )
+    torch.testing.assert_close(loss, torch.full((2,), 0.09))
+
+
+@pytest.mark.parametrize("at", [-1, 300, 999])
+def test_denoising_level_out_of_range(at: int) -> None:
+    latents = torch.zeros(1, 48, 8, 8)
+    with pytest.raises(ValueError, match=rf"`at` must be in \[0, 300\), got {at}"):
+        diffusion.denoising_loss(tiny_unet(), DDIMScheduler(), latents, 300, latents, at)
+
+
+@torch.no_grad()
+def test_bundled_network_reconstructs_a_face(bundled_pipeline: MAPPipeline) -> None:
+    pipe = bundled_pipeline
+    photo = to_array(load_image(ASTRONAUT))
+    [face] = pipe.face_detector.detect(photo)
+    size = diffusion.crop_size(pipe.unet)
+    alignment = Alignment.from_landmarks(
+        torch.as_tensor(face.landmarks), torch.tensor(pipe.config.alignment_template) * size, size
+    )
+    crop = warp_affine(to_tensor(photo), alignment.crop_to_image[None], (size, size))
+    patch = diffusion.patch_size(pipe.unet)
+    start = diffusion.invert(
+        pipe.unet, pipe.scheduler, diffusion.to_latents(crop, patch), 300, 12
+    )
+    result = diffusion.to_crop(
+        diffusion.generate(pipe.unet, pipe.scheduler, start, 300, 12), patch
+    )
+    psnr = -10 * (result.clamp(0, 1) - crop).square().mean().log10()
+    assert psnr > 27

@@ -1,0 +1,108 @@
+import json
+import math
+
+import pytest
+
+from map_pipeline.report import (
+    ExpressionReport,
+    FaceReport,
+    RecogniserReport,
+    format_table,
+    recogniser_row,
+)
+
+
+def recogniser(impersonates: bool | None, no_longer_matches: bool | None) -> RecogniserReport:
+    return RecogniserReport(
+        name="net",
+        title="Net 29",
+        family="nets",
+        used_in_optimisation=True,
+        thresholds={} if impersonates is None else {"0.01": 0.5, "0.001": 0.75},
+        target_before=0.125,
+        target_after=0.625,
+        source_after=0.25,
+        impersonates=impersonates,
+        no_longer_matches=no_longer_matches,
+    )
+
+
+def report(psnr: float = 31.26) -> FaceReport:
+    return FaceReport(
+        box=(10.4, 20.6, 110.0, 140.0),
+        detector="a detector",
+        emotion="happy",
+        target="somebody",
+        ssim=0.95649,
+        psnr=psnr,
+        seconds=12.34,
+        recognisers=[recogniser(True, False), recogniser(None, None)],
+        expressions=[
+            ExpressionReport(
+                name="faces",
+                title="Faces net",
+                used_in_optimisation=True,
+                before={"happy": 0.25, "sad": 0.75},
+                after={"happy": 0.875, "sad": 0.125},
+            )
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("impersonates", "no_longer_matches", "words"),
+    [(True, False, ("yes", "NO")), (False, True, ("NO", "yes")), (None, None, ("-", "-"))],
+)
+def test_verdicts_in_words(
+    impersonates: bool | None, no_longer_matches: bool | None, words: tuple[str, str]
+) -> None:
+    row = recogniser_row(recogniser(impersonates, no_longer_matches))
+    assert (row[4], row[6]) == words
+    assert row[2] == ("-" if impersonates is None else "0.500")
+    assert row[3] == "0.125 -> 0.625"
+    assert row[5] == "1.000 -> 0.250"
+
+
+def test_table_tells_everything() -> None:
+    lines = report().to_table().splitlines()
+    assert lines[0] == "face at 10,21 - 110,140 px, a detector; emotion happy, target somebody"
+    assert lines[1] == "SSIM 0.956, PSNR 31.3 dB, 12.3 s"
+    assert lines[3].split("  ")[0] == "recogniser"
+    assert "Net 29" in lines[5]
+    assert lines[5].endswith("NO")
+    assert lines[6].endswith("-")
+    assert lines[-1].split() == "Faces net 0.25 -> 0.88 sad -> happy".split()
+
+
+def test_table_without_networks() -> None:
+    empty = FaceReport((0, 0, 1, 1), "d", "sad", "t", 1.0, math.inf, 0.0)
+    assert "PSNR inf dB" in empty.to_table()
+    assert json.loads(empty.to_json())["recognisers"] == []
+
+
+def test_columns_are_aligned() -> None:
+    lines = format_table(("a", "long header"), [["first cell", "x"], ["y", "z"]])
+    assert lines == [
+        "a           long header",
+        "----------  -----------",
+        "first cell  x",
+        "y           z",
+    ]
+    assert format_table(("a", "b"), []) == ["a  b", "-  -"]
+
+
+def test_json_holds_the_whole_report() -> None:
+    values = json.loads(report().to_json())
+    assert values == report().to_dict()
+    assert values["box"] == [10.4, 20.6, 110.0, 140.0]
+    assert values["psnr"] == 31.26
+    first, second = values["recognisers"]
+    assert first["thresholds"] == {"0.01": 0.5, "0.001": 0.75}
+    assert (first["impersonates"], first["no_longer_matches"]) == (True, False)
+    assert second["impersonates"] is None
+    assert values["expressions"][0]["after"] == {"happy": 0.875, "sad": 0.125}
+
+
+def test_infinite_psnr_is_valid_json() -> None:
+    text = report(psnr=math.inf).to_json()
+    assert json.loads(text, parse_constant=pytest.fail)["psnr"] is None

@@ -1,0 +1,179 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from map_pipeline.faces.align import apply_affine, arcface_template
+from map_pipeline.faces.contour import five_points
+from map_pipeline.training.composites import (
+    GROUPS,
+    SIZE,
+    TEMPLATE_RAISE,
+    Composite,
+    Group,
+    average_faces,
+    mean_shape,
+    read_faces,
+    read_files,
+    sharpen,
+    trimmed_mean,
+    warp_to_shape,
+)
+
+TEMPLATE = arcface_template(SIZE, TEMPLATE_RAISE)
+
+
+@pytest.fixture
+def contour() -> torch.Tensor:
+    """68 landmarks of a drawn face that fits the template roughly."""
+
+    def arc(centre: tuple, radii: tuple, start: float, stop: float, count: int) -> np.ndarray:
+        angle = np.radians(np.linspace(start, stop, count))
+        return np.stack(
+            [centre[0] + radii[0] * np.cos(angle), centre[1] + radii[1] * np.sin(angle)], 1
+        )
+
+    def ring(centre: tuple, radii: tuple, count: int) -> np.ndarray:
+        return arc(centre, radii, 180, 540 - 360 / count, count)
+
+    parts = [
+        arc((64, 62), (44, 60), 180, 0, 17),  # jaw
+        arc((44, 44), (13, 6), 190, 350, 5),  # brows
+        arc((84, 44), (13, 6), 190, 350, 5),
+        np.stack([np.full(4, 64.0), np.linspace(52, 73, 4)], 1),  # nose
+        np.stack([np.linspace(56, 72, 5), np.full(5, 80.0)], 1),
+        ring((44, 51), (7, 3), 6),  # eyes
+        ring((84, 51), (7, 3), 6),
+        ring((64, 98), (17, 6), 12),  # mouth
+        ring((64, 98), (12, 2), 8),
+    ]
+    return torch.from_numpy(np.concatenate(parts)).float()
+
+
+@pytest.fixture
+def picture() -> torch.Tensor:
+    """Smooth colourful `[3,S,S]` picture."""
+    small = torch.rand(3, 9, 9, generator=torch.Generator().manual_seed(1))
+    return torch.nn.functional.interpolate(
+        0.2 + 0.6 * small[None], (SIZE, SIZE), mode="bicubic", align_corners=True
+    )[0].clamp(0, 1)
+
+
+def dot(point: torch.Tensor) -> torch.Tensor:
+    """Picture `[3,S,S]` of a bright blob around a point."""
+    y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    blob = torch.exp(-((x - point[0]) ** 2 + (y - point[1]) ** 2) / 8)
+    return blob.expand(3, -1, -1)
+
+
+def brightest(image: torch.Tensor) -> torch.Tensor:
+    index = int(image[0].argmax())
+    return torch.tensor([index % SIZE, index // SIZE]).float()
+
+
+def test_mean_shape_of_equal_faces_ignores_size_roll_and_place(contour: torch.Tensor) -> None:
+    turned = apply_affine(torch.tensor([[0.9, -0.2, 11.0], [0.2, 0.9, -7.0]]), contour)
+    alone = mean_shape(contour[None], TEMPLATE)
+    both = mean_shape(torch.stack([contour, turned]), TEMPLATE)
+    torch.testing.assert_close(both, alone, atol=1e-3, rtol=0)
+
+
+def test_mean_shape_lies_on_the_template(contour: torch.Tensor) -> None:
+    five = torch.from_numpy(five_points(mean_shape(contour[None], TEMPLATE).numpy()))
+    assert (five - TEMPLATE).abs().max() < 3
+
+
+def test_warp_onto_its_own_shape_changes_nothing(
+    contour: torch.Tensor, picture: torch.Tensor
+) -> None:
+    warped = warp_to_shape(picture[None], contour[None], contour)[0]
+    torch.testing.assert_close(warped, picture, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("index", [30, 39, 48, 57])
+def test_warp_moves_a_landmark_where_the_shape_has_it(contour: torch.Tensor, index: int) -> None:
+    shape = contour + torch.tensor([3.0, 0.0])
+    shape[48:60] += torch.tensor([0.0, 4.0])
+    warped = warp_to_shape(dot(contour[index])[None], contour[None], shape)[0]
+    assert torch.linalg.vector_norm(brightest(warped) - shape[index]) < 1
+
+
+def test_average_of_one_face_many_times_is_that_face(
+    contour: torch.Tensor, picture: torch.Tensor
+) -> None:
+    images, contours = picture.expand(6, -1, -1, -1), contour.expand(6, -1, -1)
+    average, members = average_faces(images, contours, TEMPLATE, keep=5)
+    shape = mean_shape(contour[None], TEMPLATE)
+    expected = sharpen(warp_to_shape(picture[None], contour[None], shape)[0])
+    inner = (slice(None), slice(55, 100), slice(45, 85))  # inside of the softened surroundings
+    torch.testing.assert_close(average[inner], expected[inner], atol=0.01, rtol=0)
+    assert len(members) == 5
+
+
+def test_average_leaves_out_the_face_unlike_the_others(
+    contour: torch.Tensor, picture: torch.Tensor
+) -> None:
+    images = torch.stack([picture, picture, 1 - picture, picture])
+    _, members = average_faces(images, contour.expand(4, -1, -1), TEMPLATE, keep=3)
+    assert sorted(members.tolist()) == [0, 1, 3]
+
+
+def test_trimmed_mean_ignores_one_extreme_in_ten() -> None:
+    images = torch.full((10, 3, 4, 4), 0.5)
+    images[7] = 1.0
+    assert torch.equal(trimmed_mean(images), torch.full((3, 4, 4), 0.5))
+
+
+def test_groups_have_unique_names_and_follow_the_labels() -> None:
+    assert len({group.name for group in GROUPS}) == len(GROUPS)
+    group = Group(gender=1, race=0, age="young")
+    assert group.name == "woman-young-light"
+    assert group.describe(12) == "Composite of 12 young women, light skin"
+    assert group.includes({"gender": 1, "race": 0, "age": 30})
+    for label in (
+        {"gender": 1, "race": 0, "age": 17},
+        {"gender": 0, "race": 0, "age": 30},
+        {"gender": 1, "race": 2, "age": 30},
+        {"gender": 1, "race": 0, "age": None},
+        {"source": "celeba-crops"},
+    ):
+        assert not group.includes(label)
+
+
+def test_no_group_holds_minors() -> None:
+    labels = [
+        {"gender": g, "race": r, "age": a} for g in (0, 1) for r in range(5) for a in (15, 17)
+    ]
+    assert not any(group.includes(label) for group in GROUPS for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("rates", "passes"),
+    [
+        ({"dlib_resnet": 0.01, "mobileface": 0.02}, True),
+        ({"dlib_resnet": 0.015}, False),
+        ({"mobileface": 0.025}, False),
+        ({}, True),
+    ],
+)
+def test_composite_passes_if_few_strangers_match(rates: dict, passes: bool) -> None:
+    composite = Composite(GROUPS[0], torch.zeros(3, 2, 2), ("a",), rates)
+    assert composite.passes is passes
+
+
+def test_read_files_is_the_same_for_a_folder_and_its_zip(tmp_path) -> None:  # noqa: ANN001
+    import shutil
+
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    Image.new("RGB", (8, 8), "red").save(folder / "b.png")
+    Image.new("RGB", (8, 8), "blue").save(folder / "a.png")
+    (folder / "labels.jsonl").write_text(json.dumps({"file": "a.png", "age": 30}) + "\n")
+    archive = shutil.make_archive(str(tmp_path / "faces"), "zip", folder)
+    assert list(read_files(folder)) == list(read_files(tmp_path / "faces.zip"))
+    files, labels = read_faces(tmp_path / "faces.zip")
+    assert archive.endswith("faces.zip")
+    assert sorted(files) == ["a.png", "b.png"]
+    assert labels == [{"file": "a.png", "age": 30}]
