@@ -7,11 +7,12 @@ from functools import cached_property
 from importlib import resources
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import PIL.Image
 import torch
+import torch.nn.functional as F
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.utils import BaseOutput, replace_example_docstring
 from huggingface_hub import snapshot_download
@@ -36,6 +37,7 @@ from map_pipeline.recognition import FaceRecogniser, find_arcface
 from map_pipeline.refine import Networks, Placement, Step, refine
 from map_pipeline.report import ExpressionReport, FaceReport, RecogniserReport
 from map_pipeline.targets import TargetBank, choose_target
+from map_pipeline.views import mirror
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -77,8 +79,7 @@ class Target:
     embeddings: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """One face as the networks see it: `[1,3,h,w]` in [0,1] and landmarks `[1,5,2]` px."""
 
     image: Tensor
@@ -486,7 +487,14 @@ class MAPPipeline(DiffusionPipeline):
             if not 0 < strength <= 1:
                 raise ValueError(f"`strength` must be in (0, 1], got {strength}.")
             given["ssim_budget"] = 1 - 0.2 * strength
-        return replace(config or MAPConfig(), **{k: v for k, v in given.items() if v is not None})
+        given = {name: value for name, value in given.items() if value is not None}
+        resolved = replace(config or MAPConfig(), **given)
+        levels = self.scheduler.config.num_train_timesteps
+        if resolved.start_timestep >= levels:
+            raise ValueError(
+                f"`start_timestep` must be in [1, {levels}), got {resolved.start_timestep}."
+            )
+        return resolved
 
     def _own_target(self, target: str | ImageInput) -> Target | None:
         """Embed a user's own target picture; None if `target` is a name."""
@@ -496,7 +504,10 @@ class MAPPipeline(DiffusionPipeline):
             return None
         photo = to_array(load_image(target))
         [face] = select_faces(self.face_detector.detect(photo), "largest")
-        return Target("own image", self.embed(self.view(photo, face.landmarks)))
+        view = self.view(photo, face.landmarks)
+        # The mean of the face and its mirror image depends less on this one photo's light and pose.
+        sums = zip(self.embed(view).items(), self.embed(View(*mirror(*view))).values(), strict=True)
+        return Target("own image", {k: F.normalize(one + other) for (k, one), other in sums})
 
     def _bank_embeddings(self, recogniser: str) -> Tensor:
         """`[N,D]` of the built-in targets: stored, or computed for a recogniser added later."""

@@ -133,9 +133,7 @@ def tiny_pipeline() -> MAPPipeline:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoint(
-    tiny_pipeline: MAPPipeline, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def tiny_checkpoint(tiny_pipeline: MAPPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with `tiny_pipeline` as saved."""
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     tiny_pipeline.save_pretrained(folder)

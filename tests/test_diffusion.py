@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from conftest import ASTRONAUT, tiny_unet
@@ -47,7 +49,7 @@ def test_timesteps_run_from_start_to_zero(start: int, steps: int) -> None:
     assert len(levels) == steps
     assert levels[0] == start
     assert levels[-1] == 0
-    gaps = [a - b for a, b in zip(levels, levels[1:], strict=False)]
+    gaps = [a - b for a, b in pairwise(levels)]
     assert max(gaps) - min(gaps) <= 1
     assert min(gaps) > 0
 
@@ -61,9 +63,7 @@ def test_step_down_equals_diffusers(schedule: str, steps: int) -> None:
     for level in scheduler.timesteps.tolist():
         expected = scheduler.step(noise, level, latents, eta=0.0).prev_sample
         below = level - 1000 // steps
-        alpha_to = (
-            scheduler.alphas_cumprod[below] if below >= 0 else scheduler.final_alpha_cumprod
-        )
+        alpha_to = scheduler.alphas_cumprod[below] if below >= 0 else scheduler.final_alpha_cumprod
         ours = diffusion.ddim_step(latents, noise, scheduler.alphas_cumprod[level], alpha_to)
         torch.testing.assert_close(ours, expected)
 
@@ -83,9 +83,7 @@ def test_step_up_equals_diffusers(steps: int) -> None:
 def test_a_step_and_its_reverse_cancel() -> None:
     latents, noise = torch.randn(2, 2, 3, 8, 8).unbind(0)
     low, high = torch.tensor(0.9), torch.tensor(0.2)
-    back = diffusion.ddim_step(
-        diffusion.ddim_step(latents, noise, low, high), noise, high, low
-    )
+    back = diffusion.ddim_step(diffusion.ddim_step(latents, noise, low, high), noise, high, low)
     torch.testing.assert_close(back, latents, rtol=1e-4, atol=1e-5)
 
 
@@ -143,11 +141,7 @@ def test_bundled_network_reconstructs_a_face(bundled_pipeline: MAPPipeline) -> N
     )
     crop = warp_affine(to_tensor(photo), alignment.crop_to_image[None], (size, size))
     patch = diffusion.patch_size(pipe.unet)
-    start = diffusion.invert(
-        pipe.unet, pipe.scheduler, diffusion.to_latents(crop, patch), 300, 12
-    )
-    result = diffusion.to_crop(
-        diffusion.generate(pipe.unet, pipe.scheduler, start, 300, 12), patch
-    )
+    start = diffusion.invert(pipe.unet, pipe.scheduler, diffusion.to_latents(crop, patch), 300, 12)
+    result = diffusion.to_crop(diffusion.generate(pipe.unet, pipe.scheduler, start, 300, 12), patch)
     psnr = -10 * (result.clamp(0, 1) - crop).square().mean().log10()
     assert psnr > 27

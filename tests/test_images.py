@@ -211,7 +211,7 @@ def test_tensor_round_trip_is_exact() -> None:
     tensor = to_tensor(pixels)
     assert tensor.shape == (1, 3, 48, 64)
     assert tensor.dtype == torch.float32
-    assert 0 <= tensor.min()
+    assert tensor.min() >= 0
     assert tensor.max() <= 1
     np.testing.assert_array_equal(to_array(to_pil(tensor)), pixels)
     assert torch.equal(to_tensor(Image.fromarray(pixels)), tensor)
@@ -348,7 +348,8 @@ def test_failed_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         save_image(Image.fromarray(picture()), tmp_path / "taken.png")
 
     def full_disk(self: Path, data: bytes) -> int:
-        self.open("wb").write(data[: len(data) // 2])
+        with self.open("wb") as file:
+            file.write(data[: len(data) // 2])
         raise OSError(28, "No space left on device")
 
     (tmp_path / "old.png").write_bytes(b"old")

@@ -98,9 +98,7 @@ def test_ema_is_the_weighted_mean_from_the_first_step_on(decay: float) -> None:
         weights = [decay**age for age in reversed(range(len(history)))]
         for index in range(len(SHAPES)):
             expected = sum(w * g[index] for w, g in zip(weights, history, strict=True))
-            torch.testing.assert_close(
-                mean[index], expected / sum(weights), rtol=1e-4, atol=1e-5
-            )
+            torch.testing.assert_close(mean[index], expected / sum(weights), rtol=1e-4, atol=1e-5)
 
 
 def test_ema_results_are_not_changed_by_later_steps() -> None:

@@ -269,7 +269,8 @@ def test_the_update_serves_both_sides() -> None:
     conflicts = []
     for _ in range(50):
         identity, expression = gradient(), gradient(100.0)
-        total, conflict = combiner(ema_decay=0.0)(
+        # A share of 3: unprojected, the expression would overrule the identity.
+        total, conflict = combiner(ema_decay=0.0, expression_share=3.0)(
             {"identity": identity, "expression": expression, "prior": None}
         )
         conflicts.append(conflict)

@@ -71,7 +71,7 @@ def test_table_tells_everything() -> None:
     assert "Net 29" in lines[5]
     assert lines[5].endswith("NO")
     assert lines[6].endswith("-")
-    assert lines[-1].split() == "Faces net 0.25 -> 0.88 sad -> happy".split()
+    assert lines[-1].split() == ["Faces", "net", "0.25", "->", "0.88", "sad", "->", "happy"]
 
 
 def test_table_without_networks() -> None:

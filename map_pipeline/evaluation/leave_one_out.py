@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from map_pipeline.errors import NoFaceError, UnknownOptionError
 from map_pipeline.evaluation.data import Pair, TargetPhotos
-from map_pipeline.faces.detect import select_faces
 from map_pipeline.images import load_image, to_array, to_tensor
 from map_pipeline.losses import ssim
 from map_pipeline.pipeline import FAR, MAPPipeline
@@ -142,9 +141,15 @@ def judge_photo(
 
 
 def embed_largest(pipe: MAPPipeline, recogniser: str, photo: np.ndarray) -> torch.Tensor:
-    """`[D]` embedding of the largest face of a photo `uint8 [H,W,3]`."""
-    [face] = select_faces(pipe.face_detector.detect(photo), "largest")
-    view = pipe.view(photo, face.landmarks)
+    """`[D]` embedding of the largest face of a photo `uint8 [H,W,3]`, however small.
+
+    Raises:
+        NoFaceError: the detector finds none.
+    """
+    faces = pipe.face_detector.detect(photo)
+    if not faces:
+        raise NoFaceError("`photo` must show a face, got none that the detector finds.")
+    view = pipe.view(photo, faces[0].landmarks)
     return pipe.recognisers[recogniser](view.image, view.landmarks)[0].float().cpu()
 
 
@@ -154,7 +159,7 @@ def share(photo: np.ndarray) -> np.ndarray:
     image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=75)
-    return to_array(load_image(buffer.getvalue()))
+    return to_array(Image.open(buffer))
 
 
 def read_rows(path: Path) -> list[Row]:

@@ -1,0 +1,514 @@
+import fnmatch
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ASTRONAUT, build_tiny_pipeline
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+import map_pipeline.pipeline as pipeline_module
+from map_pipeline import (
+    EMOTIONS,
+    MAPConfig,
+    MAPPipeline,
+    MAPPipelineOutput,
+    default_objectives,
+    with_weights,
+)
+from map_pipeline.diffusion import crop_size
+from map_pipeline.errors import (
+    CheckpointError,
+    FaceTooSmallError,
+    InvalidImageError,
+    NoFaceError,
+    UnknownOptionError,
+)
+from map_pipeline.faces.align import Alignment
+from map_pipeline.images import load_image, to_array
+from map_pipeline.refine import Step
+
+FACE_BOX = (177, 62, 270, 180)  # of the astronaut, px
+QUICK = {"num_inversion_steps": 2, "num_inference_steps": 2, "refine_steps": 1, "target": "first"}
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return to_array(load_image(ASTRONAUT))
+
+
+@pytest.fixture(scope="module")
+def couple(photo: np.ndarray) -> np.ndarray:
+    """Two faces: the astronaut, and smaller and mirrored beside her."""
+    portrait = Image.fromarray(photo[:256, 96:352])
+    small = portrait.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((192, 192))
+    picture = Image.new("RGB", (448, 256), "grey")
+    picture.paste(portrait, (0, 0))
+    picture.paste(small, (256, 32))
+    return np.array(picture)
+
+
+@pytest.fixture
+def protect(tiny_pipeline: MAPPipeline) -> Callable[..., MAPPipelineOutput]:
+    def call(image: Any, seed: int = 0, **settings: Any) -> MAPPipelineOutput:
+        generator = torch.Generator().manual_seed(seed)
+        settings = {"output_type": "np", **QUICK, **settings}
+        return tiny_pipeline(image, generator=generator, **settings)
+
+    return call
+
+
+def crop_area(pipe: MAPPipeline, photo: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Which pixels `[H,W]` lie in the score network's crop of a face."""
+    size = crop_size(pipe.unet)
+    template = torch.tensor(pipe.config.alignment_template) * size
+    affine = Alignment.from_landmarks(torch.tensor(landmarks), template, size).image_to_crop
+    y, x = np.mgrid[: photo.shape[0], : photo.shape[1]]
+    in_crop = np.einsum("ij,jhw->ihw", affine.numpy(), np.stack([x, y, np.ones_like(x)]))
+    return ((in_crop > -1e-3) & (in_crop < size - 1 + 1e-3)).all(0)
+
+
+def center(box: tuple[float, ...]) -> np.ndarray:
+    return np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
+
+
+def test_only_the_face_changes(
+    protect: Callable, tiny_pipeline: MAPPipeline, photo: np.ndarray
+) -> None:
+    output = protect(photo)
+    assert isinstance(output, MAPPipelineOutput)
+    [result], [[report]] = output.images, output.reports
+    assert result.shape == photo.shape
+    assert result.dtype == np.uint8
+    [face] = tiny_pipeline.face_detector.detect(photo)
+    area = crop_area(tiny_pipeline, photo, face.landmarks)
+    assert 0.02 < area.mean() < 0.3
+    assert (result[~area] == photo[~area]).all()
+    assert (result[area] != photo[area]).any()
+    assert np.abs(center(report.box) - center(FACE_BOX)).max() < 15
+    assert report.target == "first"
+    assert report.emotion == "happy"
+    assert report.detector == tiny_pipeline.face_detector.name
+    assert -1 <= report.ssim < 1
+    assert 0 < report.psnr < 100
+
+
+def test_calls_do_not_influence_each_other(
+    protect: Callable, tiny_pipeline: MAPPipeline, photo: np.ndarray, couple: np.ndarray
+) -> None:
+    before = {k: v.clone() for k, v in tiny_pipeline.unet.state_dict().items()}
+    first = protect(photo).images[0]
+    protect(couple, seed=3, emotion="sad", faces="all", refine_steps=2)
+    again = protect(photo).images[0]
+    np.testing.assert_array_equal(first, again)
+    assert all(torch.equal(v, before[k]) for k, v in tiny_pipeline.unet.state_dict().items())
+
+
+def test_settings_reach_the_optimisation(protect: Callable, photo: np.ndarray) -> None:
+    plain = protect(photo, refine_steps=2).images[0]
+    for settings in (
+        {"seed": 1},
+        {"emotion": "angry"},
+        {"target": "second"},
+        {"surrogates": ["faceres"]},
+        {"num_inference_steps": 3},
+        {"num_inversion_steps": 5},
+        {"objectives": with_weights(default_objectives(), expression=0)},
+        {"config": MAPConfig(learning_rate=1e-2)},
+    ):
+        other = protect(photo, **{"refine_steps": 2, **settings}).images[0]
+        assert (other != plain).any(), settings
+
+
+def test_arguments_go_before_the_config(protect: Callable, photo: np.ndarray) -> None:
+    config = MAPConfig(num_inversion_steps=2, num_inference_steps=2, refine_steps=3)
+    steps: list[int] = []
+    protect(
+        photo,
+        config=config,
+        num_inversion_steps=None,
+        num_inference_steps=None,
+        refine_steps=2,
+        callback_on_step_end=lambda _pipe, index, _total, _step: steps.append(index),
+    )
+    assert steps == [0, 1]
+
+
+def test_without_a_generator_torch_manual_seed_decides(
+    tiny_pipeline: MAPPipeline, photo: np.ndarray
+) -> None:
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(tiny_pipeline(photo, output_type="np", **QUICK).images[0])
+    assert (results[0] == results[1]).all()
+    assert (results[0] != results[2]).any()
+
+
+def test_list_of_photos(protect: Callable, photo: np.ndarray, couple: np.ndarray) -> None:
+    output = protect([couple, ASTRONAUT, photo[:200, 100:350]])
+    assert [image.shape[:2] for image in output.images] == [(256, 448), (512, 512), (200, 250)]
+    assert [len(reports) for reports in output.reports] == [1, 1, 1]
+    np.testing.assert_array_equal(output.images[0], protect(couple).images[0])
+
+
+def test_all_faces(protect: Callable, tiny_pipeline: MAPPipeline, couple: np.ndarray) -> None:
+    output = protect(couple, faces="all")
+    [result], [[first, second]] = output.images, output.reports
+    assert center(first.box)[0] < 256 < center(second.box)[0]  # biggest first
+    area = np.zeros(couple.shape[:2], bool)
+    for face in tiny_pipeline.face_detector.detect(couple):
+        one = crop_area(tiny_pipeline, couple, face.landmarks)
+        assert (result[one] != couple[one]).any()
+        area |= one
+    assert (result[~area] == couple[~area]).all()
+
+
+def test_chosen_face(protect: Callable, tiny_pipeline: MAPPipeline, couple: np.ndarray) -> None:
+    large, small = tiny_pipeline.face_detector.detect(couple)
+    output = protect(couple, faces=[small.box])
+    [result], [[report]] = output.images, output.reports
+    assert report.box == pytest.approx(small.box)
+    outside = ~crop_area(tiny_pipeline, couple, small.landmarks)
+    assert (result[outside] == couple[outside]).all()
+    with pytest.raises(NoFaceError):
+        protect(couple, faces=[(0, 200, 40, 256)])
+    assert large.size > small.size
+
+
+def test_output_types(protect: Callable, photo: np.ndarray) -> None:
+    array = protect(photo, output_type="np").images[0]
+    image = protect(photo, output_type="pil").images[0]
+    tensor = protect(photo, output_type="pt").images[0]
+    assert isinstance(image, Image.Image)
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(np.array(image), array)
+    assert tensor.shape == (3, 512, 512)
+    assert tensor.dtype == torch.float32
+    np.testing.assert_array_equal((tensor * 255).round().byte().permute(1, 2, 0), array)
+
+
+def test_tuple_instead_of_output(protect: Callable, photo: np.ndarray) -> None:
+    images, reports = protect(photo, return_dict=False)
+    expected = protect(photo)
+    np.testing.assert_array_equal(images[0], expected.images[0])
+    assert reports[0][0].ssim == expected.reports[0][0].ssim
+
+
+def test_every_input_type_gives_the_same(protect: Callable, photo: np.ndarray) -> None:
+    expected = protect(photo).images[0]
+    tensor = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255
+    for source in (
+        ASTRONAUT,
+        str(ASTRONAUT),
+        ASTRONAUT.read_bytes(),
+        Image.open(ASTRONAUT),
+        tensor,
+    ):
+        np.testing.assert_array_equal(protect(source).images[0], expected)
+
+
+def test_rotated_photo(protect: Callable, photo: np.ndarray) -> None:
+    """A phone stores the photo lying down and says so in EXIF; the result stands upright."""
+    upright = Image.fromarray(photo[:, 60:400])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+    turned = protect(buffer.getvalue())
+    np.testing.assert_array_equal(turned.images[0], protect(upright).images[0])
+    assert turned.images[0].shape == (512, 340, 3)
+
+
+def test_callback_counts_all_steps_of_all_faces(
+    protect: Callable, tiny_pipeline: MAPPipeline, couple: np.ndarray
+) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def on_step(pipe: MAPPipeline, step: int, steps: int, info: Step) -> None:
+        assert pipe is tiny_pipeline
+        assert all(math.isfinite(value) for value in info.losses.values())
+        calls.append((step, steps))
+
+    protect([couple, couple], faces="all", refine_steps=2, callback_on_step_end=on_step)
+    assert calls == [(index, 8) for index in range(8)]
+
+
+def test_exception_in_the_callback_cancels(protect: Callable, photo: np.ndarray) -> None:
+    class CancelledError(Exception):
+        pass
+
+    calls = []
+
+    def cancel(_pipe: MAPPipeline, step: int, _steps: int, _info: Step) -> None:
+        calls.append(step)
+        raise CancelledError
+
+    expected = protect(photo).images[0]
+    with pytest.raises(CancelledError):
+        protect(photo, refine_steps=50, callback_on_step_end=cancel)
+    assert calls == [0]
+    np.testing.assert_array_equal(protect(photo).images[0], expected)
+
+
+def test_no_steps_returns_the_photo(protect: Callable, photo: np.ndarray) -> None:
+    output = protect(photo, refine_steps=0)
+    np.testing.assert_array_equal(output.images[0], photo)
+    report = output.reports[0][0]
+    assert report.psnr == math.inf
+    assert report.ssim == pytest.approx(1, abs=1e-5)
+    assert all(r.source_after == pytest.approx(1, abs=1e-5) for r in report.recognisers)
+    assert not any(r.no_longer_matches for r in report.recognisers)
+
+
+def test_report_is_complete(
+    protect: Callable, tiny_pipeline: MAPPipeline, photo: np.ndarray
+) -> None:
+    report = protect(photo).reports[0][0]
+    by_name = {r.name: r for r in report.recognisers}
+    assert list(by_name) == list(tiny_pipeline.recognisers)
+    used = {name for name, r in by_name.items() if r.used_in_optimisation}
+    assert used == {"dlib_resnet", "mobilefacenet"}
+    for name, one in by_name.items():
+        net = tiny_pipeline.recognisers[name]
+        limit = net.threshold(0.01)
+        assert (one.title, one.family) == (net.config.title, net.config.family)
+        assert one.thresholds == net.config.thresholds
+        assert one.impersonates == (one.target_after >= limit)
+        assert one.no_longer_matches == (one.source_after < limit)
+        assert -1 <= one.target_before <= 1.001
+    for one in report.expressions:
+        for probabilities in (one.before, one.after):
+            assert tuple(probabilities) == EMOTIONS
+            assert sum(probabilities.values()) == pytest.approx(1, abs=1e-4)
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_auto_chooses_a_built_in_target(
+    protect: Callable, tiny_pipeline: MAPPipeline, photo: np.ndarray
+) -> None:
+    name = protect(photo, target="auto").reports[0][0].target
+    assert name in tiny_pipeline.targets.names
+    same = protect(photo, target=name).images[0]
+    np.testing.assert_array_equal(protect(photo, target="auto").images[0], same)
+
+
+def test_own_target_picture(protect: Callable, photo: np.ndarray) -> None:
+    """Here it's the person herself: she is nearer to that than to any built-in target."""
+    built_in = protect(photo).reports[0][0]
+    for target in (photo, ASTRONAUT, str(ASTRONAUT)):
+        output = protect(photo, target=target)
+        [[report]] = output.reports
+        assert report.target == "own image"
+        for own, other in zip(report.recognisers, built_in.recognisers, strict=True):
+            assert max(0.5, other.target_before) < own.target_before <= 1.0001
+    assert (output.images[0] != protect(photo).images[0]).any()
+
+
+def test_own_target_without_a_face(protect: Callable, photo: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(NoFaceError):
+        protect(photo, target=np.full((64, 64, 3), 128, np.uint8))
+    with pytest.raises(InvalidImageError, match=r"missing\.png"):
+        protect(photo, target=tmp_path / "missing.png")
+
+
+def test_checkpoint_without_targets(photo: np.ndarray) -> None:
+    pipe = build_tiny_pipeline()
+    pipe.register_modules(targets=None)
+    for name in ("auto", "first"):
+        with pytest.raises(UnknownOptionError, match="`target` must be an image"):
+            pipe(photo, **{**QUICK, "target": name})
+    output = pipe(photo, **{**QUICK, "target": photo})
+    assert output.reports[0][0].target == "own image"
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"emotion": "hungry"}, "`emotion` must be one of angry.*got 'hungry'"),
+        ({"target": "nobody"}, "`target` must be.*first, second, third.*got 'nobody'"),
+        ({"surrogates": ["vgg"]}, r"`surrogates` must name some of dlib_resnet.*got \['vgg'\]"),
+        ({"surrogates": []}, "`surrogates` must name some of.*got none"),
+        ({"output_type": "gif"}, "`output_type` must be pil, np or pt; got 'gif'"),
+        ({"faces": "smallest"}, "`faces` must be"),
+    ],
+)
+def test_unknown_options(protect: Callable, photo: np.ndarray, settings: dict, match: str) -> None:
+    with pytest.raises(UnknownOptionError, match=match):
+        protect(photo, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"strength": 0}, r"`strength` must be in \(0, 1\], got 0"),
+        ({"strength": 1.01}, "`strength`"),
+        ({"strength": -1}, "`strength`"),
+        ({"strength": math.nan}, "`strength`"),
+        ({"refine_steps": -1}, "`refine_steps` must be >= 0, got -1"),
+        ({"num_inversion_steps": 1}, "`num_inversion_steps` must be >= 2"),
+        ({"num_inference_steps": 1}, "`num_inference_steps` must be >= 2"),
+    ],
+)
+def test_numbers_out_of_range(
+    protect: Callable, photo: np.ndarray, settings: dict, match: str
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        protect(photo, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"start_timestep": 0},
+        {"learning_rate": 0.0},
+        {"adam_betas": (0.5, 1.0)},
+        {"expression_share": -0.1},
+        {"ema_decay": 1.0},
+        {"views": -1},
+        {"ssim_budget": 1.0},
+        {"autocast": "fp8"},
+    ],
+    ids=str,
+)
+def test_config_names_the_field_and_the_value(settings: dict) -> None:
+    [(name, value)] = settings.items()
+    with pytest.raises(ValueError, match=f"`{name}` must be .*, got ") as caught:
+        MAPConfig(**settings)
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("strength", [0.01, 1.0])
+def test_limits_of_strength_run(protect: Callable, photo: np.ndarray, strength: float) -> None:
+    assert protect(photo, strength=strength).images[0].shape == photo.shape
+
+
+def test_bad_photos(protect: Callable, photo: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("Dear diary")
+    with pytest.raises(InvalidImageError, match=r"text\.png"):
+        protect(tmp_path / "text.png")
+    with pytest.raises(NoFaceError):
+        protect(np.full((128, 128, 3), 128, np.uint8))
+    small = np.array(Image.fromarray(photo).resize((180, 180), Image.Resampling.LANCZOS))
+    with pytest.raises(FaceTooSmallError, match="40"):
+        protect(small)
+
+
+def test_start_beyond_the_noise_schedule(protect: Callable, photo: np.ndarray) -> None:
+    config = MAPConfig(start_timestep=1000, num_inversion_steps=2, num_inference_steps=2)
+    with pytest.raises(ValueError, match="`start_timestep` must be in"):
+        protect(photo, config=config)
+
+
+def test_saved_pipeline_comes_back(
+    protect: Callable, tiny_checkpoint: Path, photo: np.ndarray
+) -> None:
+    files = [path for path in tiny_checkpoint.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    pipe = MAPPipeline.from_pretrained(tiny_checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    again = pipe(photo, generator=generator, output_type="np", **QUICK).images[0]
+    difference = np.abs(again.astype(int) - protect(photo).images[0])
+    assert difference.max() <= 1
+    assert pipe.targets.names == ["first", "second", "third"]
+    assert pipe.config.detector == "bundled"
+    assert pipe.arcface is None
+
+
+def test_settings_can_be_changed_on_loading(tiny_checkpoint: Path) -> None:
+    pipe = MAPPipeline.from_pretrained(tiny_checkpoint, surrogates=["faceres"], dlib_resnet=None)
+    assert list(pipe.recognisers) == ["mobilefacenet", "faceres"]
+    assert pipe.config.surrogates == ["faceres"]
+
+
+def test_components_are_frozen(tiny_checkpoint: Path) -> None:
+    pipe = MAPPipeline.from_pretrained(tiny_checkpoint)
+    for component in pipe.components.values():
+        if isinstance(component, torch.nn.Module):
+            assert not component.training
+            assert not any(p.requires_grad for p in component.parameters())
+
+
+def test_from_the_hub(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub itself is out of reach of a test; what is asked of it isn't."""
+    asked: dict[str, Any] = {}
+
+    def snapshot_download(name: str, **settings: Any) -> str:
+        asked.update(settings, name=name)
+        return str(tiny_checkpoint)
+
+    monkeypatch.setattr(pipeline_module, "snapshot_download", snapshot_download)
+    pipe = MAPPipeline.from_pretrained("user/repo", revision="v1", token="secret")
+    assert asked["name"] == "user/repo"
+    assert asked["revision"] == "v1"
+    assert asked["token"] == "secret"
+    patterns = asked["allow_patterns"]
+    wanted = ["model_index.json", "unet/config.json", "targets/diffusion_pytorch_model.safetensors"]
+    unwanted = ["pipeline.py", "unet/model.py", "unet/diffusion_pytorch_model.bin", "unet/a.pt"]
+    for file in (*wanted, *unwanted, "unet/a.pickle", "model.ckpt", "a.h5", "unet/model.onnx"):
+        matched = any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
+        assert matched == (file in wanted), file
+    assert pipe.targets.names == ["first", "second", "third"]
+
+
+def test_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"model_index\.json"):
+        MAPPipeline.from_pretrained(tmp_path)
+
+
+def test_missing_weights_are_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for path in tiny_checkpoint.rglob("*"):
+        if path.is_file() and path.parent.name != "unet":
+            copy = tmp_path / path.relative_to(tiny_checkpoint)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    with pytest.raises((OSError, ValueError)):
+        MAPPipeline.from_pretrained(tmp_path)
+
+
+def test_it_is_a_diffusers_pipeline(tiny_pipeline: MAPPipeline) -> None:
+    assert isinstance(tiny_pipeline, DiffusionPipeline)
+    assert tiny_pipeline.device.type == "cpu"
+    assert tiny_pipeline.dtype == torch.float32
+
+
+def test_half_precision(photo: np.ndarray) -> None:
+    pipe = build_tiny_pipeline().to(dtype=torch.bfloat16)
+    assert {p.dtype for p in pipe.unet.parameters()} == {torch.bfloat16}
+    assert pipe.targets.images.dtype == torch.uint8
+    output = pipe(photo, output_type="np", generator=torch.Generator().manual_seed(0), **QUICK)
+    assert output.images[0].shape == photo.shape
+    json.dumps(output.reports[0][0].to_dict(), allow_nan=False)
+
+
+def test_bundled_checkpoint(bundled_pipeline: MAPPipeline) -> None:
+    generator = torch.Generator().manual_seed(0)
+    output = bundled_pipeline(ASTRONAUT, refine_steps=2, generator=generator)
+    [result], [[report]] = output.images, output.reports
+    assert bundled_pipeline.dtype == torch.float32
+    for component in bundled_pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            floating = {t.dtype for t in component.state_dict().values() if t.is_floating_point()}
+            assert floating == {torch.float32}
+    assert result.size == (512, 512)
+    assert report.target in bundled_pipeline.targets.names
+    assert {r.name for r in report.recognisers} == set(bundled_pipeline.recognisers)
+    used = {r.name for r in report.recognisers if r.used_in_optimisation}
+    assert used == set(bundled_pipeline.surrogates)
+    assert all(r.thresholds for r in report.recognisers)
+    assert {e.name for e in report.expressions} == set(bundled_pipeline.encoders)
+    assert 0.5 < report.ssim < 1
+    # Two steps already move every recogniser that is tuned on, away from her and to the target.
+    for one in report.recognisers:
+        assert one.source_after < 1
+        if one.used_in_optimisation:
+            assert one.target_after > one.target_before
+    json.dumps(report.to_dict(), allow_nan=False)
+    assert report.to_table()
