@@ -140,6 +140,8 @@ def plan_jobs(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:
     """
     from map_pipeline.images import SUFFIXES
 
+    if output.resolve() == source.resolve():
+        raise InvalidImageError(f"`OUT` must differ from `IN`, got {output.name!r} for both.")
     if not source.is_dir():
         if is_file_name(output):
             yield source, output

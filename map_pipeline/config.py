@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+# Loss of structural similarity of the aligned face that `strength=1` allows.
+CHANGE_AT_FULL_STRENGTH = 0.19
+
 
 @dataclass(frozen=True)
 class MAPConfig:
@@ -20,22 +23,22 @@ class MAPConfig:
         projection: project conflicting gradients onto each other, per layer.
         ema_decay: decay of the gradients' EMA used as projection reference, in [0,1); 0 is no EMA.
         views: random views per step besides the plain one, >= 0.
-        ssim_budget: structural similarity of the aligned crop down to which change is free, in
-            (0,1); the pipeline's `strength` sets it.
+        ssim_budget: structural similarity of the aligned crop, over three scales, down to which
+            change is free, in (0,1); the pipeline's `strength` sets it.
         autocast: arithmetic of the score network: "bf16" or "fp32".
     """
 
     start_timestep: int = 300
     num_inversion_steps: int = 12
-    num_inference_steps: int = 6
+    num_inference_steps: int = 3
     refine_steps: int = 25
     learning_rate: float = 2e-4
     adam_betas: tuple[float, float] = (0.5, 0.9)
-    expression_share: float = 0.5
+    expression_share: float = 0.25
     projection: bool = True
     ema_decay: float = 0.7
     views: int = 1
-    ssim_budget: float = 0.9
+    ssim_budget: float = 1 - CHANGE_AT_FULL_STRENGTH / 2
     autocast: Literal["bf16", "fp32"] = "bf16"
 
     def __post_init__(self) -> None:

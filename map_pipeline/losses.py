@@ -11,6 +11,7 @@ from torch import Tensor
 # ITU-R BT.601, https://www.itu.int/rec/R-REC-BT.601: rows Y, Cb, Cr of R'G'B'.
 _YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 _LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
+VISIBILITY_SCALES = 3  # 128, 64 and 32 px: windows of 7, 14 and 28 px of the crop
 SSIM_WINDOW = 7  # px; the uniform window of Wang et al. 2004 as in scikit-image
 
 
@@ -75,15 +76,30 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     return score.mean(dim=(1, 2, 3))
 
 
+def multiscale_ssim(first: Tensor, second: Tensor, scales: int = VISIBILITY_SCALES) -> Tensor:
+    """Mean of `ssim` at full size, half size and so on, `[B]`.
+
+    One scale would see fine texture only: blotches wider than its window look to it like a change
+    of light. (Unlike MS-SSIM it adds the scales, so that each of them has a say of its own.)
+    """
+    scores = [ssim(first, second)]
+    for _ in range(scales - 1):
+        first, second = F.avg_pool2d(first, 2), F.avg_pool2d(second, 2)
+        if min(first.shape[-2:]) < SSIM_WINDOW:  # nothing left to compare
+            break
+        scores.append(ssim(first, second))
+    return torch.stack(scores).mean(0)
+
+
 def visibility_loss(result: Tensor, source: Tensor, budget: float) -> Tensor:
-    """Structural change beyond the budget, `[B]`: relu(budget - SSIM) / (1 - budget).
+    """Structural change beyond the budget, `[B]`: relu(budget - similarity) / (1 - budget).
 
     Args:
         result: `[B,3,H,W]` of the protected picture.
         source: `[B,3,H,W]` of the unprotected picture.
-        budget: the SSIM down to which change is free, in (0,1).
+        budget: the `multiscale_ssim` down to which change is free, in (0,1).
     """
-    return F.relu(budget - ssim(result, source)) / (1 - budget)
+    return F.relu(budget - multiscale_ssim(result, source)) / (1 - budget)
 
 
 def score_matching_loss(predicted_noise: Tensor, noise: Tensor) -> Tensor:

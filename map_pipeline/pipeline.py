@@ -1,7 +1,8 @@
 """`MAPPipeline`: a photo in, a protected photo and a report out."""
 
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
@@ -12,15 +13,14 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 import PIL.Image
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DModel
 from diffusers.utils import BaseOutput, replace_example_docstring
 from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from map_pipeline import diffusion
-from map_pipeline.config import MAPConfig
-from map_pipeline.errors import CheckpointError, UnknownOptionError
+from map_pipeline.config import CHANGE_AT_FULL_STRENGTH, MAPConfig
+from map_pipeline.errors import CheckpointError, MAPError, UnknownOptionError
 from map_pipeline.expression import EMOTIONS, ExpressionEncoder, TransformersExpressionEncoder
 from map_pipeline.faces.align import (
     ARCFACE_TEMPLATE_112,
@@ -30,14 +30,13 @@ from map_pipeline.faces.align import (
 )
 from map_pipeline.faces.detect import Face, FaceDetector, load_detector, select_faces
 from map_pipeline.faces.paste import feather_mask, paste_residual
-from map_pipeline.guidance import Goal, Objective, default_objectives
+from map_pipeline.guidance import Goal, Objective, active, default_objectives
 from map_pipeline.images import ImageInput, load_image, to_array, to_pil, to_tensor, uint8_tensor
 from map_pipeline.losses import ssim
 from map_pipeline.recognition import FaceRecogniser, find_arcface
 from map_pipeline.refine import Networks, Placement, Step, refine
 from map_pipeline.report import ExpressionReport, FaceReport, RecogniserReport
 from map_pipeline.targets import TargetBank, choose_target
-from map_pipeline.views import mirror
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -175,17 +174,19 @@ class MAPPipeline(DiffusionPipeline):
         model pack is on disk (its weights are for non-commercial use).
 
         Raises:
-            CheckpointError: the folder holds no `model_index.json`.
+            CheckpointError: neither a Hub id nor a folder that holds a `model_index.json`.
         """
         path = pretrained_model_name_or_path or bundled_checkpoint()
-        if Path(path).is_dir() and not (Path(path) / "model_index.json").is_file():
+        is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not Path(path).exists()
+        if not is_hub_id and not (Path(path) / "model_index.json").is_file():
             raise CheckpointError(
-                f"A checkpoint folder must hold model_index.json; {path} does not."
+                "`checkpoint` must be a Hub id such as user/repo or a folder with "
+                f"model_index.json, got {path}."
             )
         kwargs.setdefault("dtype", torch.float32)
         kwargs.setdefault("use_safetensors", True)
-        if kwargs.get("arcface") is None:
-            kwargs["arcface"] = find_arcface()
+        if "arcface" not in kwargs and (arcface := find_arcface()) is not None:
+            kwargs["arcface"] = arcface
         return super().from_pretrained(str(path), **kwargs)
 
     @classmethod
@@ -252,9 +253,10 @@ class MAPPipeline(DiffusionPipeline):
                 matching them), or a picture with a face. Use only pictures of people who agreed.
             faces: "largest", "all", or a list of boxes (x0, y0, x1, y1) in px.
             strength: visible change that protection may cost, in (0,1]: the structural similarity
-                of the aligned face may fall to `1 - 0.2 * strength`. Default 0.5.
+                of the aligned face may fall to `1 - CHANGE_AT_FULL_STRENGTH * strength`.
+                Default 0.5.
             num_inversion_steps: network calls of the DDIM inversion, >= 2. Default 12.
-            num_inference_steps: network calls of one generation, >= 2. Default 6.
+            num_inference_steps: network calls of one generation, >= 2. Default 3.
             refine_steps: fine-tuning steps on each face, >= 0. Default 25.
             surrogates: names of the recognisers to tune on; default the checkpoint's setting.
             objectives: losses and weights; default `guidance.default_objectives()`.
@@ -281,6 +283,8 @@ class MAPPipeline(DiffusionPipeline):
         surrogates = list(self.surrogates if surrogates is None else surrogates)
         self.check_inputs(emotion, surrogates, output_type)
         objectives = default_objectives() if objectives is None else objectives
+        used = set(surrogates if active(objectives, "identity") else ())
+        used |= set(self.encoders if active(objectives, "expression") else ())
         # Without one, `torch.manual_seed` decides, as in diffusers.
         generator = generator or torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         images = image if isinstance(image, list | tuple) else [image]
@@ -326,7 +330,7 @@ class MAPPipeline(DiffusionPipeline):
                 # 3. Measure on the finished photo, when all faces are done.
                 reports.append(
                     [
-                        self.report_face(photo, result, face, emotion, goal_target, surrogates, s)
+                        self.report_face(photo, result, face, emotion, goal_target, used, s)
                         for face, goal_target, s in photo_reports
                     ]
                 )
@@ -426,13 +430,14 @@ class MAPPipeline(DiffusionPipeline):
         face: Face,
         emotion: str,
         target: Target,
-        surrogates: Sequence[str],
+        used: Collection[str],
         seconds: float,
     ) -> FaceReport:
         """Measure one face on the finished photo, with landmarks found anew as a recogniser would.
 
         Args:
             before: `uint8 [H,W,3]` original; after: the protected photo.
+            used: names of the networks that the optimisation differentiated through.
         """
         source = self.view(before, face.landmarks)
         result = self.view(after, self._landmarks_again(after, face))
@@ -451,7 +456,7 @@ class MAPPipeline(DiffusionPipeline):
                 _recogniser_report(
                     name,
                     net,
-                    name in surrogates,
+                    name in used,
                     first[name],
                     second[name],
                     target.embeddings[name],
@@ -462,7 +467,7 @@ class MAPPipeline(DiffusionPipeline):
                 ExpressionReport(
                     name=name,
                     title=net.config.title,
-                    used_in_optimisation=True,
+                    used_in_optimisation=name in used,
                     before=_probabilities(net, source),
                     after=_probabilities(net, result),
                 )
@@ -486,7 +491,7 @@ class MAPPipeline(DiffusionPipeline):
         if strength is not None:
             if not 0 < strength <= 1:
                 raise ValueError(f"`strength` must be in (0, 1], got {strength}.")
-            given["ssim_budget"] = 1 - 0.2 * strength
+            given["ssim_budget"] = 1 - CHANGE_AT_FULL_STRENGTH * strength
         given = {name: value for name, value in given.items() if value is not None}
         resolved = replace(config or MAPConfig(), **given)
         levels = self.scheduler.config.num_train_timesteps
@@ -503,11 +508,11 @@ class MAPPipeline(DiffusionPipeline):
                 self.targets.index(target)  # an unknown name is told before any work
             return None
         photo = to_array(load_image(target))
-        [face] = select_faces(self.face_detector.detect(photo), "largest")
-        view = self.view(photo, face.landmarks)
-        # The mean of the face and its mirror image depends less on this one photo's light and pose.
-        sums = zip(self.embed(view).items(), self.embed(View(*mirror(*view))).values(), strict=True)
-        return Target("own image", {k: F.normalize(one + other) for (k, one), other in sums})
+        try:
+            [face] = select_faces(self.face_detector.detect(photo), "largest")
+        except MAPError as error:
+            raise type(error)(str(error).replace("`image`", "`target`")) from None
+        return Target("own image", self.embed(self.view(photo, face.landmarks)))
 
     def _bank_embeddings(self, recogniser: str) -> Tensor:
         """`[N,D]` of the built-in targets: stored, or computed for a recogniser added later."""

@@ -96,16 +96,17 @@ def refine(
     patch = diffusion.patch_size(networks.unet)
     schedule = (config.start_timestep, config.num_inference_steps)
     clean = diffusion.to_latents(goal.source_crop, patch)
+    # A float32 copy: half-precision weights would swallow Adam's small steps.
+    unet = copy.deepcopy(networks.unet).float().requires_grad_(False)
     with torch.no_grad(), _autocast(device, config):
         start = diffusion.invert(
-            networks.unet, networks.scheduler, clean, schedule[0], config.num_inversion_steps
+            unet, networks.scheduler, clean, schedule[0], config.num_inversion_steps
         )
         reconstruction = diffusion.to_crop(
-            diffusion.generate(networks.unet, networks.scheduler, start, *schedule), patch
+            diffusion.generate(unet, networks.scheduler, start, *schedule), patch
         )
 
     with torch.enable_grad():
-        unet = copy.deepcopy(networks.unet).requires_grad_(False)
         parameters, layers = trainable_parameters(unet)
         optimizer = torch.optim.Adam(parameters, config.learning_rate, betas=config.adam_betas)
         combine = GradientCombiner(config, layers)

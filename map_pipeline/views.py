@@ -51,10 +51,3 @@ def jitter_landmarks(landmarks: Tensor, generator: torch.Generator) -> Tensor:
     turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
     shift = draws[:, None, 2:] * LANDMARK_SHIFT * eye_distance
     return (landmarks - centre) @ turn.transpose(-1, -2) + centre + shift
-
-
-def mirror(image: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor]:
-    """Flip a picture and its five points left to right; left and right points swap their rows."""
-    flipped = landmarks[:, [1, 0, 2, 4, 3]].clone()
-    flipped[..., 0] = image.shape[-1] - 1 - flipped[..., 0]
-    return image.flip(-1), flipped

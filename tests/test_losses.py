@@ -86,12 +86,24 @@ def test_ssim_of_itself_is_one_and_symmetric() -> None:
 def test_visibility_counts_only_beyond_the_budget() -> None:
     source = images(1)
     result = source.lerp(images(1), 0.5)
-    similarity = losses.ssim(result, source).item()
+    similarity = losses.multiscale_ssim(result, source).item()
     assert 0.1 < similarity < 0.9
     assert losses.visibility_loss(result, source, similarity - 0.05) == 0
     budget = similarity + 0.05
     expected = torch.tensor([0.05 / (1 - budget)])
     torch.testing.assert_close(losses.visibility_loss(result, source, budget), expected)
+
+
+def test_several_scales_weigh_blotches_more_and_grain_less() -> None:
+    source = torch.full((1, 3, 64, 64), 0.5)
+    grain = torch.randn(1, 3, 64, 64)
+    blotches = F.interpolate(torch.randn(1, 3, 4, 4), (64, 64), mode="bicubic")
+    results = [source + 0.05 * change / change.std() for change in (grain, blotches)]
+    grain_cost, blotches_cost = (1 - losses.multiscale_ssim(one, source) for one in results)
+    grain_cost_fine, blotches_cost_fine = (1 - losses.ssim(one, source) for one in results)
+    assert blotches_cost / grain_cost > blotches_cost_fine / grain_cost_fine
+    one_scale = losses.multiscale_ssim(results[0], source, scales=1)
+    torch.testing.assert_close(one_scale, losses.ssim(results[0], source))
 
 
 def test_score_matching_is_the_mean_square() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
-from map_pipeline.views import jitter_landmarks, mirror, random_view, uniform
+from map_pipeline.views import jitter_landmarks, random_view, uniform
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -72,20 +72,3 @@ def test_jitter_is_a_small_similarity() -> None:
     assert (moved[:, 1, 0] > moved[:, 0, 0]).all()
     shift = (moved - points(64)).norm(dim=-1).mean()
     assert 0.2 < shift < 0.2 * (points()[0, 1] - points()[0, 0]).norm()
-
-
-def test_mirror_twice_is_the_same() -> None:
-    image = torch.rand(3, 3, 150, 160)
-    again, landmarks = mirror(*mirror(image, points()))
-    assert torch.equal(again, image)
-    torch.testing.assert_close(landmarks, points())
-
-
-def test_mirrored_landmarks_lie_on_the_same_pixels() -> None:
-    image = torch.zeros(1, 3, 150, 160)
-    marks = points(1).round()
-    for value, (x, y) in enumerate(marks[0].long().tolist(), 1):
-        image[0, :, y, x] = value
-    flipped, landmarks = mirror(image, marks)
-    found = [flipped[0, 0, y, x].item() for x, y in landmarks[0].long().tolist()]
-    assert found == [2, 1, 3, 5, 4]  # left is left in the mirror, too

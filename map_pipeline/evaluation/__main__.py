@@ -11,6 +11,14 @@ from map_pipeline.pipeline import MAPPipeline
 from map_pipeline.report import format_table
 
 
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
 def main() -> int:
     """Run the evaluation and print its table, clean baseline -> protected."""
     parser = argparse.ArgumentParser(prog="python -m map_pipeline.evaluation", description=__doc__)
@@ -18,7 +26,7 @@ def main() -> int:
     parser.add_argument("--target", required=True, help="id of a target in the same place")
     parser.add_argument("--out", type=Path, required=True, help="folder for results.csv and PNGs")
     parser.add_argument("--emotion", default="happy")
-    parser.add_argument("--limit", type=int, help="protect only the first photos")
+    parser.add_argument("--limit", type=positive, help="protect only the first photos")
     parser.add_argument(
         "--judges",
         nargs="+",

@@ -8,6 +8,7 @@ are detected anew in every picture, as a recogniser's owner would.
 
 import csv
 import io
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from map_pipeline.errors import NoFaceError, UnknownOptionError
 from map_pipeline.evaluation.data import Pair, TargetPhotos
-from map_pipeline.images import load_image, to_array, to_tensor
+from map_pipeline.images import load_image, to_array, to_tensor, write_atomically
 from map_pipeline.losses import ssim
 from map_pipeline.pipeline import FAR, MAPPipeline
 
@@ -68,8 +69,12 @@ def run(
     Args:
         judges: recognisers; each is left out together with the rest of its family.
         settings: further arguments of the pipeline, such as `refine_steps`.
+
+    Raises:
+        UnknownOptionError: `out` holds results of other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
+    check_same_run(out, {"emotion": emotion, "target": target.name, "seed": seed, **settings})
     rows = read_rows(out / "results.csv")
     done = {(row.photo, row.judge) for row in rows}
     pipe.set_progress_bar_config(disable=True)
@@ -94,6 +99,15 @@ def run(
     return [row for row in rows if (row.photo, row.judge) in wanted]
 
 
+def check_same_run(out: Path, settings: dict[str, object]) -> None:
+    """Note the settings in `out/settings.json`, or compare with those of the run found there."""
+    path = out / "settings.json"
+    text = json.dumps(settings, indent=2, default=str)
+    if path.is_file() and path.read_text() != text:
+        raise UnknownOptionError(f"`out` must be a new folder or hold a run of\n{text}, got {out}.")
+    write_atomically(path, text.encode())
+
+
 def without_family(pipe: MAPPipeline, judge: str) -> list[str]:
     """The checkpoint's surrogates that aren't of the judge's family."""
     if judge not in pipe.recognisers:
@@ -113,14 +127,8 @@ def judge_photo(
     person = embed_largest(pipe, judge, to_array(load_image(pair.second)))
     target = embed_largest(pipe, judge, probe)
     clean = embed_largest(pipe, judge, original)
-    try:
-        protected = embed_largest(pipe, judge, result)
-        shared = embed_largest(pipe, judge, share(result))
-        found = True
-    except NoFaceError:
-        # Undetectable counts as a failure of both tests: the photo is no longer a portrait.
-        protected = shared = clean
-        found = False
+    protected = embed_or_none(pipe, judge, result)
+    shared = embed_or_none(pipe, judge, share(result))
     first, second = to_tensor(result), to_tensor(original)
     error = float((first - second).square().mean())
     return Row(
@@ -128,12 +136,12 @@ def judge_photo(
         judge=judge,
         threshold=pipe.recognisers[judge].threshold(FAR),
         target_clean=float(clean @ target),
-        target_protected=float(protected @ target),
-        target_shared=float(shared @ target),
+        target_protected=-1.0 if protected is None else float(protected @ target),
+        target_shared=-1.0 if shared is None else float(shared @ target),
         person_clean=float(clean @ person),
-        person_protected=float(protected @ person),
-        person_shared=float(shared @ person),
-        found=found,
+        person_protected=1.0 if protected is None else float(protected @ person),
+        person_shared=1.0 if shared is None else float(shared @ person),
+        found=protected is not None,
         ssim=float(ssim(first, second)),
         psnr=-10 * float(np.log10(max(error, 1e-10))),
         seconds=seconds,
@@ -151,6 +159,14 @@ def embed_largest(pipe: MAPPipeline, recogniser: str, photo: np.ndarray) -> torc
         raise NoFaceError("`photo` must show a face, got none that the detector finds.")
     view = pipe.view(photo, faces[0].landmarks)
     return pipe.recognisers[recogniser](view.image, view.landmarks)[0].float().cpu()
+
+
+def embed_or_none(pipe: MAPPipeline, recogniser: str, photo: np.ndarray) -> torch.Tensor | None:
+    """Like `embed_largest`; None without a face, which the row counts as failing both tests."""
+    try:
+        return embed_largest(pipe, recogniser, photo)
+    except NoFaceError:
+        return None
 
 
 def share(photo: np.ndarray) -> np.ndarray:

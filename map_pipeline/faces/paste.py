@@ -30,8 +30,13 @@ from map_pipeline.faces.align import (
 STRIP_PIXELS = 1_000_000
 
 
-def feather_mask(size: int, border: float = 0.2) -> Tensor:
-    """A smooth rounded square: 1 inside, 0 from the crop's outermost pixels outwards.
+# Shape of the mask: |x|^p + |y|^p = 1. Between a circle (2), which would cut the chin, and a
+# square, which would let changes of hair and background show.
+MASK_EXPONENT = 2.5
+
+
+def feather_mask(size: int, border: float = 0.3) -> Tensor:
+    """A smooth rounded mask: 1 on the face, 0 from the crop's outermost pixels outwards.
 
     Args:
         size: side of the crop, px.
@@ -42,8 +47,8 @@ def feather_mask(size: int, border: float = 0.2) -> Tensor:
     """
     if not 0 < border <= 1:
         raise ValueError(f"`border` must be in (0, 1], got {border}.")
-    axis = torch.linspace(-1, 1, size).abs() ** 4
-    radius = (axis[:, None] + axis[None, :]) ** 0.25  # 1 on a square with rounded corners
+    axis = torch.linspace(-1, 1, size).abs() ** MASK_EXPONENT
+    radius = (axis[:, None] + axis[None, :]) ** (1 / MASK_EXPONENT)
     ramp = ((1 - radius) / border).clamp(0, 1)
     return (ramp * ramp * (3 - 2 * ramp))[None, None]
 

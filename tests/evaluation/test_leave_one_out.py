@@ -199,8 +199,16 @@ def test_a_face_that_is_gone_fails_both_tests(
     gone = np.full_like(portrait, 128)
     row = judge_photo(tiny_pipeline, pair, "faceres", gone, portrait, seconds=1.0)
     assert not row.found
-    assert row.target_protected == row.target_shared == row.target_clean
-    assert row.person_protected == row.person_shared == row.person_clean
+    assert row.target_protected == row.target_shared == -1
+    assert row.person_protected == row.person_shared == 1
+
+
+def test_a_folder_holds_one_run(
+    tiny_pipeline: MAPPipeline, pair: Pair, target: TargetPhotos, tmp_path: Path
+) -> None:
+    run(tiny_pipeline, [pair], target, ["faceres"], "happy", tmp_path, **SETTINGS)
+    with pytest.raises(UnknownOptionError, match="`out` must be a new folder"):
+        run(tiny_pipeline, [pair], target, ["faceres"], "sad", tmp_path, **SETTINGS)
 
 
 def test_an_unchanged_photo_has_no_noise(
