@@ -72,7 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     protect.add_argument("--strength", type=float, help="visible change allowed, 0 to 1")
     protect.add_argument("--refine-steps", type=int, help="fine-tuning steps on each face")
     protect.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
-    protect.add_argument("--detector", choices=("auto", "insightface", "bundled"))
+    protect.add_argument("--detector", help="auto, bundled, insightface, insightface-download")
     protect.add_argument("--report", type=Path, help="write what was measured as JSON")
     add_model_options(protect)
     protect.set_defaults(run=run_protect)

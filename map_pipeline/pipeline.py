@@ -52,6 +52,9 @@ EXAMPLE_DOC_STRING = """
 
 FaceChoice = Literal["largest", "all"] | Sequence[Sequence[float]]
 FAR = 0.01  # false accept rate of the field's verification protocol
+# For ArcFace, whose weights come without thresholds for this protocol: near those of the field's
+# ArcFace-style networks (.17 to .30 at FAR 1 %). It only scales a loss and never gives a verdict.
+TYPICAL_THRESHOLD = 0.25
 # Files of a checkpoint; Python and pickles are never fetched.
 CHECKPOINT_PATTERNS = ["model_index.json", "*/*.json", "*/*.safetensors", "README.md"]
 
@@ -107,7 +110,7 @@ class MAPPipeline(DiffusionPipeline):
         target_ranker: name of the recogniser that ranks the targets for "auto"; the first
             surrogate if None.
         detector: "auto" (insightface if its model pack is on disk, else the bundled one),
-            "insightface" or "bundled".
+            "bundled", "insightface" or "insightface-download"; see `faces.detect.load_detector`.
     """
 
     _optional_components = [  # noqa: RUF012 (diffusers reads this class attribute as a list)
@@ -308,30 +311,29 @@ class MAPPipeline(DiffusionPipeline):
                 done += 1
 
             for photo, photo_faces in zip(photos, chosen, strict=True):
-                result, photo_reports = photo, []
+                result, finished = photo, []
                 for face in photo_faces:
                     started = time.perf_counter()
-                    before = self.view(photo, face.landmarks)
-                    goal_target = own_target or self.built_in_target(target, before)
-                    changed = self.protect_face(
+                    face_target = own_target or self.built_in_target(
+                        target, self.view(photo, face.landmarks)
+                    )
+                    result = self.protect_face(
                         result,
                         face,
                         EMOTIONS.index(emotion),
-                        goal_target,
+                        face_target,
                         surrogates,
                         objectives,
                         config,
                         generator,
                         on_step,
                     )
-                    result = changed
-                    seconds = time.perf_counter() - started
-                    photo_reports.append((face, goal_target, seconds))
-                # 3. Measure on the finished photo, when all faces are done.
+                    finished.append((face, face_target, time.perf_counter() - started))
+                # 3. Measure on the finished photo, when all its faces are done.
                 reports.append(
                     [
-                        self.report_face(photo, result, face, emotion, goal_target, used, s)
-                        for face, goal_target, s in photo_reports
+                        self.report_face(photo, result, face, emotion, face_target, used, seconds)
+                        for face, face_target, seconds in finished
                     ]
                 )
                 results.append(result)
@@ -364,7 +366,11 @@ class MAPPipeline(DiffusionPipeline):
             raise UnknownOptionError("`target` must be an image: this checkpoint has no targets.")
         stored = {key: self._bank_embeddings(key) for key in self.recognisers}
         if name == "auto":
-            limits = {key: self.recognisers[key].threshold(FAR) for key in self.surrogates}
+            limits = {
+                key: self.recognisers[key].threshold(FAR)
+                for key in self.surrogates
+                if self.recognisers[key].config.thresholds
+            }
             ranker = self.config.target_ranker or self.surrogates[0]
             name = self.targets.names[choose_target(self.embed(source), stored, limits, ranker)]
         index = self.targets.index(name)
@@ -414,7 +420,7 @@ class MAPPipeline(DiffusionPipeline):
             source_crop=source_crop,
             source_embeddings={name: source[name] for name in tuned},
             target_embeddings={name: target.embeddings[name] for name in tuned},
-            thresholds={name: net.threshold(FAR) for name, net in tuned.items()},
+            thresholds={name: _working_threshold(net) for name, net in tuned.items()},
             emotion=emotion,
             ssim_budget=config.ssim_budget,
         )
@@ -540,6 +546,11 @@ class MAPPipeline(DiffusionPipeline):
         if not distance or min(distance) > eye_distance:
             return face.landmarks
         return found[int(np.argmin(distance))].landmarks
+
+
+def _working_threshold(net: FaceRecogniser) -> float:
+    """Threshold that scales the losses; the typical one for a surrogate that has none."""
+    return net.threshold(FAR) if net.config.thresholds else TYPICAL_THRESHOLD
 
 
 def _recogniser_report(

@@ -80,6 +80,17 @@ def test_result_is_that_of_the_pipeline(
     assert np.abs(a.astype(int) - expected.images[0]).max() <= 1
 
 
+def test_originals_are_never_overwritten(
+    protect: Callable, portrait: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = portrait.read_bytes()
+    assert protect(portrait, portrait) == 2
+    assert protect(portrait.parent, portrait.parent) == 2
+    assert capsys.readouterr().err.count("`OUT` must differ from `IN`") == 2
+    assert portrait.read_bytes() == before
+    assert files(portrait.parent) == {portrait.name}
+
+
 def test_output_folder_gets_a_png(protect: Callable, portrait: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert protect(portrait, tmp_path / "out") == 0

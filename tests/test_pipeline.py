@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ASTRONAUT, build_tiny_pipeline
+from conftest import ASTRONAUT, build_tiny_pipeline, tiny_recogniser
 from diffusers import DiffusionPipeline
 from PIL import Image
 
@@ -312,10 +312,30 @@ def test_own_target_picture(protect: Callable, photo: np.ndarray) -> None:
 
 
 def test_own_target_without_a_face(protect: Callable, photo: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(NoFaceError):
+    with pytest.raises(NoFaceError, match="`target` must show a face"):
         protect(photo, target=np.full((64, 64, 3), 128, np.uint8))
     with pytest.raises(InvalidImageError, match=r"missing\.png"):
         protect(photo, target=tmp_path / "missing.png")
+
+
+def test_recogniser_without_thresholds_is_tuned_on_but_gives_no_verdict(photo: np.ndarray) -> None:
+    """ArcFace comes without thresholds: it may be a surrogate and a judge all the same."""
+    arcface = tiny_recogniser("arcface")
+    arcface.register_to_config(thresholds={})
+    pipe = build_tiny_pipeline()
+    pipe.register_modules(arcface=arcface.requires_grad_(False))
+    [[face]] = pipe(photo, surrogates=["arcface"], **QUICK).reports
+    [report] = [one for one in face.recognisers if one.name == "arcface"]
+    assert report.used_in_optimisation
+    assert report.impersonates is None
+    assert report.no_longer_matches is None
+
+
+def test_what_was_not_optimised_is_not_called_used(protect: Callable, photo: np.ndarray) -> None:
+    objectives = with_weights(default_objectives(), expression=0)
+    [[face]] = protect(photo, objectives=objectives).reports
+    assert not any(one.used_in_optimisation for one in face.expressions)
+    assert any(one.used_in_optimisation for one in face.recognisers)
 
 
 def test_checkpoint_without_targets(photo: np.ndarray) -> None:
@@ -461,6 +481,11 @@ def test_from_the_hub(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_folder_that_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model_index\.json"):
         MAPPipeline.from_pretrained(tmp_path)
+
+
+def test_folder_that_does_not_exist() -> None:
+    with pytest.raises(CheckpointError, match="got no/such/folder"):
+        MAPPipeline.from_pretrained("no/such/folder")
 
 
 def test_missing_weights_are_an_error(tiny_checkpoint: Path, tmp_path: Path) -> None:

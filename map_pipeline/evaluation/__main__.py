@@ -6,7 +6,9 @@ from pathlib import Path
 
 from map_pipeline.errors import MAPError
 from map_pipeline.evaluation.data import PhotoSet
+from map_pipeline.evaluation.expression_judge import judge_expressions
 from map_pipeline.evaluation.leave_one_out import SUMMARY_HEADER, run, summarise
+from map_pipeline.expression import ExpressionEncoder
 from map_pipeline.pipeline import MAPPipeline
 from map_pipeline.report import format_table
 
@@ -33,14 +35,19 @@ def main() -> int:
         default=["dlib_resnet", "mobilefacenet", "faceres"],
         help="recognisers to leave out in turn, each with its family",
     )
+    parser.add_argument(
+        "--expression-judge", type=Path, help="converted network, see expression_judge.py"
+    )
     parser.add_argument("--checkpoint", help="folder or Hub repository (default: the bundled one)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     try:
         photos = PhotoSet(options.pairs)
+        pipe = MAPPipeline.from_pretrained(options.checkpoint)
+        pairs = list(photos.pairs(options.limit))
         rows = run(
-            MAPPipeline.from_pretrained(options.checkpoint),
-            list(photos.pairs(options.limit)),
+            pipe,
+            pairs,
             photos.target(options.target),
             options.judges,
             options.emotion,
@@ -51,6 +58,9 @@ def main() -> int:
         print(f"evaluation: {error}", file=sys.stderr)
         return 2
     print("\n".join(format_table(SUMMARY_HEADER, list(summarise(rows)))))
+    if options.expression_judge is not None:
+        judge = ExpressionEncoder.from_pretrained(options.expression_judge).eval()
+        print(options.emotion, judge_expressions(pipe, judge, pairs, options.out, options.emotion))
     return 0
 
 

@@ -21,6 +21,7 @@ from map_pipeline.errors import (
 from map_pipeline.faces.boxes import BoxFinder, iou
 from map_pipeline.faces.contour import ContourFinder, five_points
 
+DETECTORS = ("auto", "bundled", "insightface", "insightface-download")
 MIN_FACE_SIDE = 40  # px, shorter side of the box; below, too little of a face is there to change
 MIN_BOX_IOU = 0.3  # overlap from which a box given by the user means a detected face
 SAME_FACE_DISTANCE = 0.5  # mean distance of the five points, in eye distances
@@ -119,7 +120,7 @@ class InsightFaceDetector:
         if not (download or insightface_pack_present(pack, root)):
             raise CheckpointError(
                 f"`detector` 'insightface' must have its model pack in {_pack_folder(pack, root)}, "
-                "got no .onnx file there. Put the pack there, or allow the download."
+                "got no .onnx file there. Put the pack there, or choose 'insightface-download'."
             )
         self._analysis = _load_insightface(pack, _insightface_root(root))
 
@@ -133,16 +134,14 @@ class InsightFaceDetector:
         return _biggest_first(faces)
 
 
-def load_detector(
-    name: str = "auto", root: str | os.PathLike[str] | None = None, download: bool = False
-) -> FaceDetector:
+def load_detector(name: str = "auto", root: str | os.PathLike[str] | None = None) -> FaceDetector:
     """Load a detector.
 
     Args:
-        name: "bundled", "insightface", or "auto" for insightface where its pack is on disk (or may
-            be downloaded) and loads, else the bundled detector.
+        name: "bundled"; "insightface", whose model pack must be on disk; "insightface-download",
+            which fetches a missing pack once (its weights are for non-commercial research); or
+            "auto" for insightface where its pack is on disk and loads, else the bundled detector.
         root: see `InsightFaceDetector`.
-        download: see `InsightFaceDetector`.
 
     Raises:
         UnknownOptionError: there is no such detector.
@@ -150,15 +149,13 @@ def load_detector(
     """
     if name == "bundled":
         return BundledDetector()
-    if name == "insightface":
-        return InsightFaceDetector(root=root, download=download)
+    if name in ("insightface", "insightface-download"):
+        return InsightFaceDetector(root=root, download=name == "insightface-download")
     if name != "auto":
-        raise UnknownOptionError(
-            f"`detector` must be one of 'auto', 'bundled', 'insightface', got {name!r}."
-        )
-    if download or insightface_pack_present(root=root):
+        raise UnknownOptionError(f"`detector` must be one of {', '.join(DETECTORS)}; got {name!r}.")
+    if insightface_pack_present(root=root):
         try:
-            return InsightFaceDetector(root=root, download=download)
+            return InsightFaceDetector(root=root)
         except CheckpointError as error:
             logger.warning("Using the bundled face detector: %s", error)
     return BundledDetector()
