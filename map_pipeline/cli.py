@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from map_pipeline.config import DETECTORS
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
@@ -72,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     protect.add_argument("--strength", type=float, help="visible change allowed, 0 to 1")
     protect.add_argument("--refine-steps", type=int, help="fine-tuning steps on each face")
     protect.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
-    protect.add_argument("--detector", help="auto, bundled, insightface, insightface-download")
+    protect.add_argument("--detector", choices=DETECTORS)
     protect.add_argument("--report", type=Path, help="write what was measured as JSON")
     add_model_options(protect)
     protect.set_defaults(run=run_protect)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+# What `faces.detect.load_detector` knows; here so that the command line needn't load it.
+DETECTORS = ("auto", "bundled", "insightface", "insightface-download")
 # Loss of structural similarity of the aligned face that `strength=1` allows.
 CHANGE_AT_FULL_STRENGTH = 0.19
 

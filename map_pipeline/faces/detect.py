@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from map_pipeline.config import DETECTORS
 from map_pipeline.errors import (
     CheckpointError,
     FaceTooSmallError,
@@ -21,7 +22,6 @@ from map_pipeline.errors import (
 from map_pipeline.faces.boxes import BoxFinder, iou
 from map_pipeline.faces.contour import ContourFinder, five_points
 
-DETECTORS = ("auto", "bundled", "insightface", "insightface-download")
 MIN_FACE_SIDE = 40  # px, shorter side of the box; below, too little of a face is there to change
 MIN_BOX_IOU = 0.3  # overlap from which a box given by the user means a detected face
 SAME_FACE_DISTANCE = 0.5  # mean distance of the five points, in eye distances

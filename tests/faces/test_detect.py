@@ -177,7 +177,7 @@ def test_load_detector_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setenv(INSIGHTFACE_ROOT_VARIABLE, str(tmp_path))
     assert load_detector("bundled").name == "RFB-320 + 68 points (bundled)"
     assert isinstance(load_detector(), BundledDetector)
-    with pytest.raises(UnknownOptionError, match="one of auto, bundled.*; got 'mtcnn'"):
+    with pytest.raises(UnknownOptionError, match=r"one of auto, bundled.*; got 'mtcnn'"):
         load_detector("mtcnn")
     with pytest.raises(CheckpointError, match="must have its model pack in"):
         load_detector("insightface")
