@@ -2,7 +2,7 @@
 
     invert x to x_t0 with theta_0; then, `refine_steps` times: generate x^ from x_t0 with theta,
     paste x^ - reconstruction(x) into the photo, measure L_A and L_E there, project their gradients
-    layer by layer against each other's EMA, add the prior terms, step theta.
+    layer by layer against each other's EMA, add the prior terms, step theta. The best x^ is kept.
 
 Works on a copy of the network; nothing is kept between two faces.
 """
@@ -116,14 +116,23 @@ def refine(
                 generated = diffusion.generate(unet, networks.scheduler, start, *schedule)
             return diffusion.to_crop(generated, patch) - reconstruction
 
-        for index in range(config.refine_steps):
-            change = residual()
+        def look(change: Tensor) -> dict[str, Tensor]:
             with _autocast(device, config):
                 noise = _denoise(unet, networks.scheduler, clean, config, generator)
                 candidate = _candidate(
                     networks, goal, placement, change, noise, config.views, generator
                 )
-            values = {o.name: o.loss(candidate, goal) for o in objectives if o.weight > 0}
+            return {o.name: o.loss(candidate, goal) for o in objectives if o.weight > 0}
+
+        # Adam overshoots when a prior term kicks in, so the best step counts and not the last; the
+        # first look is at the unchanged photo, which protects nobody.
+        best, best_loss = torch.zeros_like(goal.source_crop), float("inf")
+        for index in range(config.refine_steps):
+            change = residual()
+            values = look(change)
+            loss = picture_loss(objectives, values, config)
+            if index > 0 and loss < best_loss:
+                best, best_loss = change.detach(), loss
             gradients = {
                 side: _gradient(active(objectives, side), values, parameters)
                 for side in ("identity", "expression", "prior")
@@ -136,7 +145,24 @@ def refine(
                 on_step(index, Step({k: v.item() for k, v in values.items()}, conflict))
 
         with torch.no_grad():
-            return residual()
+            change = residual()
+            last_is_best = picture_loss(objectives, look(change), config) < best_loss
+            return change if last_is_best else best
+
+
+def picture_loss(
+    objectives: Sequence[Objective], values: dict[str, Tensor], config: MAPConfig
+) -> float:
+    """Weighted sum by which steps are compared: what says something about the picture itself.
+
+    The expression counts with `expression_share`, as it does in the update.
+    """
+    share = {"identity": 1.0, "expression": config.expression_share, "prior": 1.0}
+    return sum(
+        share[o.side] * o.weight * values[o.name].item()
+        for o in objectives
+        if o.weight > 0 and o.symbol != "L_SM"  # of the network, at a random noise level
+    )
 
 
 class GradientCombiner:
