@@ -23,6 +23,7 @@ from map_pipeline.refine import (
     Networks,
     Placement,
     Step,
+    picture_loss,
     refine,
     trainable_parameters,
 )
@@ -341,3 +342,16 @@ def test_projection_can_be_switched_off() -> None:
     assert conflict == 0
     for got, one in zip(total, identity, strict=True):
         torch.testing.assert_close(got, one * 0.5)
+
+
+def test_steps_are_compared_by_what_the_picture_shows() -> None:
+    """The network's own loss is measured at a random noise level: luck mustn't choose the step."""
+    objectives = with_weights(default_objectives(), dodging=0)
+    values = {o.name: torch.tensor(1.0) for o in objectives if o.weight > 0}
+    config = MAPConfig(expression_share=0.25)
+    weights = {o.name: o.weight for o in objectives}
+    prior = weights["smoothness"] + weights["chroma"] + weights["visibility"]
+    expected = weights["impersonation"] + 0.25 * weights["expression"] + prior
+    assert picture_loss(objectives, values, config) == pytest.approx(expected)
+    values["score_matching"] = torch.tensor(100.0)
+    assert picture_loss(objectives, values, config) == pytest.approx(expected)
