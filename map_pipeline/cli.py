@@ -1,4 +1,4 @@
-"""Command line: `map-protect protect|targets|info`.
+"""Command line: `map-protect protect|evaluate|train|targets|info`.
 
 Exit codes: 0 all done; 1 some files of a folder failed (they are listed at the end); 2 the input or
 an option is wrong, and nothing was written.
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from map_pipeline.config import DETECTORS
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
+from map_pipeline.evaluation.command import add_evaluate
+from map_pipeline.training.command import add_train
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
 if TYPE_CHECKING:
@@ -77,6 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
     protect.add_argument("--report", type=Path, help="write what was measured as JSON")
     add_model_options(protect)
     protect.set_defaults(run=run_protect)
+
+    add_model_options(add_evaluate(commands))
+    add_train(commands)
 
     targets = commands.add_parser("targets", help="list the built-in targets")
     targets.add_argument("--export", type=Path, help="folder to write their pictures to")

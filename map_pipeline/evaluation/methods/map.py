@@ -1,0 +1,52 @@
+"""MAP itself behind the interface of all methods."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from map_pipeline.config import MAPConfig
+from map_pipeline.evaluation.methods.base import Task
+from map_pipeline.guidance import default_objectives, with_weights
+from map_pipeline.pipeline import MAPPipeline
+
+
+@dataclass(frozen=True)
+class MAP:
+    """`MAPPipeline` as a user calls it, on the largest face.
+
+    Attributes:
+        name: how the command line calls it; title: what tables call it.
+        mode: the pipeline's `mode`; None leaves it to the pipeline.
+        config: settings that differ from the shipped ones; None for those.
+        weights: objective name -> weight that differs from the shipped one.
+        settings: further arguments of the pipeline, such as `refine_steps`.
+    """
+
+    name: str = "map"
+    title: str = "MAP"
+    mode: str | None = None
+    config: MAPConfig | None = None
+    weights: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def protect(self, pipe: MAPPipeline, task: Task) -> np.ndarray:
+        """Return the protected photo; see `Method.protect`."""
+        changed = dict(self.settings)
+        if self.mode is not None:
+            changed["mode"] = self.mode
+        if self.weights:
+            changed["objectives"] = with_weights(default_objectives(), **self.weights)
+        output = pipe(
+            task.photo,
+            emotion=task.emotion,
+            target=task.target,
+            surrogates=list(task.surrogates),
+            config=self.config,
+            generator=torch.Generator().manual_seed(task.seed),
+            output_type="np",
+            **changed,
+        )
+        return output.images[0]

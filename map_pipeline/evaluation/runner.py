@@ -1,0 +1,387 @@
+"""The loop: every photo is protected by every method, transformed, and judged by all recognisers.
+
+Faces are detected anew in every picture, as a recogniser's owner would. Work goes photo by photo
+and each finished unit is on disk before the next begins (see `results`), so a killed run loses at
+most one photo; the same command continues it.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from map_pipeline.errors import CheckpointError, MAPError, NoFaceError, UnknownOptionError
+from map_pipeline.evaluation.cost import Cost, measure
+from map_pipeline.evaluation.data import PhotoSet
+from map_pipeline.evaluation.expression_judge import judge_expression
+from map_pipeline.evaluation.gallery import (
+    EmbeddingCache,
+    Embeddings,
+    Gallery,
+    Seen,
+    build_gallery,
+    look,
+)
+from map_pipeline.evaluation.methods import Method, Task, create
+from map_pipeline.evaluation.quality import naturalness, pair_quality
+from map_pipeline.evaluation.results import (
+    NO_SECOND,
+    NOT_FOUND,
+    PhotoRow,
+    Row,
+    Unit,
+    append_rows,
+    photos_file,
+    read_rows,
+    repair,
+    results_file,
+    unit,
+)
+from map_pipeline.evaluation.settings import (
+    FREE,
+    Settings,
+    check_same_run,
+    rotation,
+    surrogates_without,
+    transformation,
+)
+from map_pipeline.evaluation.subjects import Goals, Subject, Tools, label, one_line
+from map_pipeline.expression import EMOTIONS
+from map_pipeline.images import save_image, to_pil
+from map_pipeline.pipeline import MAPPipeline
+
+PROTECTED_PAIR = "protected_pair"
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that share the work; `wait` returns when all have called it."""
+
+    index: int = 0
+    count: int = 1
+    wait: Callable[[], None] = lambda: None
+
+
+class Evaluation:
+    """One run on one photo set.
+
+    Args:
+        pipe: recognisers, detector and what the methods need.
+        photos: the set; settings: what to measure; out: folder of the results; tools: extras.
+
+    Raises:
+        UnknownOptionError: a setting names something that doesn't exist.
+        NoFaceError: a target's photo shows no face.
+    """
+
+    def __init__(
+        self,
+        pipe: MAPPipeline,
+        photos: PhotoSet,
+        settings: Settings,
+        out: Path,
+        tools: Tools | None = None,
+    ) -> None:
+        self.pipe, self.photos, self.settings, self.out = pipe, photos, settings, out
+        self.tools = tools or Tools()
+        if self.tools.judge is not None:
+            self.tools.judge.to(pipe.device)
+        self.methods = {n: create(n, eps=settings.eps) for n in settings.methods}
+        self.rotation = rotation(pipe, settings.leave_out)
+        self.targets = settings.targets or tuple(photos.targets) or ("auto",)
+        self._transforms = {n: transformation(pipe, n) for n in settings.transformations}
+        self._goals = Goals(pipe, photos, self.targets)
+        self._gallery: Gallery | None = None
+        pipe.set_progress_bar_config(disable=True)
+
+    @property
+    def gallery(self) -> Gallery:
+        """Clean embeddings of the set's first people; computed once, then kept in the folder."""
+        if self._gallery is None:
+            cache = EmbeddingCache(self.out / "embeddings.npz")
+            members, limit = self.settings.gallery, self.settings.limit
+            self._gallery = build_gallery(self.pipe, self.photos, cache, members, limit)
+            cache.save()
+        return self._gallery
+
+    @property
+    def probe(self) -> str:
+        """What photos are compared with to judge impersonation, in words."""
+        built_in = [name for name in self.targets if name not in self.photos.targets]
+        if not built_in:
+            return "another photo of the target"
+        mirrored = "the composite itself, mirrored (there is no other photo of a composite)"
+        return mirrored if len(built_in) == len(self.targets) else f"another photo, or {mirrored}"
+
+    def titles(self, names: Iterable[str]) -> dict[str, str]:
+        """Method -> title, also of methods of earlier runs into the same folder."""
+        return {name: create(name, eps=self.settings.eps).title for name in names}
+
+    def run(
+        self, processes: Processes | None = None, fixed: Mapping[str, object] | None = None
+    ) -> None:
+        """Do what isn't done yet; `results.csv` and `photos.csv` hold everything afterwards.
+
+        Args:
+            processes: this one among those that share the work.
+            fixed: further settings, such as hashes of weights, that a continued run must share.
+
+        Raises:
+            UnknownOptionError: `out` holds results of other settings.
+        """
+        processes = processes or Processes()
+        main = processes.index == 0
+        if main:
+            check_same_run(self.out, self._lasting_settings() | dict(fixed or {}))
+            repair(self.out)
+            _ = self.gallery  # the others then find it in the folder
+        processes.wait()
+        done = {unit(row) for row in read_rows(photos_file(self.out), PhotoRow)}
+        rank = None if processes.count == 1 else processes.index
+        jobs = list(self.jobs())[processes.index :: processes.count]
+        todo = [job for job in jobs if not done.issuperset(self.units(*job))]
+        for job in tqdm(todo, unit="photo", disable=not main):
+            subject = self.subject(*job)
+            for missing in self.units(*job):
+                if missing not in done:
+                    self._do(subject, missing, rank)
+        processes.wait()
+        if main:
+            repair(self.out)
+        processes.wait()
+
+    def jobs(self) -> Iterator[tuple[int, str]]:
+        """Index of the pair, and style, of every photo to protect."""
+        for index in range(len(self.photos.pairs[: self.settings.limit])):
+            for style in self.settings.styles:
+                yield index, style
+
+    def units(self, index: int, style: str) -> list[Unit]:
+        """The units of work on one photo."""
+        name = label(self.photos.pairs[index], style)
+        left_out = self.rotation
+        if self.settings.leave_out == "rotate":
+            left_out = (self.rotation[index % len(self.rotation)],)
+        return [(name, method, one) for one in left_out for method in self.methods]
+
+    def subject(self, index: int, style: str) -> Subject:
+        """Read one photo and choose what it is protected with."""
+        pair = self.photos.pairs[index]
+        emotions = EMOTIONS if self.settings.emotion == "all" else (self.settings.emotion,)
+        return Subject(
+            self.pipe,
+            self.photos,
+            index,
+            pair,
+            style,
+            emotions[index % len(emotions)],
+            self._goals,
+            self.gallery.second.get(pair.name),
+            self._transforms,
+            self.tools,
+            self.settings.seed,
+        )
+
+    def protect(
+        self, subject: Subject, method: Method, left_out: str
+    ) -> tuple[list[Row], PhotoRow]:
+        """Protect one photo, save it and judge it; a failure gives rows, too."""
+        try:
+            if subject.photo is None:
+                raise NoFaceError(subject.problem)
+            result, spent = self._protect(method, subject, subject.photo, left_out)
+        except (UnknownOptionError, CheckpointError):
+            raise  # the run is wrong, not this photo
+        except MAPError as error:
+            return self._failed(subject, method, left_out, one_line(error))
+        save_image(to_pil(result), photo_file(self.out, method.name, subject.label, left_out))
+        seen = {
+            name: look(self.pipe, transform(result, self.settings.seed))
+            for name, transform in self._transforms.items()
+        }
+        second = self._protected_second(subject, method, left_out)
+        rows = self._rows(subject, method.name, left_out, seen, second)
+        return rows, self._photo_row(subject, method.name, left_out, result, spent, seen["none"])
+
+    def _do(self, subject: Subject, missing: Unit, rank: int | None) -> None:
+        """Do one unit and put it on disk; its line in `photos.csv` comes last."""
+        _, method, left_out = missing
+        source = photo_file(self.out, "source", subject.label)
+        if subject.photo is not None and not source.is_file():
+            save_image(to_pil(subject.photo), source)
+        rows, photo_row = self.protect(subject, self.methods[method], left_out)
+        append_rows(results_file(self.out, rank), rows)
+        append_rows(photos_file(self.out, rank), [photo_row])
+
+    def _protect(
+        self, method: Method, subject: Subject, photo: np.ndarray, left_out: str
+    ) -> tuple[np.ndarray, Cost]:
+        surrogates = surrogates_without(self.pipe, left_out)
+        task = Task(
+            photo, subject.emotion, subject.goal.enroll, surrogates, seed=self.settings.seed
+        )
+        return measure(self.pipe, lambda: method.protect(self.pipe, task))
+
+    def _protected_second(
+        self, subject: Subject, method: Method, left_out: str
+    ) -> Embeddings | None:
+        """The person's second photo, protected too; `{}` if that fails or loses the face."""
+        if subject.second is None or not self._compares_pairs(subject):
+            return None
+        try:
+            result, _ = self._protect(method, subject, subject.second_photo(), left_out)
+        except (UnknownOptionError, CheckpointError):
+            raise
+        except MAPError:
+            return {}
+        name = f"{subject.label}.second"
+        save_image(to_pil(result), photo_file(self.out, method.name, name, left_out))
+        seen = look(self.pipe, result)
+        return seen.embeddings if seen else {}
+
+    def _failed(
+        self, subject: Subject, method: Method, left_out: str, status: str
+    ) -> tuple[list[Row], PhotoRow]:
+        """Rows of a photo that couldn't be protected: it neither impersonates nor dodges."""
+        nothing = dict.fromkeys(self._transforms)
+        rows = self._rows(subject, method.name, left_out, nothing, {} if subject.second else None)
+        return rows, PhotoRow(
+            photo=subject.label,
+            method=method.name,
+            left_out=left_out,
+            style=subject.style,
+            status=status,
+            psnr=math.nan,
+            ssim=math.nan,
+            ms_ssim=math.nan,
+            lpips=None,
+            naturalness_before=None,
+            naturalness_after=None,
+            seconds=math.nan,
+            peak_memory_mb=math.nan,
+            unet_calls=0,
+            recogniser_calls=0,
+            emotion=subject.emotion,
+            emotion_before=subject.expression,
+            emotion_after=judge_expression(self.tools.judge, None),
+        )
+
+    def _photo_row(
+        self,
+        subject: Subject,
+        method: str,
+        left_out: str,
+        result: np.ndarray,
+        spent: Cost,
+        seen: Seen | None,
+    ) -> PhotoRow:
+        quality = pair_quality(subject.photo, result, self.tools.lpips)
+        return PhotoRow(
+            photo=subject.label,
+            method=method,
+            left_out=left_out,
+            style=subject.style,
+            status="ok",
+            psnr=quality["psnr"],
+            ssim=quality["ssim"],
+            ms_ssim=quality["ms_ssim"],
+            lpips=quality.get("lpips"),
+            naturalness_before=subject.naturalness,
+            naturalness_after=naturalness(self.pipe, result),
+            seconds=spent.seconds,
+            peak_memory_mb=spent.peak_memory_mb,
+            unet_calls=spent.unet_calls,
+            recogniser_calls=spent.recogniser_calls,
+            emotion=subject.emotion,
+            emotion_before=subject.expression,
+            emotion_after=judge_expression(self.tools.judge, seen),
+            facepp_clean=subject.facepp,
+            facepp_protected=subject.ask_facepp(result),
+        )
+
+    def _rows(
+        self,
+        subject: Subject,
+        method: str,
+        left_out: str,
+        seen: Mapping[str, Seen | None],
+        protected_second: Embeddings | None,
+    ) -> list[Row]:
+        """Rows of all transformations and recognisers.
+
+        Args:
+            seen: transformation -> the protected face.
+            protected_second: for protected against protected; see `_protected_second`.
+        """
+        comparisons = [
+            (name, subject.clean(name), face, subject.second) for name, face in seen.items()
+        ]
+        if self._compares_pairs(subject):
+            pair = (PROTECTED_PAIR, subject.clean("none"), seen["none"], protected_second)
+            comparisons.append(pair)
+        used = surrogates_without(self.pipe, left_out)
+        rows = []
+        for recogniser in self.pipe.recognisers:
+            for name, before, after, second in comparisons:
+                clean = self._compare(subject, recogniser, before, subject.second)
+                protected = self._compare(subject, recogniser, after, second)
+                rows.append(
+                    Row(
+                        photo=subject.label,
+                        method=method,
+                        left_out=left_out,
+                        recogniser=recogniser,
+                        used=recogniser in used,
+                        transformation=name,
+                        found=after is not None,
+                        target_clean=clean[0],
+                        target_protected=protected[0],
+                        person_clean=clean[1],
+                        person_protected=protected[1],
+                        rank_clean=clean[2],
+                        rank_protected=protected[2],
+                    )
+                )
+        return rows
+
+    def _compare(
+        self, subject: Subject, recogniser: str, face: Seen | None, second: Embeddings | None
+    ) -> tuple[float, float, int]:
+        """Similarity of a face to the target's probe and to the person's second photo, and rank.
+
+        Args:
+            second: None if there is no second photo; `{}` if its face is lost.
+        """
+        if face is None:
+            return NOT_FOUND, NO_SECOND if second is None else NOT_FOUND, 0
+        vector = face.embeddings[recogniser]
+        target = float(vector @ subject.goal.probe[recogniser])
+        if second is None:
+            return target, NO_SECOND, 0
+        if not second:
+            return target, NOT_FOUND, 0
+        person = float(vector @ second[recogniser])
+        place = self.gallery.place(subject.pair.name, recogniser, person, target, vector)
+        return target, person, place
+
+    def _compares_pairs(self, subject: Subject) -> bool:
+        return self.settings.protect_both and subject.style == "plain"
+
+    def _lasting_settings(self) -> dict[str, object]:
+        settings = {k: v for k, v in asdict(self.settings).items() if k not in FREE}
+        return settings | {
+            "targets": self.targets,
+            "photos": self.photos.fingerprint(),
+            "judge": self.tools.judge is not None,
+            "lpips": self.tools.lpips is not None,
+            "facepp": self.tools.facepp is not None,
+        }
+
+
+def photo_file(out: Path, folder: str, name: str, left_out: str = "") -> Path:
+    """Where a picture is kept: `photos/FOLDER/NAME[.without_RECOGNISER].png`."""
+    ending = f".without_{left_out}" if left_out else ""
+    return out / "photos" / folder / f"{name}{ending}.png"

@@ -1,0 +1,187 @@
+"""Photos to protect and the targets they are protected with, with all that is known beforehand."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch.nn import Module
+
+from map_pipeline.errors import MAPError, NoFaceError
+from map_pipeline.evaluation.data import Pair, PhotoSet
+from map_pipeline.evaluation.expression_judge import judge_expression
+from map_pipeline.evaluation.facepp import FacePlusPlus
+from map_pipeline.evaluation.gallery import Embeddings, Seen, look, look_at_composite
+from map_pipeline.evaluation.quality import naturalness
+from map_pipeline.evaluation.settings import Transformation
+from map_pipeline.evaluation.styles import STYLES
+from map_pipeline.expression import ExpressionEncoder
+from map_pipeline.images import load_image, to_array
+from map_pipeline.pipeline import MAPPipeline
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Optional networks and services: the expression judge, LPIPS, and Face++."""
+
+    judge: ExpressionEncoder | None = None
+    lpips: Module | None = None
+    facepp: FacePlusPlus | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Goal:
+    """A target.
+
+    Attributes:
+        name: id or name of the composite.
+        enroll: what methods optimise towards: `uint8 [H,W,3]`, or a composite's name.
+        probe: embeddings of what they are tested against; probe_photo: its `uint8 [H,W,3]`.
+    """
+
+    name: str
+    enroll: np.ndarray | str
+    probe: Embeddings
+    probe_photo: np.ndarray
+
+
+class Goals:
+    """Targets by name, each embedded once.
+
+    Args:
+        pipe: for composites, recognisers and detector; photos: for the set's own targets.
+        names: photo i gets target i mod their number; "auto" is a composite that fits the photo.
+
+    Raises:
+        UnknownOptionError: there is no such target.
+        NoFaceError: a target's photo shows no face.
+    """
+
+    def __init__(self, pipe: MAPPipeline, photos: PhotoSet, names: tuple[str, ...]) -> None:
+        self._pipe, self._photos, self._names = pipe, photos, names
+        self._known: dict[str, Goal] = {}
+        for name in names:
+            if name != "auto":
+                self._get(name)  # a wrong one is told before any work
+
+    def choose(self, index: int, face: Seen | None) -> Goal:
+        """The target of photo `index` with the given face; "auto" is the first without a face."""
+        name = self._names[index % len(self._names)]
+        if name == "auto":
+            bank = self._pipe.targets
+            name = bank.names[0] if face is None else self._resembling(face)
+        return self._get(name)
+
+    def _resembling(self, face: Seen) -> str:
+        return self._pipe.built_in_target("auto", face.view).name
+
+    def _get(self, name: str) -> Goal:
+        if name not in self._known:
+            own = name in self._photos.targets
+            self._known[name] = self._from_set(name) if own else self._from_bank(name)
+        return self._known[name]
+
+    def _from_set(self, name: str) -> Goal:
+        photos = self._photos.target(name)
+        enroll, probe = to_array(load_image(photos.enroll)), to_array(load_image(photos.probe))
+        seen = {"enroll": look(self._pipe, enroll), "probe": look(self._pipe, probe)}
+        for role, face in seen.items():
+            if face is None:
+                raise NoFaceError(f"`target` must show a face, got none in {name}_{role}.")
+        return Goal(name, enroll, seen["probe"].embeddings, probe)
+
+    def _from_bank(self, name: str) -> Goal:
+        seen, picture = look_at_composite(self._pipe, name)
+        return Goal(name, name, seen.embeddings, picture)
+
+
+class Subject:
+    """One photo to protect. What is measured on the unprotected photo is measured once.
+
+    Args:
+        index: of the pair in its set; pair: whose photo it is; style: name in `STYLES`.
+        emotion: the asked one; goals: where its target comes from.
+        second: embeddings of the person's other photo; None if it can't be used.
+        transforms: name -> transformation; seed: of all randomness.
+
+    Attributes:
+        label: the pair's name, with `@STYLE` if it isn't plain.
+        photo: `uint8 [H,W,3]`; None if it can't be read, for which `problem` is the reason.
+    """
+
+    def __init__(
+        self,
+        pipe: MAPPipeline,
+        photos: PhotoSet,
+        index: int,
+        pair: Pair,
+        style: str,
+        emotion: str,
+        goals: Goals,
+        second: Embeddings | None,
+        transforms: Mapping[str, Transformation],
+        tools: Tools,
+        seed: int,
+    ) -> None:
+        self.pair, self.style, self.emotion, self.second = pair, style, emotion, second
+        self.label = label(pair, style)
+        self._pipe, self._photos, self._tools = pipe, photos, tools
+        self._transforms, self._seed = transforms, seed
+        self._clean: dict[str, Seen | None] = {}
+        self.photo: np.ndarray | None = None
+        self.problem = ""
+        try:
+            self.photo = STYLES[style](to_array(load_image(photos.read(pair.first))))
+        except (MAPError, OSError) as error:
+            self.problem = one_line(error)
+        self.goal = goals.choose(index, self.clean("none"))
+
+    def clean(self, transformation: str) -> Seen | None:
+        """The face of the unprotected photo under a transformation; None if there's none."""
+        if self.photo is None:
+            return None
+        if transformation not in self._clean:
+            changed = self._transforms[transformation](self.photo, self._seed)
+            self._clean[transformation] = look(self._pipe, changed)
+        return self._clean[transformation]
+
+    @cached_property
+    def naturalness(self) -> float | None:
+        """See `quality.naturalness`."""
+        return None if self.photo is None else naturalness(self._pipe, self.photo)
+
+    @cached_property
+    def expression(self) -> str:
+        """See `judge_expression`."""
+        return judge_expression(self._tools.judge, self.clean("none"))
+
+    @cached_property
+    def facepp(self) -> float | None:
+        """Face++'s confidence in 0..100 that the unprotected photo shows the target."""
+        return None if self.photo is None else self.ask_facepp(self.photo)
+
+    def ask_facepp(self, photo: np.ndarray) -> float | None:
+        """Face++'s confidence that a photo shows the target's probe.
+
+        None if it isn't asked, or finds no face; `ServiceError` stops the run, to be continued.
+        """
+        if self._tools.facepp is None:
+            return None
+        try:
+            return self._tools.facepp.compare(photo, self.goal.probe_photo)
+        except NoFaceError:
+            return None
+
+    def second_photo(self) -> np.ndarray:
+        """The person's other photo `uint8 [H,W,3]`; only where `second` isn't None."""
+        return to_array(load_image(self._photos.read(self.pair.second)))
+
+
+def label(pair: Pair, style: str) -> str:
+    """Name of a photo in all rows and files."""
+    return pair.name if style == "plain" else f"{pair.name}@{style}"
+
+
+def one_line(error: Exception) -> str:
+    """The text of an error without line breaks."""
+    return " ".join(str(error).split())

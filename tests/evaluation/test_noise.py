@@ -1,0 +1,447 @@
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ASTRONAUT, TINY_INPUT, TINY_TEMPLATE
+from torch import Tensor
+
+from map_pipeline import FaceRecogniser, MAPPipeline, default_objectives, with_weights
+from map_pipeline.errors import UnknownOptionError
+from map_pipeline.evaluation.methods import create, gradients, noise
+from map_pipeline.evaluation.methods.base import FacePlace, Task, find_face
+from map_pipeline.evaluation.methods.gradients import (
+    MMD_VALUES,
+    MMD_VARIANCES,
+    SMALLEST_SIZE,
+    Momentum,
+    bend_and_turn,
+    descend,
+    gaussian_kernel,
+    mmd,
+    project,
+    resize_and_pad,
+)
+from map_pipeline.evaluation.methods.identity import identity_loss
+from map_pipeline.evaluation.methods.noise import MIFGSM, PGD, TIDIM, TIPIM, Noise, add_noise
+from map_pipeline.faces.align import FaceRegion, extract_region
+from map_pipeline.guidance import DODGING_MARGIN
+from map_pipeline.images import load_image, to_array, uint8_tensor
+from map_pipeline.measure import TYPICAL_THRESHOLD
+from map_pipeline.pipeline import Target
+
+ATTACKS = (PGD, MIFGSM, TIDIM, TIPIM)
+SIZE = 24
+
+
+@pytest.fixture
+def image() -> Tensor:
+    """A picture away from black and white, so that only the budget limits."""
+    return torch.rand(1, 3, SIZE, SIZE) * 0.6 + 0.2
+
+
+@pytest.fixture
+def mask() -> Tensor:
+    one = torch.zeros(1, 1, SIZE, SIZE)
+    one[..., 5:20, 3:18] = 1
+    return one
+
+
+@pytest.fixture
+def weights() -> Tensor:
+    return torch.randn(1, 3, SIZE, SIZE)
+
+
+@pytest.fixture
+def without_diversity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "bend_and_turn", lambda picture, _generator: picture)
+    monkeypatch.setattr(noise, "resize_and_pad", lambda picture, _generator: picture)
+
+
+def perturb(attack: Noise, loss: object, image: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
+    return attack.perturb(loss, image, mask, torch.Generator().manual_seed(seed))
+
+
+def linear(weights: Tensor) -> object:
+    return lambda picture: (weights * picture).sum()
+
+
+# The attacks on losses whose gradient is known.
+
+
+@pytest.mark.parametrize("attack", [PGD, MIFGSM])
+def test_first_step_is_the_sign_of_the_gradient(
+    attack: type[Noise], image: Tensor, mask: Tensor, weights: Tensor
+) -> None:
+    """One step of at least the budget's width ends at its border, from any start."""
+    change = perturb(attack(steps=1), linear(weights), image, mask)
+    torch.testing.assert_close(change, -8 / 255 * weights.sign() * mask)
+
+
+def test_step_sizes(image: Tensor, mask: Tensor, weights: Tensor) -> None:
+    """Of the second step, seen as the difference between runs that stop after one and two."""
+    for attack, factor in ((PGD, 2.5), (MIFGSM, 1.0)):
+        settings = {"eps": 8, "steps": 10}
+        steps: list[Tensor] = []
+        seen = lambda picture: steps.append(picture.detach()) or linear(weights)(picture)  # noqa: B023, E731
+        perturb(attack(**settings), seen, image, mask)
+        moved = (steps[1] - steps[0]).abs().max()
+        assert float(moved) == pytest.approx(factor * 8 / 255 / 10, rel=1e-3)
+
+
+def test_pgd_starts_at_random(image: Tensor, mask: Tensor) -> None:
+    """Uniformly within the budget and the mask; a flat loss leaves it there."""
+    flat = lambda picture: picture.sum() * 0  # noqa: E731
+    change = perturb(PGD(eps=16), flat, image, mask) * 255
+    inside = change[mask.expand_as(change) > 0]
+    assert change[mask.expand_as(change) == 0].abs().max() == 0
+    assert inside.abs().max() <= 16
+    assert inside.std() == pytest.approx(32 / math.sqrt(12), rel=0.1)
+    assert inside.mean().abs() < 2
+    assert not torch.equal(change, perturb(PGD(eps=16), flat, image, mask, seed=1) * 255)
+
+
+@pytest.mark.parametrize("attack", [PGD, MIFGSM])
+def test_linear_loss_ends_at_the_border(
+    attack: type[Noise], image: Tensor, mask: Tensor, weights: Tensor
+) -> None:
+    change = perturb(attack(), linear(weights), image, mask)
+    torch.testing.assert_close(change, -8 / 255 * weights.sign() * mask)
+
+
+def test_mifgsm_against_a_second_implementation(image: Tensor, mask: Tensor) -> None:
+    """Dong et al. 2018, Alg. 1, on a loss whose gradient turns: |x - goal|^4."""
+    goal = torch.rand_like(image)
+    change = perturb(MIFGSM(steps=7), lambda x: ((x - goal) ** 4).sum(), image, mask)
+    x0, c, m = (t.double().numpy() for t in (image, goal, mask))
+    x, g, alpha = x0.copy(), np.zeros_like(x0), 8 / 255 / 7
+    for _ in range(7):
+        gradient = 4 * (x - c) ** 3 * m
+        g = g + gradient / np.abs(gradient).sum()
+        x = np.clip(x - alpha * np.sign(g), x0 - 8 / 255, x0 + 8 / 255).clip(0, 1)
+    np.testing.assert_allclose(change.numpy(), (x - x0) * m, atol=1e-6)
+
+
+@pytest.mark.usefixtures("without_diversity")
+def test_tidim_smooths_the_gradient(image: Tensor, mask: Tensor, weights: Tensor) -> None:
+    """First step: the sign of the gradient convolved with the kernel, by hand."""
+    change = perturb(TIDIM(steps=1), linear(weights), image, mask)
+    kernel = gaussian_kernel()[0, 0].numpy()
+    padded = np.pad((weights * mask).numpy()[0], ((0, 0), (7, 7), (7, 7)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (15, 15), axis=(1, 2))
+    smooth = np.einsum("chwij,ij->chw", windows, kernel)
+    sure = (np.abs(smooth) > 1e-5) & (mask[0].numpy() > 0)
+    assert sure.sum() > 0.9 * 3 * float(mask.sum())
+    np.testing.assert_allclose(change[0].numpy()[sure], -8 / 255 * np.sign(smooth)[sure], rtol=1e-4)
+
+
+@pytest.mark.usefixtures("without_diversity")
+def test_tipim_steps_have_one_length(image: Tensor, mask: Tensor, weights: Tensor) -> None:
+    """1.5 eps / steps per value in the root mean square over the mask, against the gradient."""
+    seen: list[Tensor] = []
+    loss = lambda picture: seen.append(picture.detach()) or linear(weights)(picture)  # noqa: E731
+    change = perturb(TIPIM(steps=100), loss, image, mask)
+    step = seen[1] - seen[0]
+    inside = mask.expand_as(step) > 0
+    assert step[~inside].abs().max() == 0
+    length = float(step[inside].square().mean().sqrt())
+    assert length == pytest.approx(1.5 * 8 / 255 / 100, rel=1e-3)
+    cosine = F.cosine_similarity(step.flatten(), -(weights * mask).flatten(), dim=0)
+    assert float(cosine) == pytest.approx(1, abs=1e-4)
+    # In the end the large weights are at the border, and the others have followed.
+    large = inside & (weights.abs() > 1)
+    torch.testing.assert_close(change[large], -8 / 255 * weights.sign()[large])
+    assert float((weights * change).sum()) < 0
+
+
+@pytest.mark.usefixtures("without_diversity")
+def test_naturalness_costs_noise(image: Tensor, mask: Tensor, weights: Tensor) -> None:
+    sizes = [
+        float(perturb(TIPIM(gamma=gamma), linear(weights), image, mask).square().mean())
+        for gamma in (0.0, 1.0)
+    ]
+    assert sizes[0] > 10 * sizes[1] > 0
+
+
+# Its parts.
+
+
+def test_kernel() -> None:
+    kernel = gaussian_kernel()
+    assert kernel.shape == (1, 1, 15, 15)
+    assert float(kernel.sum()) == pytest.approx(1, abs=1e-6)
+    assert torch.equal(kernel, kernel.transpose(-1, -2))
+    torch.testing.assert_close(kernel, kernel.flip(-1))
+    # Three standard deviations lie between the middle and the border.
+    assert float(kernel[0, 0, 7, 7] / kernel[0, 0, 7, 14]) == pytest.approx(math.exp(4.5), rel=1e-4)
+    assert float(kernel[0, 0, 7, 7] / kernel[0, 0, 0, 0]) == pytest.approx(math.exp(9), rel=1e-4)
+
+
+def test_momentum() -> None:
+    momentum = Momentum(torch.zeros(2), decay=0.5)
+    torch.testing.assert_close(momentum(torch.tensor([1.0, -3.0])), torch.tensor([0.5, -1.5]))
+    torch.testing.assert_close(momentum(torch.tensor([8.0, 8.0])), torch.tensor([1.25, 0.25]))
+    assert torch.equal(Momentum(torch.zeros(2))(torch.zeros(2)), torch.zeros(2))
+
+
+def test_projection(image: Tensor, mask: Tensor) -> None:
+    bright = torch.ones_like(image)
+    change = project(torch.full_like(image, 0.5), bright, mask, 0.1)
+    assert change.abs().max() == 0
+    change = project(torch.full_like(image, -0.5), bright, mask, 0.1)
+    torch.testing.assert_close(change, -0.1 * mask.expand_as(image))
+    small = torch.full_like(image, 0.05)
+    torch.testing.assert_close(project(small, image, mask, 0.1), small * mask)
+
+
+def test_gradients_that_are_not_finite(image: Tensor, mask: Tensor) -> None:
+    with pytest.raises(FloatingPointError, match="not finite"):
+        descend(lambda x: (x * 0).sqrt().sum(), image, mask, 0.1, 1, 0.1, torch.sign)
+
+
+def test_padding_anywhere(image: Tensor) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ones, big = torch.ones(1, 3, 66, 66), torch.rand(1, 3, 66, 66)
+    corners, plain = set(), 0
+    for _ in range(200):
+        result = resize_and_pad(ones, generator)
+        assert result.shape == ones.shape
+        rows, columns = (result[0, 0] > 0.5).any(1).nonzero(), (result[0, 0] > 0.5).any(0).nonzero()
+        height, width = (int(axis[-1] - axis[0]) + 1 for axis in (rows, columns))
+        assert height == width >= math.floor(66 * SMALLEST_SIZE)
+        assert float(result.sum()) == pytest.approx(3 * height * width)
+        plain += height == 66
+        corners.add((int(rows[0]), int(columns[0])))
+    # .3 that nothing is done, and now and then a draw that rounds to full size.
+    assert 0.3 < plain / 200 < 0.5
+    assert {top for top, _ in corners} == {left for _, left in corners} == set(range(7))
+    assert resize_and_pad(image, generator).min() >= 0
+    big.requires_grad_(True)
+    resize_and_pad(big, torch.Generator().manual_seed(1)).sum().backward()
+    assert big.grad.isfinite().all()
+
+
+def test_bending_against_torchs_own(image: Tensor) -> None:
+    """Same draws, then `affine_grid` and `grid_sample`, in the authors' order."""
+    result = bend_and_turn(image, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    bend, turn = (0.01 + 0.09 * torch.rand((), generator=generator).item() for _ in range(2))
+    matrix = torch.eye(3)
+    matrix[:2] += torch.randn(2, 3, generator=generator) * bend
+    angle = float(torch.randn((), generator=generator)) * turn
+    rotation = torch.tensor(
+        [
+            [math.cos(angle), math.sin(angle), 0],
+            [-math.sin(angle), math.cos(angle), 0],
+            [0, 0, 1],
+        ]
+    )
+    grid = F.affine_grid((matrix @ rotation)[None, :2], list(image.shape), align_corners=False)
+    expected = F.grid_sample(image, grid, align_corners=False)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)
+    assert (result - image).abs().mean() > 0.01
+
+
+def test_mmd_against_a_second_implementation() -> None:
+    """mean k(x,x) + mean k(y,y) - 2 mean k(x,y) of one picture each, as in Gretton et al. 2012."""
+    first, second = torch.rand(2, 1, 3, 112, 112, dtype=torch.float64)
+    everywhere = torch.ones(1, 1, 112, 112, dtype=torch.float64)
+    for scale in (1e-4, 1e-2, 1.0):
+        x, y = (255 * t.flatten().numpy() for t in (first, first + scale * (second - first)))
+        kernel = lambda a, b: sum(  # noqa: E731
+            np.exp(-((a - b) ** 2).sum() / (2 * v)) for v in MMD_VARIANCES
+        )
+        expected = kernel(x, x) + kernel(y, y) - 2 * kernel(x, y)
+        change = scale * (second - first)
+        assert float(mmd(change, everywhere)) == pytest.approx(expected, rel=1e-6)
+    assert first.numel() == MMD_VALUES
+
+
+def test_mmd_grows_and_ignores_what_is_masked(mask: Tensor) -> None:
+    change = torch.randn(1, 3, SIZE, SIZE) / 255
+    values = [float(mmd(change * scale, mask)) for scale in (0, 0.1, 1, 10)]
+    assert values[0] == 0
+    assert values == sorted(set(values))
+    assert values[-1] <= 2 * len(MMD_VARIANCES)
+    assert float(mmd(change * (1 - mask), mask)) == 0
+
+
+# The loss through recognisers.
+
+
+def linear_recogniser(seed: int, **thresholds: float) -> FaceRecogniser:
+    """Embedding = W (2 x - 1) / |W (2 x - 1)| of the aligned crop."""
+    values = 3 * TINY_INPUT**2
+    nodes = [
+        {"name": "flat", "op": "flatten", "inputs": ["input"]},
+        {
+            "name": "out",
+            "op": "linear",
+            "inputs": ["flat"],
+            "in_features": values,
+            "out_features": 8,
+        },
+    ]
+    recogniser = FaceRecogniser(
+        nodes=nodes,
+        title="linear",
+        family="linear",
+        input_size=TINY_INPUT,
+        template=TINY_TEMPLATE,
+        mean=[127.5] * 3,
+        std=[127.5] * 3,
+        embedding_dim=8,
+        thresholds=thresholds,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in recogniser.parameters():
+        drawn = torch.randn(parameter.shape, generator=generator)
+        parameter.data.copy_(drawn * (parameter.dim() > 1))  # no bias
+    return recogniser.requires_grad_(False)
+
+
+@pytest.fixture
+def scene() -> SimpleNamespace:
+    """A face that fills its photo, so that the recognisers' alignment is the identity."""
+    photo = torch.rand(1, 3, TINY_INPUT, TINY_INPUT) * 0.8 + 0.1
+    landmarks = torch.tensor(TINY_TEMPLATE)
+    box = (0, 0, TINY_INPUT, TINY_INPUT)
+    region = FaceRegion(photo, landmarks, box, (1.0, 1.0))
+    recognisers = {"one": linear_recogniser(1, **{"0.01": 0.4}), "two": linear_recogniser(2)}
+    pipe = SimpleNamespace(recognisers=recognisers, device=torch.device("cpu"))
+    task = Task(np.zeros((2, 2, 3), np.uint8), "sad", "first", ("one", "two"), 0)
+    target = Target("a", {name: F.normalize(torch.randn(1, 8)) for name in recognisers})
+    place = FacePlace(None, region, TINY_INPUT, landmarks)
+    return SimpleNamespace(pipe=pipe, task=task, place=place, target=target, photo=photo)
+
+
+def embedding(scene: SimpleNamespace, name: str, picture: Tensor) -> np.ndarray:
+    weight = scene.pipe.recognisers[name].state_dict()
+    matrix = next(v for v in weight.values() if v.dim() == 2).double().numpy()
+    raw = matrix @ (2 * picture.double().numpy().ravel() - 1)
+    return raw / np.linalg.norm(raw)
+
+
+def test_identity_loss_by_hand(scene: SimpleNamespace) -> None:
+    """MAP's impersonation and half its dodging, in units of 1 - threshold."""
+    loss = identity_loss(scene.pipe, scene.task, scene.place, scene.target)
+    picture = torch.rand_like(scene.photo)
+    expected = 0.0
+    weights = {o.name: o.weight for o in default_objectives()}
+    for name, threshold in (("one", 0.4), ("two", TYPICAL_THRESHOLD)):
+        now, before = (embedding(scene, name, one) for one in (picture, scene.photo))
+        target = scene.target.embeddings[name][0].double().numpy()
+        unit = 1 - threshold
+        excess = max(now @ before - (threshold - DODGING_MARGIN * unit), 0)
+        per_recogniser = weights["impersonation"] * (1 - now @ target) + weights["dodging"] * excess
+        expected += per_recogniser / unit / 2
+    assert float(loss(picture)) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("attack", [PGD, MIFGSM])
+def test_first_step_on_a_linear_recogniser(scene: SimpleNamespace, attack: type[Noise]) -> None:
+    """Impersonation of one recogniser: d(-cos)/dx = -2 W' (t - (e.t) e) / |W (2 x - 1)|."""
+    task = Task(scene.task.photo, "sad", "first", ("one",), 0)
+    objectives = with_weights(default_objectives(), dodging=0)
+    loss = identity_loss(scene.pipe, task, scene.place, scene.target, objectives)
+    everywhere = torch.ones(1, 1, TINY_INPUT, TINY_INPUT)
+    # The gradient is taken at PGD's random start: near the photo if the budget is small.
+    change = perturb(attack(eps=1, steps=1), loss, scene.photo, everywhere)
+    matrix = next(
+        v for v in scene.pipe.recognisers["one"].state_dict().values() if v.dim() == 2
+    ).double()
+    now = embedding(scene, "one", scene.photo)
+    target = scene.target.embeddings["one"][0].double().numpy()
+    gradient = -matrix.numpy().T @ (target - (now @ target) * now)
+    sure = np.abs(gradient) > 0.2 * np.abs(gradient).mean()
+    assert sure.mean() > 0.8
+    np.testing.assert_allclose(
+        change.numpy().ravel()[sure], -np.sign(gradient)[sure] / 255, rtol=1e-3
+    )
+
+
+def test_identity_loss_needs_an_identity_objective(scene: SimpleNamespace) -> None:
+    objectives = with_weights(default_objectives(), impersonation=0, dodging=0)
+    with pytest.raises(UnknownOptionError, match="must hold an identity objective"):
+        identity_loss(scene.pipe, scene.task, scene.place, scene.target, objectives)
+
+
+# The 8-bit photo.
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    """With black and white lines across the face, where noise is cut off."""
+    one = to_array(load_image(ASTRONAUT))[:256, 96:352].copy()
+    one[80:82], one[85:87] = 0, 255
+    return one
+
+
+@pytest.mark.parametrize("eps", [1, 4.5, 8])
+@pytest.mark.parametrize("name", ["pgd", "mifgsm", "tidim", "tipim"])
+def test_budget_holds_exactly(
+    name: str, eps: float, tiny_pipeline: MAPPipeline, photo: np.ndarray
+) -> None:
+    task = Task(photo, "happy", "first", ("dlib_resnet",), 0)
+    result = create(name, eps=eps, steps=4).protect(tiny_pipeline, task)
+    assert np.abs(result.astype(int) - photo).max() == math.floor(eps)
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_add_noise_cannot_pass_the_budget(
+    scale: int, tiny_pipeline: MAPPipeline, photo: np.ndarray
+) -> None:
+    """Whatever the attack says, and though enlarging overshoots; outside nothing changes."""
+    large = np.repeat(np.repeat(photo, scale, 0), scale, 1)
+    place = find_face(tiny_pipeline, large)
+    wild = torch.randn(place.region.image.shape)
+    result = add_noise(large, wild, place, eps=3)
+    change = result.astype(int) - large
+    assert np.abs(change).max() == 3
+    x0, y0, x1, y1 = place.region.box
+    mask = np.zeros(large.shape[:2], bool)
+    mask[y0:y1, x0:x1] = place.mask_in_box()
+    assert not change[~mask].any()
+    assert (min(place.region.scale) < 1) == (scale > 1)
+    # Black and white pixels only move inwards.
+    assert (change[large == 0] >= 0).all()
+    assert (change[large == 255] <= 0).all()
+
+
+def test_add_noise_rounds(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
+    place = find_face(tiny_pipeline, photo)
+    for value, expected in ((2.4, 2), (2.6, 3), (-2.6, -3), (0.4, 0)):
+        change = torch.full(place.region.image.shape, value / 255)
+        middle = tuple(int(v) for v in place.face.landmarks[2][::-1])
+        added = add_noise(photo, change, place, eps=8)[middle].astype(int) - photo[middle]
+        assert added.tolist() == [expected] * 3
+
+
+def test_noise_survives_enlarging(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
+    """What the recognisers see of a large protected photo is about the noise that was made."""
+    large = np.repeat(np.repeat(photo, 4, 0), 4, 1) // 2 + 64  # away from black and white
+    place = find_face(tiny_pipeline, large)
+    generator = torch.Generator().manual_seed(0)
+    mask = place.mask_in_region()
+    noisy = (torch.rand(place.region.image.shape, generator=generator) * 2 - 1).sign() * 8 / 255
+    result = add_noise(large, noisy * mask, place, eps=8)
+    landmarks = torch.as_tensor(place.face.landmarks)
+    region = extract_region(uint8_tensor(result), landmarks).image
+    inside = mask.expand_as(noisy) > 0
+    correlation = np.corrcoef(
+        ((region - place.region.image)[inside]).numpy(), noisy[inside].numpy()
+    )[0, 1]
+    assert correlation > 0.8
+
+
+def test_diversity_is_used(image: Tensor, mask: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TI-DIM shows the recognisers padded pictures, TIP-IM bent ones, the others plain ones."""
+    monkeypatch.setattr(gradients, "DIVERSITY_PROBABILITY", 1.0)
+    for attack in ATTACKS:
+        pictures: list[Tensor] = []
+        loss = lambda picture: pictures.append(picture.detach()) or picture.square().sum()  # noqa: B023, E731
+        perturb(attack(steps=3), loss, image, mask)
+        moved = max(float((p - image).abs().max()) for p in pictures)
+        assert (moved > 0.1) == (attack in (TIDIM, TIPIM))

@@ -1,0 +1,150 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+
+from map_pipeline.evaluation.results import (
+    NO_SECOND,
+    NOT_FOUND,
+    PhotoRow,
+    Row,
+    append_rows,
+    photos_file,
+    read_rows,
+    repair,
+    results_file,
+)
+
+ROW = Row(
+    photo="001",
+    method="map",
+    left_out="faceres",
+    recogniser="faceres",
+    used=False,
+    transformation="none",
+    found=True,
+    target_clean=0.1,
+    target_protected=1 / 3,
+    person_clean=0.9,
+    person_protected=-1e-17,
+    rank_clean=1,
+    rank_protected=4,
+)
+PHOTO = PhotoRow(
+    photo="001",
+    method="map",
+    left_out="faceres",
+    style="plain",
+    status="ok",
+    psnr=math.inf,
+    ssim=1 / 3,
+    ms_ssim=0.9,
+    lpips=None,
+    naturalness_before=20.5,
+    naturalness_after=None,
+    seconds=8.25,
+    peak_memory_mb=1000.0,
+    unet_calls=90,
+    recogniser_calls=100,
+    emotion="happy",
+    emotion_before='{"happy": 0.25}',
+    emotion_after="",
+)
+
+
+def write_unit(out: Path, name: str, rank: int | None = None, photos: bool = True) -> None:
+    rows = [dataclasses.replace(ROW, photo=name, recogniser=one) for one in ("faceres", "dlib")]
+    append_rows(results_file(out, rank), rows)
+    if photos:
+        append_rows(photos_file(out, rank), [dataclasses.replace(PHOTO, photo=name)])
+
+
+def names(out: Path) -> tuple[list[str], list[str]]:
+    """Photos of the result rows and of the photo rows."""
+    rows, photos = read_rows(results_file(out), Row), read_rows(photos_file(out), PhotoRow)
+    return [row.photo for row in rows], [row.photo for row in photos]
+
+
+def test_rows_survive_the_csv(tmp_path: Path) -> None:
+    rows = [
+        ROW,
+        dataclasses.replace(ROW, photo='a "quoted", näme', found=False, target_protected=NOT_FOUND),
+        dataclasses.replace(ROW, left_out="", used=True),
+    ]
+    for row in rows:
+        append_rows(tmp_path / "rows.csv", [row])
+    assert read_rows(tmp_path / "rows.csv", Row) == rows
+    assert (tmp_path / "rows.csv").read_text().count("photo,method") == 1
+
+
+def test_a_missing_second_photo_survives_the_csv(tmp_path: Path) -> None:
+    append_rows(tmp_path / "rows.csv", [dataclasses.replace(ROW, person_clean=NO_SECOND)])
+    [row] = read_rows(tmp_path / "rows.csv", Row)
+    assert math.isnan(row.person_clean)
+
+
+def test_photo_rows_survive_the_csv(tmp_path: Path) -> None:
+    rows = [PHOTO, dataclasses.replace(PHOTO, lpips=0.125, facepp_clean=99.5, status="`x`, no")]
+    append_rows(tmp_path / "rows.csv", rows)
+    assert read_rows(tmp_path / "rows.csv", PhotoRow) == rows
+
+
+def test_no_file_no_rows(tmp_path: Path) -> None:
+    assert read_rows(tmp_path / "rows.csv", Row) == []
+    assert repair(tmp_path) == []
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10, 60])
+def test_a_half_written_last_line_is_left_out(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "rows.csv"
+    append_rows(path, [ROW, dataclasses.replace(ROW, photo="002")])
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert read_rows(path, Row) == [ROW]
+
+
+def test_repair_keeps_finished_units_only(tmp_path: Path) -> None:
+    write_unit(tmp_path, "001")
+    write_unit(tmp_path, "002", photos=False)  # killed between the two files
+    assert [row.photo for row in repair(tmp_path)] == ["001"]
+    assert names(tmp_path) == (["001", "001"], ["001"])
+    write_unit(tmp_path, "002")
+    assert names(tmp_path) == (["001", "001", "002", "002"], ["001", "002"])
+
+
+@pytest.mark.parametrize("cut", range(1, 400, 7))
+def test_a_kill_at_any_byte_loses_one_photo_at_most(tmp_path: Path, cut: int) -> None:
+    """Writing stops anywhere in the second unit; after repair it's written again."""
+    write_unit(tmp_path, "001")
+    write_unit(tmp_path, "002")
+    # What is written last is lost first: the line in photos.csv, then the lines of results.csv.
+    photos, results = photos_file(tmp_path).read_bytes(), results_file(tmp_path).read_bytes()
+    line = photos.splitlines(keepends=True)[-1]
+    photos_file(tmp_path).write_bytes(photos[: -min(cut, len(line))])
+    if cut > len(line):
+        unit_lines = b"".join(results.splitlines(keepends=True)[-2:])
+        results_file(tmp_path).write_bytes(results[: -min(cut - len(line), len(unit_lines))])
+    assert [row.photo for row in repair(tmp_path)] == ["001"]
+    write_unit(tmp_path, "002")
+    assert names(tmp_path) == (["001", "001", "002", "002"], ["001", "002"])
+    assert photos_file(tmp_path).read_bytes() == photos
+    assert results_file(tmp_path).read_bytes() == results
+
+
+def test_files_of_several_processes_are_joined(tmp_path: Path) -> None:
+    write_unit(tmp_path, "001")
+    write_unit(tmp_path, "002", rank=0)
+    write_unit(tmp_path, "003", rank=1)
+    write_unit(tmp_path, "004", rank=1, photos=False)
+    expected = (["001", "001", "002", "002", "003", "003"], ["001", "002", "003"])
+    for _ in range(2):  # the second time changes nothing
+        repair(tmp_path)
+        assert names(tmp_path) == expected
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["photos.csv", "results.csv"]
+
+
+def test_joining_that_was_interrupted_counts_nothing_twice(tmp_path: Path) -> None:
+    write_unit(tmp_path, "001")
+    write_unit(tmp_path, "001", rank=0)
+    repair(tmp_path)
+    assert names(tmp_path) == (["001", "001"], ["001"])

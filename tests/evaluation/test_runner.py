@@ -1,0 +1,559 @@
+import dataclasses
+import io
+import itertools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ASTRONAUT
+from PIL import Image
+
+from map_pipeline import MAPPipeline
+from map_pipeline.errors import NoFaceError, UnknownOptionError
+from map_pipeline.evaluation import runner
+from map_pipeline.evaluation.data import PhotoSet
+from map_pipeline.evaluation.gallery import Gallery, look, look_at_composite
+from map_pipeline.evaluation.results import (
+    NOT_FOUND,
+    PhotoRow,
+    Row,
+    photos_file,
+    read_rows,
+    results_file,
+    unit,
+)
+from map_pipeline.evaluation.runner import Evaluation, Processes, photo_file
+from map_pipeline.evaluation.settings import (
+    Settings,
+    check_same_run,
+    rotation,
+    surrogates_without,
+    transformation,
+)
+from map_pipeline.evaluation.subjects import Tools
+from map_pipeline.evaluation.verification import verification
+from map_pipeline.expression import EMOTIONS
+from map_pipeline.images import load_image, to_array
+
+EXAMPLES = ASTRONAUT.parent
+QUICK = Settings(methods=("none",), targets=("77",), transformations=("none",))
+JPEG = dataclasses.replace(QUICK, transformations=("jpeg75",))
+
+
+def encode(photo: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(photo).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def faces() -> list[np.ndarray]:
+    """Three portraits of 180 px, which takes half the time of 256 px."""
+    others = [load_image(EXAMPLES / f"{n}.png") for n in ("woman-young-tan", "man-older-dark")]
+    portraits = [load_image(ASTRONAUT).crop((96, 0, 352, 256)), *others]
+    return [to_array(one.resize((180, 180), Image.Resampling.LANCZOS)) for one in portraits]
+
+
+@pytest.fixture
+def files(faces: list[np.ndarray]) -> dict[str, bytes]:
+    """Three people with two photos each, and a target."""
+    found = {"77_enroll.png": encode(faces[2]), "77_probe.png": encode(faces[2][:, ::-1])}
+    for index, face in enumerate(faces):
+        found[f"00{index}_a.png"] = encode(face)
+        found[f"00{index}_b.png"] = encode(face[:, ::-1])
+    return found
+
+
+@pytest.fixture
+def evaluate(tiny_pipeline: MAPPipeline, tmp_path: Path) -> Callable[..., Evaluation]:
+    """Write the photos, run, and return the evaluation; results lie in `tmp_path/out`."""
+
+    def call(files: dict[str, bytes], settings: Settings, **options: object) -> Evaluation:
+        folder = tmp_path / "photos"
+        folder.mkdir(exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        out = tmp_path / "out"
+        evaluation = Evaluation(tiny_pipeline, PhotoSet(folder), settings, out, **options)
+        evaluation.run()
+        return evaluation
+
+    return call
+
+
+def rows_of(evaluation: Evaluation) -> list[Row]:
+    return read_rows(results_file(evaluation.out), Row)
+
+
+def photos_of(evaluation: Evaluation) -> list[PhotoRow]:
+    return read_rows(photos_file(evaluation.out), PhotoRow)
+
+
+def without_cost(row: PhotoRow) -> PhotoRow:
+    return dataclasses.replace(row, seconds=0.0, peak_memory_mb=0.0)
+
+
+def test_identical_folders(evaluate: Callable, files: dict[str, bytes]) -> None:
+    """Unprotected photos compared with themselves: nobody dodges, and SSIM is 1."""
+    same = {name.replace("_a", "_b"): content for name, content in files.items() if "_a" in name}
+    evaluation = evaluate(files | same, JPEG)
+    photos, rows = photos_of(evaluation), rows_of(evaluation)
+    assert [row.photo for row in photos] == ["000", "001", "002"]
+    for photo in photos:
+        assert photo.status == "ok"
+        assert photo.ssim == pytest.approx(1, abs=1e-6)
+        assert photo.ms_ssim == pytest.approx(1, abs=1e-5)
+        assert photo.psnr == math.inf
+        assert photo.naturalness_before == photo.naturalness_after
+    plain = [row for row in rows if row.transformation == "none"]
+    assert len(plain) == 3 * len(evaluation.pipe.recognisers)
+    for row in rows:
+        assert (row.found, row.target_clean, row.person_clean) == (
+            True,
+            row.target_protected,
+            row.person_protected,
+        )
+    for row in plain:
+        assert row.person_protected == pytest.approx(1, abs=1e-5)
+        assert (row.rank_clean, row.rank_protected) == (1, 1)
+    limits = dict.fromkeys(evaluation.pipe.recognisers, 0.999)
+    assert verification(plain, limits)["dodging"]["rate"] == 0
+
+
+def test_similarities_are_those_of_the_pipeline(
+    evaluate: Callable, files: dict[str, bytes], faces: list[np.ndarray]
+) -> None:
+    settings = dataclasses.replace(JPEG, methods=("mosaic",), limit=1)
+    evaluation = evaluate(files, settings)
+    pipe = evaluation.pipe
+    result = to_array(load_image(photo_file(evaluation.out, "mosaic", "000", "dlib_resnet")))
+    assert (result != faces[0]).any()
+    np.testing.assert_array_equal(
+        to_array(load_image(photo_file(evaluation.out, "source", "000"))), faces[0]
+    )
+    jpeg = transformation(pipe, "jpeg75")
+    changed = {"none": (faces[0], result), "jpeg75": (jpeg(faces[0], 0), jpeg(result, 0))}
+    person, target = faces[0][:, ::-1], faces[2][:, ::-1]
+
+    def cosine(first: np.ndarray, second: np.ndarray, name: str) -> float:
+        vectors = []
+        for photo in (first, second):
+            [face, *_] = pipe.face_detector.detect(np.ascontiguousarray(photo))
+            view = pipe.view(np.ascontiguousarray(photo), face.landmarks)
+            vectors.append(pipe.recognisers[name](view.image, view.landmarks)[0])
+        return float(vectors[0] @ vectors[1])
+
+    rows = rows_of(evaluation)
+    assert len(rows) == 2 * len(pipe.recognisers)
+    for row in rows:
+        clean, protected = changed[row.transformation]
+        expected = [
+            cosine(photo, other, row.recogniser)
+            for other in (target, person)
+            for photo in (clean, protected)
+        ]
+        found = (row.target_clean, row.target_protected, row.person_clean, row.person_protected)
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_rank_in_a_known_gallery() -> None:
+    angles = {"Ada": 0.0, "Bob": 0.3, "Eve": 0.8, "Outsider": 0.1}
+    vectors = {n: {"one": np.array([np.cos(a), np.sin(a)])} for n, a in angles.items()}
+    gallery = Gallery(vectors, vectors, frozenset({"Ada", "Bob", "Eve"}), [])
+    face = vectors["Ada"]["one"]
+    places = [
+        gallery.place(name, "one", float(vectors[name]["one"] @ face), -1.0, face)
+        for name in ("Ada", "Bob", "Eve")
+    ]
+    assert places == [1, 2, 3]
+    # The target's probe is in the gallery, too; people beyond the members aren't.
+    assert gallery.place("Bob", "one", math.cos(0.3), math.cos(0.2), face) == 3
+    assert gallery.size == 4
+    strangers, same = gallery.pairs("one")
+    assert len(strangers) == 2 * 3 * 2
+    np.testing.assert_allclose(same, 1)
+
+
+BAD = {
+    "000_a.png": b"not a picture",  # the photo to protect can't be read
+    "000_b.png": None,
+    "001_a.png": None,
+    "001_b.png": b"damaged",  # the other photo can't be read
+    "002_a.png": encode(np.full((256, 256, 3), 128, np.uint8)),  # no face to protect
+    "002_b.png": None,
+    "003_a.png": None,  # no other photo at all
+    "004_a.png": None,
+    "004_b.png": encode(np.full((256, 256, 3), 128, np.uint8)),  # no face in the other photo
+    "005_b.png": None,  # nothing to protect
+}
+
+
+def test_bad_photos_count_and_are_listed(
+    evaluate: Callable, files: dict[str, bytes], faces: list[np.ndarray]
+) -> None:
+    face = encode(faces[0])
+    bad = {name: face if content is None else content for name, content in BAD.items()}
+    settings = dataclasses.replace(JPEG, methods=("mosaic",), protect_both=True)
+    evaluation = evaluate({k: v for k, v in files.items() if "77" in k} | bad, settings)
+    photos, rows = photos_of(evaluation), rows_of(evaluation)
+
+    status = {row.photo: row.status for row in photos}
+    assert list(status) == ["000", "001", "002", "003", "004"]
+    assert "`image` must be a whole" in status["000"]
+    assert "`image` must show a face" in status["002"]
+    assert [status[name] for name in ("001", "003", "004")] == ["ok"] * 3
+
+    problems = {p.name: p.rule for p in (*evaluation.photos.problems, *evaluation.gallery.problems)}
+    assert set(problems) == {
+        "000_a.png",
+        "001_b.png",
+        "002_a.png",
+        "003_a.png",
+        "004_b.png",
+        "005_b.png",
+    }
+
+    n = len(evaluation.pipe.recognisers)
+    limits = dict.fromkeys(evaluation.pipe.recognisers, -0.99)  # everything found matches
+    for name in ("none", "jpeg75", "protected_pair"):
+        found = verification([row for row in rows if row.transformation == name], limits)
+        # All five count in impersonation, the two failures as not impersonating ...
+        assert (found["impersonation"]["rate"], found["impersonation"]["n"]) == (3 / 5, 5 * n)
+        # ... and the two with a usable other photo, both failures, count in dodging.
+        assert (found["dodging"]["rate"], found["dodging"]["n"]) == (0, 2 * n)
+    for row in rows:
+        failed = row.photo in ("000", "002")
+        assert row.found != failed
+        assert (row.target_protected == NOT_FOUND) == failed
+        assert math.isnan(row.person_protected) == (row.photo not in ("000", "002"))
+        assert row.rank_protected == 0
+
+
+def test_a_target_without_a_face_is_told_before_any_work(
+    evaluate: Callable, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    files["77_probe.png"] = encode(np.full((256, 256, 3), 128, np.uint8))
+    with pytest.raises(NoFaceError, match="`target` must show a face, got none in 77_probe"):
+        evaluate(files, QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_recogniser_is_left_out_per_photo(evaluate: Callable, files: dict[str, bytes]) -> None:
+    evaluation = evaluate(files, QUICK)
+    assert [unit(row) for row in photos_of(evaluation)] == [
+        ("000", "none", "dlib_resnet"),
+        ("001", "none", "mobilefacenet"),
+        ("002", "none", "dlib_resnet"),
+    ]
+    for row in rows_of(evaluation):
+        families = {"dlib_resnet": "dlib", "mobilefacenet": "mobilefacenet", "faceres": ""}
+        # faceres is of mobilefacenet's family and never a surrogate here.
+        assert row.used == (families[row.recogniser] not in ("", families[row.left_out]))
+
+
+@pytest.mark.parametrize(
+    ("leave_out", "expected"), [("each", ["dlib_resnet", "mobilefacenet"]), ("none", [""])]
+)
+def test_other_ways_to_leave_out(
+    evaluate: Callable, files: dict[str, bytes], leave_out: str, expected: list[str]
+) -> None:
+    settings = dataclasses.replace(QUICK, leave_out=leave_out, limit=1, methods=("none", "blur"))
+    evaluation = evaluate(files, settings)
+    units = [unit(row)[1:] for row in photos_of(evaluation)]
+    assert units == [(method, one) for one in expected for method in ("none", "blur")]
+    names = {path.name for path in (evaluation.out / "photos" / "blur").iterdir()}
+    assert names == {f"000.without_{one}.png" if one else "000.png" for one in expected}
+
+
+def test_the_whole_family_is_left_out(bundled_pipeline: MAPPipeline) -> None:
+    recognisers = bundled_pipeline.recognisers
+    for name in rotation(bundled_pipeline, "rotate"):
+        chosen = surrogates_without(bundled_pipeline, name)
+        assert chosen
+        assert recognisers[name].config.family not in {recognisers[n].config.family for n in chosen}
+    assert surrogates_without(bundled_pipeline, "") == tuple(bundled_pipeline.surrogates)
+
+
+def test_a_single_family_cannot_be_left_out(
+    tiny_pipeline: MAPPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MAPPipeline, "surrogates", ["mobilefacenet", "faceres"])
+    with pytest.raises(UnknownOptionError, match=r"`leave_out` must be 'none'.*got 'rotate'"):
+        rotation(tiny_pipeline, "rotate")
+    assert rotation(tiny_pipeline, "none") == ("",)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "match"),
+    [
+        ("emotion", "bored", "`emotion` must be one of angry.*got 'bored'"),
+        ("leave_out", "some", "`leave_out` must be one of rotate.*got 'some'"),
+        ("styles", ("plain", "cubist"), "`styles` must be one of plain.*got 'cubist'"),
+        ("methods", ("magic",), "`methods` must be one of map.*got 'magic'"),
+        ("transformations", ("purify0",), "`transforms` must be one of none.*got 'purify0'"),
+    ],
+)
+def test_unknown_names(option: str, value: object, match: str) -> None:
+    with pytest.raises(UnknownOptionError, match=match):
+        Settings(**{option: value})
+
+
+def test_the_plain_photo_is_always_judged_first() -> None:
+    assert Settings(transformations=("jpeg75", "none")).transformations == ("none", "jpeg75")
+
+
+def test_purification_goes_through_the_prior(
+    tiny_pipeline: MAPPipeline, faces: list[np.ndarray]
+) -> None:
+    purified = transformation(tiny_pipeline, "purify200")(faces[0], 0)
+    assert purified.shape == faces[0].shape
+    assert (purified != faces[0]).any()
+
+
+def test_resume_does_only_what_is_missing(
+    evaluate: Callable, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    real = runner.measure
+    monkeypatch.setattr(runner, "measure", lambda *args: calls.append(1) or real(*args))
+    settings = dataclasses.replace(QUICK, methods=("none", "mosaic"))
+    complete = evaluate(files, settings)
+    expected, photos = rows_of(complete), photos_of(complete)
+    assert len(calls) == 6
+    evaluate(files, settings)
+    assert len(calls) == 6
+
+    # A kill after four units, in the middle of the fifth one's lines.
+    lines = photos_file(complete.out).read_bytes().splitlines(keepends=True)
+    photos_file(complete.out).write_bytes(b"".join(lines[:5]) + lines[5][:20])
+    again = evaluate(files, settings)
+    assert len(calls) == 8
+    assert rows_of(again) == expected
+    assert list(map(without_cost, photos_of(again))) == list(map(without_cost, photos))
+
+
+def test_more_photos_and_methods_may_be_added(evaluate: Callable, files: dict[str, bytes]) -> None:
+    first = evaluate(files, dataclasses.replace(QUICK, limit=1))
+    rows = rows_of(first)
+    second = evaluate(files, dataclasses.replace(QUICK, limit=2, methods=("none", "blur")))
+    assert rows_of(second)[: len(rows)] == rows
+    assert {unit(row)[:2] for row in photos_of(second)} == {
+        *itertools.product(("000", "001"), ("none", "blur"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "match"),
+    [
+        ("seed", 1, "seed 0 there and 1 here"),
+        ("emotion", "sad", "emotion 'happy' there and 'sad' here"),
+        ("transformations", ("jpeg75",), "transformations .* there and .*jpeg75"),
+        ("targets", ("first",), "targets .*77.* there and .*first"),
+    ],
+)
+def test_a_folder_holds_one_run(
+    evaluate: Callable, files: dict[str, bytes], option: str, value: object, match: str
+) -> None:
+    first = evaluate(files, dataclasses.replace(QUICK, limit=1))
+    rows = rows_of(first)
+    with pytest.raises(UnknownOptionError, match=f"`out` must be a new folder.*{match}"):
+        evaluate(files, dataclasses.replace(QUICK, limit=2, **{option: value}))
+    assert rows_of(first) == rows
+
+
+def test_settings_are_compared_by_value(tmp_path: Path) -> None:
+    check_same_run(tmp_path, {"far": (0.1, 0.2), "weights": {"unet": "ab"}})
+    check_same_run(tmp_path, {"weights": {"unet": "ab"}, "far": [0.1, 0.2]})
+    with pytest.raises(UnknownOptionError, match="weights"):
+        check_same_run(tmp_path, {"far": [0.1, 0.2], "weights": {"unet": "cd"}})
+
+
+def test_several_processes_share_the_photos(
+    evaluate: Callable, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(QUICK, styles=("plain", "grey"), limit=2)
+    alone = evaluate(files, settings)
+    expected, out = rows_of(alone), tmp_path / "shared"
+    parts = [Evaluation(alone.pipe, alone.photos, settings, out, Tools()) for _ in range(2)]
+    waits = []
+    # The main process comes last here, so that it finds the other's files when it joins them;
+    # the other needs the settings to be checked and the gallery, which take no turn.
+    parts[1].run(Processes(1, 2, lambda: waits.append(1)))
+    assert {path.name for path in out.glob("*.csv")} == {"results.1.csv", "photos.1.csv"}
+    halves = {row.photo for row in read_rows(photos_file(out, 1), PhotoRow)}
+    assert halves == {"000@grey", "001@grey"}
+    parts[0].run(Processes(0, 2, lambda: waits.append(0)))
+    assert waits == [1] * 3 + [0] * 3
+    assert {path.name for path in out.glob("*.csv")} == {"results.csv", "photos.csv"}
+    key = lambda row: (row.photo, row.method, row.recogniser, row.transformation)  # noqa: E731
+    assert sorted(rows_of(parts[0]), key=key) == sorted(expected, key=key)
+
+
+def test_styles_are_sets_of_their_own(evaluate: Callable, files: dict[str, bytes]) -> None:
+    settings = dataclasses.replace(QUICK, styles=("plain", "grey"), limit=1, methods=("mosaic",))
+    evaluation = evaluate(files, settings)
+    assert [(row.photo, row.style) for row in photos_of(evaluation)] == [
+        ("000", "plain"),
+        ("000@grey", "grey"),
+    ]
+    source = to_array(load_image(photo_file(evaluation.out, "source", "000@grey")))
+    assert (source == source[..., :1]).all()
+    plain, grey = (
+        [row for row in rows_of(evaluation) if row.photo == name] for name in ("000", "000@grey")
+    )
+    assert len(plain) == len(grey)
+    assert all(
+        one.person_clean != other.person_clean for one, other in zip(plain, grey, strict=True)
+    )
+
+
+def test_protected_against_protected(evaluate: Callable, files: dict[str, bytes]) -> None:
+    """Two equal photos, protected alike, stay equal: a match, however much both were changed."""
+    files["000_b.png"] = files["000_a.png"]
+    settings = dataclasses.replace(QUICK, methods=("pgd",), protect_both=True, limit=2)
+    evaluation = evaluate(files, settings)
+    rows = [row for row in rows_of(evaluation) if row.transformation == "protected_pair"]
+    assert len(rows) == 2 * len(evaluation.pipe.recognisers)
+    plain = {
+        (row.photo, row.recogniser): row
+        for row in rows_of(evaluation)
+        if row.transformation == "none"
+    }
+    pipe = evaluation.pipe
+    for row in rows:
+        other = plain[row.photo, row.recogniser]
+        assert row.target_protected == other.target_protected
+        assert row.person_clean == other.person_clean
+        if row.photo == "000":
+            assert row.person_protected == pytest.approx(1, abs=1e-5)
+            assert row.rank_protected == 1
+            continue
+        left_out = row.left_out
+        first, second = (
+            look(pipe, to_array(load_image(photo_file(evaluation.out, "pgd", name, left_out))))
+            for name in ("001", "001.second")
+        )
+        cosine = first.embeddings[row.recogniser] @ second.embeddings[row.recogniser]
+        assert row.person_protected == pytest.approx(cosine, abs=1e-5)
+        assert row.person_protected != other.person_protected
+
+
+def test_composites_are_tested_against_their_mirrored_picture(
+    evaluate: Callable, files: dict[str, bytes]
+) -> None:
+    pairs = {name: content for name, content in files.items() if "77" not in name}
+    evaluation = evaluate(pairs, dataclasses.replace(QUICK, targets=("second", "third"), limit=2))
+    assert "mirrored" in evaluation.probe
+    pipe = evaluation.pipe
+    for row in rows_of(evaluation):
+        if row.transformation == "none":
+            name = {"000": "second", "001": "third"}[row.photo]
+            probe, picture = look_at_composite(pipe, name)
+            photo = to_array(load_image(photo_file(evaluation.out, "source", row.photo)))
+            face = look(pipe, photo)
+            cosine = face.embeddings[row.recogniser] @ probe.embeddings[row.recogniser]
+            assert row.target_clean == pytest.approx(cosine, abs=1e-5)
+            original = to_array(pipe.targets.picture(name))
+            np.testing.assert_array_equal(picture, original[:, ::-1])
+
+
+def test_a_mirrored_composite_is_still_recognised(bundled_pipeline: MAPPipeline) -> None:
+    """Its landmarks must be mirrored, too: with wrong ones the similarity would collapse."""
+    index = 3
+    face, _ = look_at_composite(bundled_pipeline, bundled_pipeline.targets.names[index])
+    for name, embedding in face.embeddings.items():
+        stored = bundled_pipeline.targets.embeddings(name)[index].float().numpy()
+        strangers = bundled_pipeline.targets.embeddings(name).float().numpy() @ embedding
+        assert strangers.argmax() == index
+        assert stored @ embedding > bundled_pipeline.recognisers[name].threshold(0.001)
+
+
+def test_targets_of_the_set_are_the_default(evaluate: Callable, files: dict[str, bytes]) -> None:
+    default = evaluate(files, dataclasses.replace(QUICK, targets=(), limit=1))
+    assert default.targets == ("77",)
+    assert default.probe == "another photo of the target"
+
+
+def test_without_targets_composites_are_chosen(evaluate: Callable, files: dict[str, bytes]) -> None:
+    pairs = {name: content for name, content in files.items() if "77" not in name}
+    evaluation = evaluate(pairs, dataclasses.replace(QUICK, targets=(), limit=1))
+    assert evaluation.targets == ("auto",)
+    subject = evaluation.subject(0, "plain")
+    expected = evaluation.pipe.built_in_target("auto", subject.clean("none").view).name
+    assert subject.goal.name == subject.goal.enroll == expected
+
+
+def test_all_emotions_take_turns(evaluate: Callable, files: dict[str, bytes]) -> None:
+    judge_free = evaluate(files, dataclasses.replace(QUICK, emotion="all"))
+    assert [row.emotion for row in photos_of(judge_free)] == list(EMOTIONS[:3])
+    assert {row.emotion_before for row in photos_of(judge_free)} == {""}
+
+
+def test_expression_judge(
+    evaluate: Callable, files: dict[str, bytes], tiny_pipeline: MAPPipeline
+) -> None:
+    files["001_a.png"] = encode(np.full((256, 256, 3), 128, np.uint8))
+    judge = next(iter(tiny_pipeline.encoders.values()))
+    photos = photos_of(evaluate(files, QUICK, tools=Tools(judge=judge)))
+    probabilities = json.loads(photos[0].emotion_before)
+    assert list(probabilities) == list(EMOTIONS)
+    assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert photos[0].emotion_before == photos[0].emotion_after
+    assert photos[1].emotion_before == photos[1].emotion_after == "{}"
+    with pytest.raises(UnknownOptionError, match="judge True there and False here"):
+        evaluate(files, QUICK)
+
+
+class FakeService:
+    """Stands in for Face++: confidence by brightness, no face in uniform pictures."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def compare(self, first: np.ndarray, second: np.ndarray) -> float:
+        self.calls += 1
+        if first.std() == 0:
+            raise NoFaceError("`photo` must show a face that Face++ finds, got none.")
+        return float(abs(first.mean() - second.mean()))
+
+
+def test_face_service_is_asked_once_for_the_clean_photo(
+    evaluate: Callable, files: dict[str, bytes], faces: list[np.ndarray]
+) -> None:
+    files["001_a.png"] = encode(np.full((256, 256, 3), 128, np.uint8))
+    service = FakeService()
+    settings = dataclasses.replace(QUICK, methods=("none", "blur"), limit=2)
+    photos = photos_of(evaluate(files, settings, tools=Tools(facepp=service)))
+    assert photos[0].facepp_clean == photos[0].facepp_protected
+    assert photos[0].facepp_clean == pytest.approx(abs(faces[0].mean() - faces[2].mean()))
+    # 000: clean, none, blur. 001, without a face: clean and none; blur fails before it is asked.
+    assert [row.status for row in photos[:3]] == ["ok"] * 3
+    assert "must show a face" in photos[3].status
+    assert service.calls == 3 + 2
+    assert photos[2].facepp_clean is None
+
+
+def test_the_method_gets_what_the_protocol_says(
+    evaluate: Callable,
+    files: dict[str, bytes],
+    faces: list[np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks = []
+
+    class Spy:
+        name, title = "none", "spy"
+
+        def protect(self, pipe: MAPPipeline, task: runner.Task) -> np.ndarray:  # noqa: ARG002
+            tasks.append(task)
+            return task.photo
+
+    monkeypatch.setattr(runner, "create", lambda *_args, **_options: Spy())
+    evaluate(files, dataclasses.replace(QUICK, seed=7, limit=1, emotion="sad"))
+    [task] = tasks
+    assert (task.emotion, task.seed, task.surrogates) == ("sad", 7, ("mobilefacenet",))
+    np.testing.assert_array_equal(task.photo, faces[0])
+    np.testing.assert_array_equal(task.target, faces[2])
