@@ -1,4 +1,4 @@
-"""The score network at work: patches, deterministic DDIM in both directions, its training loss.
+"""The score network at work: patches, noise prediction, deterministic DDIM in both directions.
 
 Faces of 128 px enter the U-Net as `p x p` patches folded into channels (`in_channels = 3 p^2`);
 p = 1 is an ordinary pixel-space U-Net such as google/ddpm-celebahq-256.
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
-from map_pipeline.losses import score_matching_loss
+from map_pipeline.conditioning import embedding_width, is_conditional
 
 
 def patch_size(unet: UNet2DModel) -> int:
@@ -56,36 +56,86 @@ def ddim_step(latents: Tensor, noise: Tensor, alpha_from: Tensor, alpha_to: Tens
     return alpha_to.sqrt() * clean + (1 - alpha_to).sqrt() * noise
 
 
+def predict_noise(
+    unet: UNet2DModel, latents: Tensor, timestep: Tensor | int, condition: Tensor | None = None
+) -> Tensor:
+    """Noise in `latents` `[B,C,h,w]` at a level, as the network sees it.
+
+    Args:
+        timestep: one for all, or `[B]`.
+        condition: `[B,width]` of `FaceConditioner`; None says nothing about the face. Ignored by a
+            network that takes none.
+    """
+    # A tensor for every level: torch.compile would compile the network anew for each number.
+    timestep = torch.as_tensor(timestep, device=latents.device).expand(len(latents))
+    if not is_conditional(unet):
+        return unet(latents, timestep).sample
+    if condition is None:
+        condition = latents.new_zeros(len(latents), embedding_width(unet))
+    return unet(latents, timestep, class_labels=condition).sample
+
+
+def guided_noise(
+    unet: UNet2DModel,
+    latents: Tensor,
+    timestep: Tensor | int,
+    condition: Tensor,
+    away_from: Tensor,
+    guidance: float,
+) -> Tensor:
+    """Classifier-free guidance: `guidance` times the way from one condition to another.
+
+    `guidance=0` is the answer to `away_from`, 1 that to `condition`, more exaggerates.
+    """
+    both = predict_noise(
+        unet, torch.cat([latents, latents]), timestep, torch.cat([away_from, condition])
+    )
+    start, end = both.chunk(2)
+    return start + guidance * (end - start)
+
+
 def invert(
-    unet: UNet2DModel, scheduler: DDIMScheduler, latents: Tensor, start: int, steps: int
+    unet: UNet2DModel,
+    scheduler: DDIMScheduler,
+    latents: Tensor,
+    start: int,
+    steps: int,
+    condition: Tensor | None = None,
 ) -> Tensor:
     """DDIM inversion: from the clean `latents` up to the noise level `start`."""
     alpha = scheduler.final_alpha_cumprod.to(latents)
     for timestep in reversed(timesteps(start, steps)):
         alpha_next = scheduler.alphas_cumprod[timestep].to(latents)
-        latents = ddim_step(latents, unet(latents, timestep).sample, alpha, alpha_next)
+        noise = predict_noise(unet, latents, timestep, condition)
+        latents = ddim_step(latents, noise, alpha, alpha_next)
         alpha = alpha_next
     return latents
 
 
 def generate(
-    unet: UNet2DModel, scheduler: DDIMScheduler, latents: Tensor, start: int, steps: int
+    unet: UNet2DModel,
+    scheduler: DDIMScheduler,
+    latents: Tensor,
+    start: int,
+    steps: int,
+    condition: Tensor | None = None,
+    away_from: Tensor | None = None,
+    guidance: float = 1.0,
 ) -> Tensor:
-    """DDIM generation: from the noise level `start` down to clean latents."""
+    """DDIM generation: from the noise level `start` down to clean latents.
+
+    Args:
+        condition: what to generate, `[B,width]`.
+        away_from: what the start was inverted with; needed for a `guidance` other than 1.
+        guidance: see `guided_noise`.
+    """
     levels = timesteps(start, steps)
     alphas = [scheduler.alphas_cumprod[t].to(latents) for t in levels]
     alphas.append(scheduler.final_alpha_cumprod.to(latents))
     for timestep, alpha, alpha_next in zip(levels, alphas, alphas[1:], strict=False):
-        latents = ddim_step(latents, unet(latents, timestep).sample, alpha, alpha_next)
+        if guidance == 1.0 or away_from is None:
+            noise = predict_noise(unet, latents, timestep, condition)
+        else:
+            noise = guided_noise(unet, latents, timestep, condition, away_from, guidance)
+        latents = ddim_step(latents, noise, alpha, alpha_next)
     return latents
-
-
-def denoising_loss(
-    unet: UNet2DModel, scheduler: DDIMScheduler, latents: Tensor, start: int, noise: Tensor, at: int
-) -> Tensor:
-    """L_SM on the clean `latents` with the given noise at level `at` < `start`, `[B]`."""
-    if not 0 <= at < start:
-        raise ValueError(f"`at` must be in [0, {start}), got {at}.")
-    level = torch.full((len(latents),), at, device=latents.device)
-    noisy = scheduler.add_noise(latents, noise, level)
-    return score_matching_loss(unet(noisy, level).sample, noise)

@@ -37,11 +37,15 @@ def dodging_loss(embedding: Tensor, source: Tensor, goal: float | Tensor) -> Ten
     return F.relu(F.cosine_similarity(embedding, source.expand_as(embedding), dim=-1) - goal)
 
 
-def expression_loss(logits: Tensor, emotion: int) -> Tensor:
-    """L_E as the cross-entropy of the asked emotion, `[B]` in nats; `logits` is `[B,7]`."""
-    return F.cross_entropy(
-        logits, logits.new_full((len(logits),), emotion).long(), reduction="none"
-    )
+def expression_loss(logits: Tensor, emotion: int | Tensor) -> Tensor:
+    """L_E as the cross-entropy of the asked emotion, `[B]` in nats.
+
+    Args:
+        logits: `[B,7]`.
+        emotion: index of one emotion for all, or `[B]`.
+    """
+    asked = torch.as_tensor(emotion, device=logits.device).expand(len(logits))
+    return F.cross_entropy(logits, asked, reduction="none")
 
 
 def smoothness_loss(change: Tensor) -> Tensor:

@@ -114,20 +114,106 @@ def test_more_inversion_steps_come_closer() -> None:
     assert error(40) < error(5) / 2
 
 
-def test_denoising_loss_of_a_known_prediction() -> None:
+@pytest.fixture
+def told_unet() -> UNet2DModel:
+    """A network that takes a condition."""
+    config = {k: v for k, v in tiny_unet().config.items() if not k.startswith("_")}
+    return UNet2DModel(**config | {"class_embed_type": "identity"}).eval().requires_grad_(False)
+
+
+WIDTH = 64  # of its condition
+
+
+@torch.no_grad()
+def test_one_level_for_all_or_one_each(told_unet: UNet2DModel) -> None:
+    latents = torch.randn(3, 48, 8, 8)
+    for unet in (told_unet, tiny_unet()):
+        plain = diffusion.predict_noise(unet, latents, 100)
+        assert torch.equal(plain, diffusion.predict_noise(unet, latents, torch.tensor(100)))
+        levels = torch.tensor([100, 100, 500])
+        each = diffusion.predict_noise(unet, latents, levels)
+        torch.testing.assert_close(each[:2], plain[:2])
+        assert (each[2] - plain[2]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_no_condition_is_zeros(told_unet: UNet2DModel) -> None:
+    latents, told = torch.randn(2, 48, 8, 8), torch.randn(2, WIDTH)
+    plain = diffusion.predict_noise(told_unet, latents, 100)
+    zeros = diffusion.predict_noise(told_unet, latents, 100, torch.zeros(2, WIDTH))
+    assert torch.equal(plain, zeros)
+    assert (diffusion.predict_noise(told_unet, latents, 100, told) - plain).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_each_face_is_told_its_own(told_unet: UNet2DModel) -> None:
+    latents, told = torch.randn(2, 48, 8, 8), torch.randn(2, WIDTH)
+    both = diffusion.predict_noise(told_unet, latents, 100, told)
+    for row in range(2):
+        alone = diffusion.predict_noise(told_unet, latents[row : row + 1], 100, told[row][None])
+        torch.testing.assert_close(both[row], alone[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_network_that_takes_no_condition_ignores_it() -> None:
+    unet, latents = tiny_unet(), torch.randn(2, 48, 8, 8)
+    told = diffusion.predict_noise(unet, latents, 100, torch.randn(2, 3))
+    assert torch.equal(told, diffusion.predict_noise(unet, latents, 100))
+    assert torch.equal(told, unet(latents, 100).sample)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("timestep", [100, torch.tensor(100)])
+def test_guidance_lies_on_the_line_through_both_answers(
+    told_unet: UNet2DModel, timestep: Tensor | int
+) -> None:
+    latents = torch.randn(2, 48, 8, 8)
+    wanted, away = torch.randn(2, 2, WIDTH).unbind(0)
+
+    def guided(guidance: float) -> Tensor:
+        return diffusion.guided_noise(told_unet, latents, timestep, wanted, away, guidance)
+
+    start = diffusion.predict_noise(told_unet, latents, timestep, away)
+    end = diffusion.predict_noise(told_unet, latents, timestep, wanted)
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(guided(0.0), start, **close)
+    torch.testing.assert_close(guided(1.0), end, **close)
+    torch.testing.assert_close(guided(3.0), start + 3 * (end - start), **close)
+    torch.testing.assert_close(guided(-1.0), 2 * start - end, **close)
+
+
+@torch.no_grad()
+def test_guided_generation(told_unet: UNet2DModel) -> None:
+    """Guidance 0 generates what the start was inverted with, 1 what is wanted, 2 goes on."""
+    scheduler, latents = DDIMScheduler(**SCHEDULE), torch.randn(2, 48, 8, 8)
+    wanted, away = torch.randn(2, 2, WIDTH).unbind(0)
+
+    def guided(guidance: float) -> Tensor:
+        return diffusion.generate(
+            told_unet, scheduler, latents, 300, 3, wanted, away, guidance=guidance
+        )
+
+    source = diffusion.generate(told_unet, scheduler, latents, 300, 3, away)
+    target = diffusion.generate(told_unet, scheduler, latents, 300, 3, wanted)
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(guided(0.0), source, **close)
+    assert torch.equal(guided(1.0), target)
+    assert (guided(2.0) - source).norm() > 1.5 * (target - source).norm()
+    # Two equal conditions leave nothing to exaggerate.
+    same = diffusion.generate(told_unet, scheduler, latents, 300, 3, away, away, guidance=5.0)
+    torch.testing.assert_close(same, source, **close)
+
+
+@torch.no_grad()
+def test_a_condition_counts_in_both_directions(told_unet: UNet2DModel) -> None:
+    """Inverted and generated with the same one, the face comes back; with another it doesn't."""
     scheduler = DDIMScheduler(**SCHEDULE)
-    noise = torch.full((2, 48, 8, 8), 0.5)
-    loss = diffusion.denoising_loss(
-        constant_unet(0.2), scheduler, torch.randn(2, 48, 8, 8), 300, noise, 100
-    )
-    torch.testing.assert_close(loss, torch.full((2,), 0.09))
-
-
-@pytest.mark.parametrize("at", [-1, 300, 999])
-def test_denoising_level_out_of_range(at: int) -> None:
-    latents = torch.zeros(1, 48, 8, 8)
-    with pytest.raises(ValueError, match=rf"`at` must be in \[0, 300\), got {at}"):
-        diffusion.denoising_loss(tiny_unet(), DDIMScheduler(), latents, 300, latents, at)
+    latents = diffusion.to_latents(torch.rand(1, 3, 32, 32), 4)
+    first, second = torch.randn(2, 1, WIDTH).unbind(0)
+    start = diffusion.invert(told_unet, scheduler, latents, 300, 40, first)
+    back = diffusion.generate(told_unet, scheduler, start, 300, 40, first)
+    other = diffusion.generate(told_unet, scheduler, start, 300, 40, second)
+    assert (back - latents).norm() < (other - latents).norm() / 3
 
 
 @torch.no_grad()

@@ -1,22 +1,15 @@
-import json
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from map_pipeline.faces.align import apply_affine, arcface_template
 from map_pipeline.faces.contour import five_points
+from map_pipeline.training.candidates import GROUPS, SIZE, Group
 from map_pipeline.training.composites import (
-    GROUPS,
-    SIZE,
     TEMPLATE_RAISE,
     Composite,
-    Group,
     average_faces,
     mean_shape,
-    read_faces,
-    read_files,
     sharpen,
     trimmed_mean,
     warp_to_shape,
@@ -161,19 +154,3 @@ def test_no_group_holds_minors() -> None:
 def test_composite_passes_if_few_strangers_match(rates: dict, passes: bool) -> None:
     composite = Composite(GROUPS[0], torch.zeros(3, 2, 2), ("a",), rates)
     assert composite.passes is passes
-
-
-def test_read_files_is_the_same_for_a_folder_and_its_zip(tmp_path) -> None:  # noqa: ANN001
-    import shutil
-
-    folder = tmp_path / "faces"
-    folder.mkdir()
-    Image.new("RGB", (8, 8), "red").save(folder / "b.png")
-    Image.new("RGB", (8, 8), "blue").save(folder / "a.png")
-    (folder / "labels.jsonl").write_text(json.dumps({"file": "a.png", "age": 30}) + "\n")
-    archive = shutil.make_archive(str(tmp_path / "faces"), "zip", folder)
-    assert list(read_files(folder)) == list(read_files(tmp_path / "faces.zip"))
-    files, labels = read_faces(tmp_path / "faces.zip")
-    assert archive.endswith("faces.zip")
-    assert sorted(files) == ["a.png", "b.png"]
-    assert labels == [{"file": "a.png", "age": 30}]

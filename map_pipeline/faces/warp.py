@@ -1,0 +1,175 @@
+"""Moving the features of a face: a smooth deformation from where landmarks are to where they go.
+
+A diffusion model repaints; it hardly moves anything, since inversion ties it to the picture. So the
+geometry of an expression - raised brows, lips apart, corners of the mouth up - is made by a warp of
+the photo at its own resolution, and the score network only paints what a warp can't (teeth, folds).
+
+A flow is a field `[1,2,2s,2s]` in px of the aligned crop of side s. It is centred on the crop and
+reaches half a side beyond it, since the chin lies at the crop's border and has to move with the
+jaw. Its entry at (row, column) belongs to the crop's position (column - s/2, row - s/2) and tells
+how far from there the picture that appears there comes from (x, y).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from map_pipeline.faces.align import (
+    Alignment,
+    affine_scale,
+    apply_affine,
+    bounding_box,
+    compose_affine,
+    invert_affine,
+    square_corners,
+)
+from map_pipeline.faces.paste import feather_mask
+
+# Reach of a landmark's motion, as a share of the crop's side: hair and background stay in place.
+REACH = 0.18
+# Share of a landmark's own motion that is traded for smoothness: small errors of single landmarks
+# shall not print creases. Lips close and part by opposite motions of points that nearly touch.
+SMOOTHING, LIP_SMOOTHING = 0.03, 0.01
+LIPS = slice(48, 68)  # of the 68 landmarks
+# The motion is made of so many small ones: each is far from folding over, and so is their sequence.
+STEPS = 5
+# Least area factor of the whole map; where landmarks ask for less, the motion is made smaller.
+MIN_AREA, SMALLER = 0.03, 0.85
+UNMOVED = 0.02  # crop px; what moves less keeps its bits
+STRIP_PIXELS = 1_000_000  # most photo pixels warped at once, see `faces.paste`
+GRID = 4  # it is evaluated at every so many px of the crop and enlarged from there
+
+
+def displacement(landmarks: Tensor, moved: Tensor, size: int) -> Tensor:
+    """The flow `[1,2,2s,2s]` that brings landmarks to other places; never folds.
+
+    Interpolation with Wendland's C2 function (1995, https://doi.org/10.1007/BF02123482): smooth as
+    a thin-plate spline, but zero beyond its reach.
+
+    Args:
+        landmarks: `[68,2]` crop px, where they are.
+        moved: `[68,2]` crop px, where they shall be.
+        size: s, side of the crop, px.
+    """
+    centres = moved.detach().double().cpu()
+    shifts = (landmarks - moved).detach().double().cpu()
+    flow = _sequence(centres, shifts, size)
+    while least_area(flow) < MIN_AREA:
+        shifts = shifts * SMALLER
+        flow = _sequence(centres, shifts, size)
+    return flow * feather_mask(2 * size)
+
+
+def _sequence(centres: Tensor, shifts: Tensor, size: int) -> Tensor:
+    """A flow `[1,2,2s,2s]` that goes the way in `STEPS` small motions, one after the other.
+
+    Args:
+        centres: `[68,2]` crop px, where landmarks shall be.
+        shifts: `[68,2]` crop px, from there to where they are.
+    """
+    coarse = 2 * size // GRID
+    axis = torch.linspace(-size / 2, 1.5 * size - 1, coarse, dtype=torch.float64)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).reshape(-1, 2)
+    points = grid
+    for _ in range(STEPS):
+        points = points + _smooth_motion(centres, shifts / STEPS, size, points)
+        centres = centres + shifts / STEPS
+    flow = (points - grid).T.reshape(1, 2, coarse, coarse).float()
+    return F.interpolate(flow, (2 * size, 2 * size), mode="bicubic", align_corners=True)
+
+
+def _smooth_motion(centres: Tensor, shifts: Tensor, size: int, points: Tensor) -> Tensor:
+    """The motion `[M,2]` of `points` `[M,2]` that moves `centres` `[68,2]` by about `shifts`."""
+    rounding = torch.full((len(centres),), SMOOTHING, dtype=centres.dtype)
+    rounding[LIPS] = LIP_SMOOTHING
+    kernel = _kernel(torch.cdist(centres, centres) / (REACH * size))
+    weights = torch.linalg.solve(kernel + rounding.diag(), shifts)
+    return _kernel(torch.cdist(points, centres) / (REACH * size)) @ weights
+
+
+def least_area(flow: Tensor) -> float:
+    """Smallest area factor of the map of a flow; negative where it folds over."""
+    x, y = flow[0, 0], flow[0, 1]
+    dx_dx, dx_dy = 1 + x.diff(dim=1)[:-1], x.diff(dim=0)[:, :-1]
+    dy_dx, dy_dy = y.diff(dim=1)[:-1], 1 + y.diff(dim=0)[:, :-1]
+    return float((dx_dx * dy_dy - dx_dy * dy_dx).min())
+
+
+def deform(image: Tensor, image_to_crop: Tensor, flow: Tensor) -> Tensor:
+    """Deform the face in `image` `[1,3,h,w]`; differentiable, what doesn't move is unchanged.
+
+    Args:
+        image_to_crop: `[2,3]` affine, px to px.
+        flow: `[1,2,2s,2s]` crop px, see `displacement`.
+    """
+    height, width = image.shape[-2:]
+    affine = image_to_crop.to(image.device, torch.float32)
+    rows = torch.arange(height, device=image.device, dtype=torch.float32)
+    columns = torch.arange(width, device=image.device, dtype=torch.float32)
+    pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # [h,w,2]
+    in_crop = apply_affine(affine, pixels.reshape(-1, 2))
+    shift = _sample(flow.to(image.device), in_crop).T.reshape(height, width, 2)
+    source = pixels + shift @ invert_affine(affine)[:, :2].T
+    unit = source * pixels.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)]) - 1
+    warped = F.grid_sample(
+        image.float(), unit[None], mode="bicubic", padding_mode="reflection", align_corners=True
+    )
+    still = (shift.abs().amax(-1) < UNMOVED)[None, None]
+    return torch.where(still, image.float(), warped.clamp(0, 1))
+
+
+def deform_crop(crop: Tensor, flow: Tensor) -> Tensor:
+    """Deform the aligned crop `[1,3,s,s]` itself."""
+    return deform(crop, torch.eye(2, 3), flow)
+
+
+@torch.no_grad()
+def deform_photo(photo: np.ndarray, alignment: Alignment, flow: Tensor) -> np.ndarray:
+    """Deform a face of a photo `uint8 [H,W,3]` at full resolution.
+
+    Args:
+        alignment: where the crop lies in the photo.
+        flow: `[1,2,2s,2s]` crop px, see `displacement`.
+
+    Returns:
+        `uint8 [H,W,3]`, bit for bit `photo` where nothing moves.
+    """
+    centre = (alignment.size - 1) / 2
+    corners = apply_affine(
+        alignment.crop_to_image.cpu().float(),
+        square_corners((centre, centre), alignment.size + 0.5),
+    )
+    x0, y0, x1, y1 = bounding_box(corners, photo.shape[1], photo.shape[0])
+    to_crop = alignment.image_to_crop.cpu().float()
+    # How far a strip has to reach into its neighbours, px of the photo; 3 for the interpolation.
+    longest = float(flow.square().sum(1).max().sqrt())
+    reach = math.ceil(longest / float(affine_scale(to_crop))) + 3
+    left, right = max(x0 - reach, 0), min(x1 + reach, photo.shape[1])
+    result = photo.copy()
+    rows = max(STRIP_PIXELS // (x1 - x0), 1)
+    for top in range(y0, y1, rows):
+        bottom = min(top + rows, y1)
+        above, below = max(top - reach, 0), min(bottom + reach, photo.shape[0])
+        part = torch.from_numpy(photo[above:below, left:right].copy()).permute(2, 0, 1)[None]
+        to_photo = torch.tensor([[1.0, 0.0, left], [0.0, 1.0, above]])
+        warped = deform(part.float() / 255, compose_affine(to_photo, to_crop), flow.cpu())
+        pixels = (warped[0].permute(1, 2, 0) * 255).round().byte().numpy()
+        result[top:bottom, x0:x1] = pixels[top - above : bottom - above, x0 - left : x1 - left]
+    return result
+
+
+def _kernel(distance: Tensor) -> Tensor:
+    """Wendland's C2 function of distances as shares of its reach."""
+    return (1 - distance).clamp(min=0) ** 4 * (4 * distance + 1)
+
+
+def _sample(flow: Tensor, points: Tensor) -> Tensor:
+    """`flow` at crop positions `[N,2]`, `[2,N]`; 0 beyond the flow."""
+    side = flow.shape[-1]
+    unit = (points + side / 4) * (2 / (side - 1)) - 1
+    return F.grid_sample(flow, unit[None, None], mode="bilinear", align_corners=True)[0, :, 0]

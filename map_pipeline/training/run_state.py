@@ -1,0 +1,106 @@
+"""How far a training run is, and its files: whenever the process is killed, each is whole.
+
+What people use (weights, settings, pictures) is written aside and renamed into place. The state to
+resume from is a folder; the last one is kept until the next is complete.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from accelerate import Accelerator
+
+
+class Schedule(Protocol):
+    """What a run's settings tell about its length, see `PriorConfig`."""
+
+    minutes: float
+    updates: int
+    warmup: int
+    cooldown: float
+
+
+class Progress:
+    """How far a run is: updates done and minutes used, also before it was stopped."""
+
+    def __init__(self, config: Schedule) -> None:
+        self._config = config
+        self.update = 0
+        self._before = 0.0
+        self._started = time.monotonic()
+
+    def start(self) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def advance(self) -> None:
+        """Count one update."""
+        self.update += 1
+
+    @property
+    def minutes(self) -> float:
+        """Minutes of training so far."""
+        return self._before + (time.monotonic() - self._started) / 60
+
+    @property
+    def share(self) -> float:
+        """Share of the run that is done, at least 0; 1 or more is the end."""
+        return max(self.update / self._config.updates, self.minutes / self._config.minutes)
+
+    @property
+    def rate(self) -> float:
+        """Learning rate as a share of the highest: linear warm-up, then level, then down to 0."""
+        rise = (self.update + 1) / max(self._config.warmup, 1)
+        fall = (1 - self.share) / max(self._config.cooldown, 1e-6)
+        return max(min(rise, fall, 1.0), 1e-3)
+
+    def state_dict(self) -> dict[str, float]:
+        """For accelerate's checkpoints."""
+        return {"update": self.update, "minutes": self.minutes}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.update, self._before = int(state["update"]), state["minutes"]
+        self.start()
+
+
+@contextmanager
+def replacing(out: Path) -> Iterator[Path]:
+    """A new folder whose files, once all are written, replace those of `out` one after another.
+
+    Files in subfolders come first, then the others by name. If writing fails, `out` stays as it is.
+    """
+    new = out / ".new"
+    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+    new.mkdir(parents=True)
+    try:
+        yield new
+        files = [path for path in new.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda path: (-len(path.parts), path)):
+            target = out / path.relative_to(new)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def save_state(accelerator: Accelerator, folder: Path) -> None:
+    """Replace the state to resume from; whenever the process is killed, one whole state is left."""
+    new, old = folder.with_suffix(".new"), folder.with_suffix(".old")
+    shutil.rmtree(new, ignore_errors=True)
+    accelerator.save_state(str(new))
+    if folder.exists():
+        # What a process left that was killed in the last line here; a folder can't replace it.
+        shutil.rmtree(old, ignore_errors=True)
+        folder.replace(old)
+    new.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def find_state(folder: Path) -> Path | None:
+    """The newest whole state that `save_state` left, if there is one."""
+    places = (folder, folder.with_suffix(".old"))
+    return next((place for place in places if place.is_dir()), None)

@@ -1,0 +1,145 @@
+import pytest
+import torch
+from made_up import batch, pictures
+
+from map_pipeline.conditioning import POINTS
+from map_pipeline.faces.contour import MIRRORED
+from map_pipeline.training.augment import GREY_SHARE, MAX_SHIFT, Batch, augment, mirror, shift
+
+SIDE = 32
+
+
+def dotted(positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Black pictures with one white pixel each, `[B,2]` (x, y), and landmarks that all lie on it.
+
+    Returns:
+        `[B,3,S,S]` and `[B,68,2]`.
+    """
+    images = torch.zeros(len(positions), 3, SIDE, SIDE)
+    for row, (x, y) in enumerate(positions.tolist()):
+        images[row, :, int(y), int(x)] = 1
+    return images, (positions / SIDE)[:, None].expand(-1, POINTS, -1).clone()
+
+
+def brightest(images: torch.Tensor) -> torch.Tensor:
+    """`[B,2]` (x, y) of the brightest pixels."""
+    index = images[:, 0].flatten(1).argmax(1)
+    return torch.stack([index % SIDE, index // SIDE], 1).float()
+
+
+def everyone(count: int) -> torch.Tensor:
+    return torch.ones(count).bool()
+
+
+def test_the_mirror_image_of_the_mirror_image_is_the_picture() -> None:
+    faces = batch(6, SIDE)
+    once = mirror(faces.images, faces.contours, everyone(6))
+    twice = mirror(*once, everyone(6))
+    assert not torch.equal(once[0], faces.images)
+    assert torch.equal(twice[0], faces.images)
+    torch.testing.assert_close(twice[1], faces.contours)
+
+
+def test_only_chosen_faces_are_mirrored() -> None:
+    faces = batch(4, SIDE)
+    chosen = torch.tensor([True, False, True, False])
+    images, contours = mirror(faces.images, faces.contours, chosen)
+    assert torch.equal(images[1::2], faces.images[1::2])
+    assert torch.equal(contours[1::2], faces.contours[1::2])
+    assert torch.equal(images[::2], faces.images[::2].flip(-1))
+
+
+@pytest.mark.parametrize("position", [(0, 0), (31, 5), (10, 20)])
+def test_landmarks_follow_their_pixel_into_the_mirror(position: tuple[int, int]) -> None:
+    images, contours = mirror(*dotted(torch.tensor([position]).float()), everyone(1))
+    torch.testing.assert_close(contours[0, 0] * SIDE, brightest(images)[0])
+
+
+def test_left_and_right_change_places_in_the_mirror() -> None:
+    """A dot at the left eye's corner is at the right eye's corner of the mirrored landmarks."""
+    left, right = 36, 45
+    images, _ = dotted(torch.tensor([[9.0, 12.0]]))
+    contours = torch.rand(1, POINTS, 2)
+    contours[0, left] = torch.tensor([9.0, 12.0]) / SIDE
+    images, contours = mirror(images, contours, everyone(1))
+    torch.testing.assert_close(contours[0, right] * SIDE, brightest(images)[0])
+
+
+def test_points_are_each_others_counterparts() -> None:
+    counterpart = torch.as_tensor(MIRRORED)
+    assert torch.equal(counterpart[counterpart], torch.arange(POINTS))
+
+
+def test_landmarks_move_with_the_pixels() -> None:
+    axis = torch.arange(-MAX_SHIFT, MAX_SHIFT + 1)
+    shifts = torch.cartesian_prod(axis, axis)
+    images, contours = dotted(torch.tensor([[12.0, 17.0]]).expand(len(shifts), -1))
+    moved, points = shift(images, contours, shifts)
+    torch.testing.assert_close(brightest(moved), torch.tensor([12.0, 17.0]) + shifts)
+    torch.testing.assert_close(points[:, 40] * SIDE, brightest(moved))
+
+
+def test_no_shift_changes_nothing() -> None:
+    faces = batch(3, SIDE)
+    images, contours = shift(faces.images, faces.contours, torch.zeros(3, 2).long())
+    assert torch.equal(images, faces.images)
+    assert torch.equal(contours, faces.contours)
+
+
+def test_the_border_is_reflected() -> None:
+    ramp = torch.arange(float(SIDE)).expand(1, 3, SIDE, SIDE)
+    right, _ = shift(ramp, torch.zeros(1, POINTS, 2), torch.tensor([[2, 0]]))
+    assert right[0, 0, 0, :4].tolist() == [2, 1, 0, 1]
+    left, _ = shift(ramp, torch.zeros(1, POINTS, 2), torch.tensor([[-3, 0]]))
+    assert left[0, 0, 0, -5:].tolist() == [30, 31, 30, 29, 28]
+
+
+def many(count: int = 2000) -> Batch:
+    """Small faces, every second without colour."""
+    images = pictures(count, 8).float() / 255
+    images[::2] = images[::2].mean(1, keepdim=True)
+    grey = torch.zeros(count).bool()
+    grey[::2] = True
+    return Batch(
+        images,
+        torch.eye(7)[torch.arange(count) % 7],
+        torch.rand(count, POINTS, 2),
+        torch.ones(count).bool(),
+        grey,
+    )
+
+
+def test_some_faces_lose_their_colour_and_are_marked() -> None:
+    before = many()
+    after = augment(before, torch.Generator().manual_seed(0))
+    spread = after.images.amax(1) - after.images.amin(1)
+    colourless = spread.flatten(1).amax(1) < 1e-5
+    assert torch.equal(after.grey, colourless)
+    assert after.grey[::2].all()  # those without colour stay so
+    share = after.grey[1::2].float().mean().item()
+    assert share == pytest.approx(GREY_SHARE, abs=0.03)
+
+
+def test_variations_are_natural_and_drawn_by_the_generator_alone() -> None:
+    before = many(200)
+    after = augment(before, torch.Generator().manual_seed(1))
+    torch.manual_seed(1234)
+    again = augment(before, torch.Generator().manual_seed(1))
+    other = augment(before, torch.Generator().manual_seed(2))
+    assert torch.equal(after.images, again.images)
+    assert torch.equal(after.contours, again.contours)
+    assert not torch.equal(after.images, other.images)
+    assert 0 <= after.images.min() < after.images.max() <= 1
+    # Labels stay with their face.
+    assert torch.equal(after.emotions, before.emotions)
+    assert torch.equal(after.has_contour, before.has_contour)
+
+
+def test_all_that_is_known_is_told() -> None:
+    faces = batch(5, SIDE)
+    told = faces.condition
+    assert torch.equal(told.emotion, faces.emotions)
+    assert torch.equal(told.shape, faces.contours)
+    assert told.has_shape.tolist() == [1, 1, 1, 1, 0]
+    assert told.grey.tolist() == [0] * 5
+    assert len(faces.first(2).images) == len(faces.first(2).condition.shape) == 2

@@ -1,0 +1,165 @@
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_unet
+from made_up import QUICK, SIDE, batch, score_model
+from PIL import Image
+from torch import Tensor
+
+from map_pipeline.conditioning import FaceConditioner
+from map_pipeline.errors import MAPError
+from map_pipeline.expression import EMOTIONS
+from map_pipeline.training import pictures
+from map_pipeline.training.pictures import (
+    GAP,
+    HEADING,
+    draw_curves,
+    expressions,
+    lay_out,
+    sample_grid,
+    write_curves,
+)
+from map_pipeline.training.score_model import new_scheduler
+from map_pipeline.training.validation import round_trip
+
+SCHEDULER = new_scheduler()
+
+
+def cell(sheet: Image.Image, row: int, column: int, side: int = SIDE) -> Tensor:
+    """`[3,S,S]` in [0,1]."""
+    top, left = HEADING + row * (side + GAP), GAP + column * (side + GAP)
+    pixels = np.array(sheet.crop((left, top, left + side, top + side)))
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 255
+
+
+def test_pictures_stand_in_rows_and_columns() -> None:
+    columns = {"one": torch.rand(3, 3, SIDE, SIDE), "two": torch.rand(3, 3, SIDE, SIDE)}
+    sheet = lay_out(columns)
+    assert sheet.size == (GAP + 2 * (SIDE + GAP), HEADING + 3 * (SIDE + GAP))
+    for column, expected in enumerate(columns.values()):
+        for row in range(3):
+            torch.testing.assert_close(cell(sheet, row, column), expected[row], atol=2e-3, rtol=0)
+    white = np.array(sheet)
+    assert (white[HEADING:, :GAP] == 255).all()
+    assert (white[-GAP:] == 255).all()
+    assert (white[:HEADING] < 100).any()  # the headings
+
+
+@torch.no_grad()
+def test_samples_show_source_round_trip_and_emotions() -> None:
+    model, faces = score_model(), batch(3)
+    sheet = sample_grid(model.unet, model.conditioner, SCHEDULER, faces)
+    assert sheet.width == GAP + 9 * (SIDE + GAP)
+    back = round_trip(model.unet, SCHEDULER, faces.images, 300, model.conditioner(faces.condition))
+    made = expressions(model.unet, model.conditioner, SCHEDULER, faces)
+    assert tuple(made) == EMOTIONS
+    for row in range(3):
+        torch.testing.assert_close(cell(sheet, row, 0), faces.images[row], atol=2e-3, rtol=0)
+        torch.testing.assert_close(cell(sheet, row, 1), back[row], atol=3e-3, rtol=0)
+        for column, emotion in enumerate(EMOTIONS, 2):
+            torch.testing.assert_close(
+                cell(sheet, row, column), made[emotion][row], atol=3e-3, rtol=0
+            )
+
+
+@torch.no_grad()
+def test_emotions_are_told_and_exaggerated(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, faces = score_model(), batch(2)
+
+    def change(guidance: float) -> Tensor:
+        monkeypatch.setattr(pictures, "GUIDANCE", guidance)
+        made = expressions(model.unet, model.conditioner, SCHEDULER, faces)
+        return torch.stack(list(made.values()))
+
+    nothing, told, exaggerated = change(0.0), change(1.0), change(3.0)
+    assert (nothing - nothing[0]).abs().max() < 1e-6
+    assert (told[0] - told[3]).abs().mean() > 1e-5
+    assert (exaggerated - nothing).norm() > 2 * (told - nothing).norm()
+
+
+@torch.no_grad()
+def test_an_emotion_doesnt_depend_on_what_the_face_shows() -> None:
+    model, faces = score_model(), batch(2)
+    first = expressions(model.unet, model.conditioner, SCHEDULER, faces)
+    faces.emotions[:] = faces.emotions.flip(1)
+    faces.contours[:] = 0
+    second = expressions(model.unet, model.conditioner, SCHEDULER, faces)
+    assert all(torch.equal(first[name], second[name]) for name in EMOTIONS)
+
+
+def test_no_faces_no_samples() -> None:
+    model = score_model(QUICK)
+    assert sample_grid(model.unet, model.conditioner, SCHEDULER, batch(5).first(0)) is None
+
+
+def test_a_network_without_conditions_shows_no_emotions() -> None:
+    sheet = sample_grid(tiny_unet(), FaceConditioner(64, 8), SCHEDULER, batch(2))
+    assert sheet.width == GAP + 2 * (SIDE + GAP)
+
+
+def reports(count: int = 3, conflict: float = 0.3) -> list[dict[str, float]]:
+    """As `train_map` makes them."""
+    return [
+        {
+            "impersonation": 1 / (index + 1),
+            "dodging": 0.5 / (index + 1),
+            "expression": 2.0 - 0.1 * index,
+            "smoothness": 0.1,
+            "conflict": conflict,
+            "update": 25 * (index + 1),
+            "minutes": index + 1.0,
+        }
+        for index in range(count)
+    ]
+
+
+def write_run(folder: Path, found: list[dict[str, float]]) -> Path:
+    folder.mkdir()
+    (folder / "training_map.json").write_text(json.dumps({"config": {}, "reports": found}))
+    return folder
+
+
+def drawn(content: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.format == "PNG"
+        return np.array(picture.convert("RGB"))
+
+
+def test_curves_of_both_objectives_and_the_conflicts() -> None:
+    pytest.importorskip("matplotlib")
+    content = draw_curves({"run": reports()})
+    assert content == draw_curves({"run": reports()})
+    before, after = drawn(content), drawn(draw_curves({"run": reports(conflict=0.9)}))
+    rows = np.flatnonzero((before != after).any((1, 2)))
+    assert rows.min() > len(before) / 2  # only the lowest panel differs
+    vermilion = (before == (0xD5, 0x5E, 0x00)).all(-1)
+    assert vermilion.sum() > 100
+
+
+def test_curves_of_several_runs(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    runs = [write_run(tmp_path / f"run{i}", reports(i)) for i in range(1, 6)]
+    write_curves(runs, tmp_path / "new" / "curves.png")
+    content = (tmp_path / "new" / "curves.png").read_bytes()
+    assert drawn(content).shape == drawn(draw_curves({"a": reports()})).shape
+
+
+def test_runs_without_reports(tmp_path: Path) -> None:
+    with pytest.raises(MAPError, match=r"folder with training_map\.json, got .*missing"):
+        write_curves([tmp_path / "missing"], tmp_path / "curves.png")
+    with pytest.raises(MAPError, match="reported once at least"):
+        write_curves([write_run(tmp_path / "empty", [])], tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_curves_need_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MAPError, match="pip install matplotlib"):
+        write_curves([write_run(tmp_path / "run", reports())], tmp_path / "curves.png")
