@@ -16,8 +16,9 @@ class MAPConfig:
     Attributes:
         start_timestep: t_0, noise level up to which a face is inverted, in [1, T).
         num_inversion_steps: network calls of the DDIM inversion, >= 2.
-        num_inference_steps: network calls of one generation, >= 2.
+        num_inference_steps: network calls of one generation, >= 1.
         refine_steps: fine-tuning steps on the photo, >= 0; 0 only runs the network.
+        expression_strength: how far the expression is changed before the protection, in [0,1].
         learning_rate: of Adam, > 0.
         adam_betas: decay of Adam's two moments, each in [0,1).
         expression_share: greatest length of the expression gradient relative to the identity
@@ -32,9 +33,10 @@ class MAPConfig:
 
     start_timestep: int = 300
     num_inversion_steps: int = 12
-    num_inference_steps: int = 3
-    refine_steps: int = 25
-    learning_rate: float = 2e-4
+    num_inference_steps: int = 2
+    refine_steps: int = 16
+    expression_strength: float = 0.5
+    learning_rate: float = 3e-4
     adam_betas: tuple[float, float] = (0.5, 0.9)
     expression_share: float = 0.25
     projection: bool = True
@@ -46,8 +48,9 @@ class MAPConfig:
     def __post_init__(self) -> None:
         self._check("start_timestep", self.start_timestep >= 1, ">= 1")
         self._check("num_inversion_steps", self.num_inversion_steps >= 2, ">= 2")
-        self._check("num_inference_steps", self.num_inference_steps >= 2, ">= 2")
+        self._check("num_inference_steps", self.num_inference_steps >= 1, ">= 1")
         self._check("refine_steps", self.refine_steps >= 0, ">= 0")
+        self._check("expression_strength", 0 <= self.expression_strength <= 1, "in [0, 1]")
         self._check("learning_rate", self.learning_rate > 0, "> 0")
         self._check("adam_betas", all(0 <= b < 1 for b in self.adam_betas), "two values in [0, 1)")
         self._check("expression_share", self.expression_share >= 0, ">= 0")
@@ -59,3 +62,14 @@ class MAPConfig:
     def _check(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
             raise ValueError(f"`{name}` must be {rule}, got {getattr(self, name)!r}.")
+
+
+# Settings of a call's `mode`. "fast" takes few, large steps and looks at the plain picture only;
+# its expression is that of the edit alone.
+MODES = {
+    "fast": MAPConfig(
+        num_inversion_steps=8, refine_steps=6, learning_rate=5e-4, views=0, expression_share=0.0
+    ),
+    "strong": MAPConfig(),
+}
+DEFAULT_MODE = "strong"

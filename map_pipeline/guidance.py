@@ -28,8 +28,10 @@ class Goal:
         source_embeddings: recogniser name -> `[1,D]` of the unprotected face.
         target_embeddings: recogniser name -> `[1,D]` of the target identity.
         thresholds: recogniser name -> cosine similarity at FAR 1 % above which two faces match.
-        emotion: index of the asked emotion in `EMOTIONS`.
+        emotion: index of the asked emotion in `EMOTIONS`, or one per picture `[V]`.
         ssim_budget: structural similarity down to which the face crop may change, in (0,1).
+        told_source: `[1,width]` what the score network is told of the face as it is, and
+        told_target: of what it is to become; None for a network that takes no condition.
     """
 
     source_region: Tensor
@@ -37,8 +39,10 @@ class Goal:
     source_embeddings: dict[str, Tensor]
     target_embeddings: dict[str, Tensor]
     thresholds: dict[str, float]
-    emotion: int
+    emotion: int | Tensor
     ssim_budget: float
+    told_source: Tensor | None = None
+    told_target: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,14 +54,15 @@ class Candidate:
         region: `[1,3,h,w]` in [0,1], the photo around the face with the change pasted in.
         embeddings: surrogate name -> `[V,D]`, one row per view of the region.
         logits: expression encoder name -> `[V,7]`.
-        noise: pair (predicted, true) `[1,C,h,w]` of the score network on the noised source.
+        noise: pair (predicted, true) `[1,C,h,w]` of the score network on the noised source; None
+            if no loss asks for it.
     """
 
     crop: Tensor
     region: Tensor
     embeddings: dict[str, Tensor]
     logits: dict[str, Tensor]
-    noise: tuple[Tensor, Tensor]
+    noise: tuple[Tensor, Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,14 @@ def default_objectives() -> list[Objective]:
         Objective("visibility", "-", "prior", 10.0, visibility),
         Objective("score_matching", "L_SM", "prior", 1.0, score_matching),
     ]
+
+
+def mode_objectives(mode: str) -> list[Objective]:
+    """The objectives of a mode: "fast" does without those that cost much and change little."""
+    objectives = default_objectives()
+    return (
+        with_weights(objectives, expression=0, score_matching=0) if mode == "fast" else objectives
+    )
 
 
 def with_weights(objectives: Sequence[Objective], **weights: float) -> list[Objective]:

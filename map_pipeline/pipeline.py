@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib import resources
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import PIL.Image
@@ -19,23 +19,36 @@ from huggingface_hub import snapshot_download
 from torch import Tensor
 
 from map_pipeline import diffusion
-from map_pipeline.config import CHANGE_AT_FULL_STRENGTH, MAPConfig
+from map_pipeline.conditioning import FaceConditioner, describe
+from map_pipeline.config import CHANGE_AT_FULL_STRENGTH, DEFAULT_MODE, MODES, MAPConfig
 from map_pipeline.errors import CheckpointError, MAPError, UnknownOptionError
 from map_pipeline.expression import EMOTIONS, ExpressionEncoder, TransformersExpressionEncoder
+from map_pipeline.expression_edit import ExpressionShapes, apply_edit, edit_expression
 from map_pipeline.faces.align import (
     ARCFACE_TEMPLATE_112,
     Alignment,
+    apply_affine,
+    compose_affine,
     extract_region,
     warp_affine,
 )
+from map_pipeline.faces.contour import ContourFinder, five_points
 from map_pipeline.faces.detect import Face, FaceDetector, load_detector, select_faces
 from map_pipeline.faces.paste import feather_mask, paste_residual
-from map_pipeline.guidance import Goal, Objective, active, default_objectives
+from map_pipeline.guidance import Goal, Objective, active, mode_objectives
 from map_pipeline.images import ImageInput, load_image, to_array, to_pil, to_tensor, uint8_tensor
-from map_pipeline.losses import ssim
+from map_pipeline.measure import (
+    FAR,
+    View,
+    compare_expressions,
+    compare_identities,
+    image_quality,
+    landmarks_again,
+    working_threshold,
+)
 from map_pipeline.recognition import FaceRecogniser, find_arcface
 from map_pipeline.refine import Networks, Placement, Step, refine
-from map_pipeline.report import ExpressionReport, FaceReport, RecogniserReport
+from map_pipeline.report import FaceReport
 from map_pipeline.targets import TargetBank, choose_target
 
 EXAMPLE_DOC_STRING = """
@@ -51,12 +64,8 @@ EXAMPLE_DOC_STRING = """
 """
 
 FaceChoice = Literal["largest", "all"] | Sequence[Sequence[float]]
-FAR = 0.01  # false accept rate of the field's verification protocol
-# For ArcFace, whose weights come without thresholds for this protocol: near those of the field's
-# ArcFace-style networks (.17 to .30 at FAR 1 %). It only scales a loss and never gives a verdict.
-TYPICAL_THRESHOLD = 0.25
 # Files of a checkpoint; Python and pickles are never fetched.
-CHECKPOINT_PATTERNS = ["model_index.json", "*/*.json", "*/*.safetensors", "README.md"]
+CHECKPOINT_PATTERNS = ["*.json", "*/*.json", "*/*.safetensors", "README.md"]
 
 
 @dataclass
@@ -81,13 +90,6 @@ class Target:
     embeddings: dict[str, Tensor]
 
 
-class View(NamedTuple):
-    """One face as the networks see it: `[1,3,h,w]` in [0,1] and landmarks `[1,5,2]` px."""
-
-    image: Tensor
-    landmarks: Tensor
-
-
 def bundled_checkpoint() -> Path:
     """Folder of the checkpoint that comes with the package."""
     return Path(str(resources.files("map_pipeline") / "checkpoint"))
@@ -99,6 +101,10 @@ class MAPPipeline(DiffusionPipeline):
     Args:
         unet: score network of aligned face crops; `in_channels` = 3 p^2 for p x p pixel patches.
         scheduler: its noise schedule.
+        conditioner: tells the score network emotion, shape and target of a face; without it the
+            network knows nothing but the picture, and only `refine_steps` protect.
+        expression_shapes: where emotions move landmarks; without it or the conditioner the
+            expression is not edited before the protection.
         targets: built-in target identities.
         dlib_resnet, mobilefacenet, faceres, mobileface, arcface: recognisers. All that are present
             report; `surrogates` names those that the protection is tuned on.
@@ -111,9 +117,12 @@ class MAPPipeline(DiffusionPipeline):
             surrogate if None.
         detector: "auto" (insightface if its model pack is on disk, else the bundled one),
             "bundled", "insightface" or "insightface-download"; see `faces.detect.load_detector`.
+        weights_date: when the score network was trained, YYYY-MM-DD; told with every evaluation.
     """
 
     _optional_components = [  # noqa: RUF012 (diffusers reads this class attribute as a list)
+        "conditioner",
+        "expression_shapes",
         "targets",
         "dlib_resnet",
         "mobilefacenet",
@@ -129,6 +138,8 @@ class MAPPipeline(DiffusionPipeline):
         self,
         unet: UNet2DModel,
         scheduler: DDIMScheduler,
+        conditioner: FaceConditioner | None = None,
+        expression_shapes: ExpressionShapes | None = None,
         targets: TargetBank | None = None,
         dlib_resnet: FaceRecogniser | None = None,
         mobilefacenet: FaceRecogniser | None = None,
@@ -142,11 +153,14 @@ class MAPPipeline(DiffusionPipeline):
         surrogates: list[str] | None = None,
         target_ranker: str | None = None,
         detector: str = "auto",
+        weights_date: str | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
             unet=unet,
             scheduler=scheduler,
+            conditioner=conditioner,
+            expression_shapes=expression_shapes,
             targets=targets,
             dlib_resnet=dlib_resnet,
             mobilefacenet=mobilefacenet,
@@ -162,6 +176,7 @@ class MAPPipeline(DiffusionPipeline):
             surrogates=surrogates,
             target_ranker=target_ranker,
             detector=detector,
+            weights_date=weights_date,
         )
         for component in self.components.values():
             if isinstance(component, torch.nn.Module):
@@ -226,6 +241,10 @@ class MAPPipeline(DiffusionPipeline):
         """The detector named by the `detector` setting, loaded on first use."""
         return load_detector(self.config.detector)
 
+    @cached_property
+    def _contour_finder(self) -> ContourFinder:
+        return ContourFinder()
+
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
     def __call__(
@@ -234,7 +253,9 @@ class MAPPipeline(DiffusionPipeline):
         emotion: str = "happy",
         target: str | ImageInput = "auto",
         faces: FaceChoice = "largest",
+        mode: str = DEFAULT_MODE,
         strength: float | None = None,
+        expression_strength: float | None = None,
         num_inversion_steps: int | None = None,
         num_inference_steps: int | None = None,
         refine_steps: int | None = None,
@@ -255,15 +276,19 @@ class MAPPipeline(DiffusionPipeline):
             target: name of a built-in composite, "auto" (one that resembles the person without
                 matching them), or a picture with a face. Use only pictures of people who agreed.
             faces: "largest", "all", or a list of boxes (x0, y0, x1, y1) in px.
+            mode: "fast", a few large fine-tuning steps, or "strong", more steps that also steer the
+                expression and look at random views; see `config.MODES`.
             strength: visible change that protection may cost, in (0,1]: the structural similarity
                 of the aligned face may fall to `1 - CHANGE_AT_FULL_STRENGTH * strength`.
                 Default 0.5.
+            expression_strength: how far the expression is changed, in [0,1]; 0 leaves it to what
+                the protection does. Default 0.5.
             num_inversion_steps: network calls of the DDIM inversion, >= 2. Default 12.
-            num_inference_steps: network calls of one generation, >= 2. Default 3.
-            refine_steps: fine-tuning steps on each face, >= 0. Default 25.
+            num_inference_steps: network calls of one generation, >= 1. Default 2.
+            refine_steps: fine-tuning steps on each face, >= 0; default that of `mode`.
             surrogates: names of the recognisers to tune on; default the checkpoint's setting.
-            objectives: losses and weights; default `guidance.default_objectives()`.
-            config: all other settings; arguments given here take precedence.
+            objectives: losses and weights; default `guidance.mode_objectives(mode)`.
+            config: all other settings instead of the mode's; arguments given here take precedence.
             generator: source of randomness; the same seed gives the same result.
             output_type: "pil", "np" (`uint8 [H,W,3]`) or "pt" (float `[3,H,W]` in [0,1]).
             return_dict: False returns the tuple `(images, reports)`.
@@ -281,11 +306,17 @@ class MAPPipeline(DiffusionPipeline):
         """
         # 0. Check everything that can be checked without running a network.
         config = self._resolve_config(
-            config, strength, num_inversion_steps, num_inference_steps, refine_steps
+            config,
+            mode,
+            strength,
+            expression_strength=expression_strength,
+            num_inversion_steps=num_inversion_steps,
+            num_inference_steps=num_inference_steps,
+            refine_steps=refine_steps,
         )
         surrogates = list(self.surrogates if surrogates is None else surrogates)
         self.check_inputs(emotion, surrogates, output_type)
-        objectives = default_objectives() if objectives is None else objectives
+        objectives = mode_objectives(mode) if objectives is None else objectives
         used = set(surrogates if active(objectives, "identity") else ())
         used |= set(self.encoders if active(objectives, "expression") else ())
         # Without one, `torch.manual_seed` decides, as in diffusers.
@@ -398,36 +429,94 @@ class MAPPipeline(DiffusionPipeline):
             face: a detected face of this photo.
             emotion: index in `EMOTIONS`.
         """
-        device = self._execution_device
-        landmarks = torch.as_tensor(face.landmarks)
-        region = extract_region(uint8_tensor(photo), landmarks)
         size = diffusion.crop_size(self.unet)
         template = torch.tensor(self.config.alignment_template) * size
-        in_region = Alignment.from_landmarks(region.landmarks, template, size)
-        source_region = region.image.to(device)
-        source_crop = warp_affine(
-            source_region, in_region.crop_to_image[None].to(device), (size, size), "reflection"
-        )
+        alignment = Alignment.from_landmarks(torch.as_tensor(face.landmarks), template, size)
+        mask = feather_mask(size).to(self._execution_device)
+        source = self.embed(self.view(photo, face.landmarks))
+        edited = self._express(photo, alignment, emotion, config, mask)
+        crop, contour = self._aligned_crop(edited, alignment)
+        landmarks = torch.as_tensor(face.landmarks)
+        if contour is not None:  # corners of the mouth have moved
+            landmarks = apply_affine(alignment.crop_to_image, _five_points(contour))
+        region = extract_region(uint8_tensor(edited), landmarks)
+        region_to_crop = compose_affine(region.region_to_photo, alignment.image_to_crop)
+        source_region = region.image.to(self._execution_device)
         placement = Placement(
-            landmarks=region.landmarks[None].to(device),
-            region_to_crop=in_region.image_to_crop[None].to(device),
-            mask=feather_mask(size).to(device),
+            landmarks=region.landmarks[None].to(self._execution_device),
+            region_to_crop=region_to_crop[None].to(self._execution_device),
+            mask=mask,
         )
-        source = self.embed(View(source_region, placement.landmarks))
         tuned = {name: self.recognisers[name] for name in surrogates}
+        target_embeddings = {name: target.embeddings[name] for name in tuned}
+        told_source, told_target = self._tell(crop, contour, emotion, target_embeddings)
         goal = Goal(
             source_region=source_region,
-            source_crop=source_crop,
+            source_crop=crop,
             source_embeddings={name: source[name] for name in tuned},
-            target_embeddings={name: target.embeddings[name] for name in tuned},
-            thresholds={name: _working_threshold(net) for name, net in tuned.items()},
+            target_embeddings=target_embeddings,
+            thresholds={name: working_threshold(net) for name, net in tuned.items()},
             emotion=emotion,
             ssim_budget=config.ssim_budget,
+            told_source=told_source,
+            told_target=told_target,
         )
-        networks = Networks(self.unet, self.scheduler, tuned, self.encoders)
+        encoders = self.encoders if active(objectives, "expression") else {}
+        networks = Networks(self.unet, self.scheduler, tuned, encoders)
         residual = refine(networks, goal, placement, objectives, config, generator, on_step)
-        in_photo = Alignment.from_landmarks(landmarks, template, size)
-        return paste_residual(photo, residual.cpu(), in_photo, placement.mask.cpu())
+        return paste_residual(edited, residual.cpu(), alignment, mask.cpu())
+
+    def _express(
+        self, photo: np.ndarray, alignment: Alignment, emotion: int, config: MAPConfig, mask: Tensor
+    ) -> np.ndarray:
+        """The photo `uint8 [H,W,3]` with the asked expression, before any protection."""
+        if config.expression_strength == 0 or None in (self.conditioner, self.expression_shapes):
+            return photo
+        crop, contour = self._aligned_crop(photo, alignment)
+        if contour is None:  # half hidden: nothing to move
+            return photo
+        edit = edit_expression(
+            self.unet,
+            self.conditioner,
+            self.scheduler,
+            self.expression_shapes,
+            crop,
+            contour,
+            emotion,
+            config.expression_strength,
+            autocast_dtype=torch.bfloat16 if config.autocast == "bf16" else None,
+        )
+        return apply_edit(photo, alignment, edit, mask.cpu())
+
+    def _aligned_crop(
+        self, photo: np.ndarray, alignment: Alignment
+    ) -> tuple[Tensor, Tensor | None]:
+        """The score network's crop `[1,3,s,s]` of a photo and its 68 landmarks, crop px."""
+        size = alignment.size
+        template = torch.tensor(self.config.alignment_template) * size
+        landmarks = apply_affine(alignment.crop_to_image, template)
+        region = extract_region(uint8_tensor(photo), landmarks)
+        crop_to_region = compose_affine(alignment.crop_to_image, region.photo_to_region)
+        region_image = region.image.to(self._execution_device)
+        crop = warp_affine(
+            region_image,
+            crop_to_region[None].to(self._execution_device),
+            (size, size),
+            "reflection",
+        )
+        contour = self._contour_finder.find_aligned(to_array(to_pil(crop)), template.numpy())
+        return crop, None if contour is None else torch.from_numpy(contour)
+
+    def _tell(
+        self, crop: Tensor, contour: Tensor | None, emotion: int, targets: dict[str, Tensor]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What the score network is told of a crop `[1,3,s,s]` as it is, and as it is to become."""
+        if self.conditioner is None:
+            return None, None
+        present = describe(crop, contour)
+        asked = torch.nn.functional.one_hot(torch.tensor([emotion]), len(EMOTIONS)).to(crop)
+        wanted = replace(present, emotion=asked, targets=targets)
+        return self.conditioner(present).float(), self.conditioner(wanted).float()
 
     def report_face(
         self,
@@ -445,61 +534,41 @@ class MAPPipeline(DiffusionPipeline):
             before: `uint8 [H,W,3]` original; after: the protected photo.
             used: names of the networks that the optimisation differentiated through.
         """
-        source = self.view(before, face.landmarks)
-        result = self.view(after, self._landmarks_again(after, face))
+        again = landmarks_again(self.face_detector, after, face)
+        views = (self.view(before, face.landmarks), self.view(after, again))
         same_place = self.view(after, face.landmarks).image
-        first, second = self.embed(source), self.embed(result)
-        error = (same_place - source.image).square().mean()
+        similarity, noise_ratio = image_quality(views[0].image, same_place)
         return FaceReport(
             box=tuple(float(v) for v in face.box),
             detector=self.face_detector.name,
             emotion=emotion,
             target=target.name,
-            ssim=float(ssim(same_place, source.image)),
-            psnr=float(-10 * error.log10()) if error > 0 else float("inf"),
+            ssim=similarity,
+            psnr=noise_ratio,
             seconds=seconds,
             recognisers=[
-                _recogniser_report(
-                    name,
-                    net,
-                    name in used,
-                    first[name],
-                    second[name],
-                    target.embeddings[name],
-                )
+                compare_identities(name, net, name in used, *views, target.embeddings[name])
                 for name, net in self.recognisers.items()
             ],
             expressions=[
-                ExpressionReport(
-                    name=name,
-                    title=net.config.title,
-                    used_in_optimisation=name in used,
-                    before=_probabilities(net, source),
-                    after=_probabilities(net, result),
-                )
+                compare_expressions(name, net, name in used, *views)
                 for name, net in self.encoders.items()
             ],
         )
 
     def _resolve_config(
-        self,
-        config: MAPConfig | None,
-        strength: float | None,
-        num_inversion_steps: int | None,
-        num_inference_steps: int | None,
-        refine_steps: int | None,
+        self, config: MAPConfig | None, mode: str, strength: float | None, **given: float | None
     ) -> MAPConfig:
-        given = {
-            "num_inversion_steps": num_inversion_steps,
-            "num_inference_steps": num_inference_steps,
-            "refine_steps": refine_steps,
-        }
+        """`config` with the arguments given to a call, checked."""
+        if mode not in MODES:
+            raise UnknownOptionError(f"`mode` must be one of {', '.join(MODES)}; got {mode!r}.")
         if strength is not None:
             if not 0 < strength <= 1:
                 raise ValueError(f"`strength` must be in (0, 1], got {strength}.")
             given["ssim_budget"] = 1 - CHANGE_AT_FULL_STRENGTH * strength
         given = {name: value for name, value in given.items() if value is not None}
-        resolved = replace(config or MAPConfig(), **given)
+        base = MODES[mode] if config is None else config
+        resolved = replace(base, **given)
         levels = self.scheduler.config.num_train_timesteps
         if resolved.start_timestep >= levels:
             raise ValueError(
@@ -537,44 +606,10 @@ class MAPPipeline(DiffusionPipeline):
         device = self._execution_device
         return View(region.image.to(device), region.landmarks[None].to(device))
 
-    def _landmarks_again(self, photo: np.ndarray, face: Face) -> np.ndarray:
-        """Landmarks of the detected face nearest to `face`; its own if it isn't found again."""
-        found = self.face_detector.detect(photo)
-        centre = face.landmarks.mean(0)
-        distance = [float(np.linalg.norm(one.landmarks.mean(0) - centre)) for one in found]
-        eye_distance = float(np.linalg.norm(face.landmarks[1] - face.landmarks[0]))
-        if not distance or min(distance) > eye_distance:
-            return face.landmarks
-        return found[int(np.argmin(distance))].landmarks
 
-
-def _working_threshold(net: FaceRecogniser) -> float:
-    """Threshold that scales the losses; the typical one for a surrogate that has none."""
-    return net.threshold(FAR) if net.config.thresholds else TYPICAL_THRESHOLD
-
-
-def _recogniser_report(
-    name: str, net: FaceRecogniser, used: bool, before: Tensor, after: Tensor, target: Tensor
-) -> RecogniserReport:
-    target_after, source_after = float(after[0] @ target[0]), float(after[0] @ before[0])
-    limit = net.threshold(FAR) if net.config.thresholds else None
-    return RecogniserReport(
-        name=name,
-        title=net.config.title,
-        family=net.config.family,
-        used_in_optimisation=used,
-        thresholds=dict(net.config.thresholds),
-        target_before=float(before[0] @ target[0]),
-        target_after=target_after,
-        source_after=source_after,
-        impersonates=None if limit is None else target_after >= limit,
-        no_longer_matches=None if limit is None else source_after < limit,
-    )
-
-
-def _probabilities(net: ExpressionEncoder, view: View) -> dict[str, float]:
-    values = net(view.image, view.landmarks).float().softmax(-1)[0].tolist()
-    return dict(zip(EMOTIONS, values, strict=True))
+def _five_points(contour: Tensor) -> Tensor:
+    """Eyes, nose tip and mouth corners `[5,2]` of 68 landmarks."""
+    return torch.from_numpy(five_points(contour.numpy()))
 
 
 def _convert(photo: np.ndarray, output_type: str) -> PIL.Image.Image | np.ndarray | Tensor:

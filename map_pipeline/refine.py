@@ -4,6 +4,9 @@
     paste x^ - reconstruction(x) into the photo, measure L_A and L_E there, project their gradients
     layer by layer against each other's EMA, add the prior terms, step theta. The best x^ is kept.
 
+A network trained by `map-protect train map` is told the target and already gives a good x^; without
+any step ("fast") that one is taken, scaled to the visible change allowed.
+
 Works on a copy of the network; nothing is kept between two faces.
 """
 
@@ -21,9 +24,17 @@ from map_pipeline.config import MAPConfig
 from map_pipeline.expression import ExpressionEncoder, TransformersExpressionEncoder
 from map_pipeline.faces.paste import add_residual
 from map_pipeline.guidance import Candidate, Goal, Objective, Side, active
+from map_pipeline.losses import multiscale_ssim
 from map_pipeline.projection import Gradient, GradientEMA, norm, project_out
 from map_pipeline.recognition import FaceRecogniser
 from map_pipeline.views import jitter_landmarks, random_view
+
+# Levels of the U-Net with at most so many positions a side are trained. Finer ones stay frozen:
+# training them prints the patch grid, or noise, on the face.
+TRAINED_SIDE = 16
+# Beyond, more of the same change no longer looks like a face.
+MAX_AMPLIFICATION = 2.0
+FACTOR_BITS = 7  # precision of the factor in `fit_to_budget`
 
 
 @dataclass(frozen=True)
@@ -100,43 +111,55 @@ def refine(
     unet = copy.deepcopy(networks.unet).float().requires_grad_(False)
     with torch.no_grad(), _autocast(device, config):
         start = diffusion.invert(
-            unet, networks.scheduler, clean, schedule[0], config.num_inversion_steps
+            unet,
+            networks.scheduler,
+            clean,
+            schedule[0],
+            config.num_inversion_steps,
+            goal.told_source,
         )
         reconstruction = diffusion.to_crop(
-            diffusion.generate(unet, networks.scheduler, start, *schedule), patch
+            diffusion.generate(unet, networks.scheduler, start, *schedule, goal.told_source), patch
         )
 
+    def residual() -> Tensor:
+        with _autocast(device, config):
+            generated = diffusion.generate(
+                unet, networks.scheduler, start, *schedule, goal.told_target
+            )
+        return diffusion.to_crop(generated, patch) - reconstruction
+
+    if config.refine_steps == 0:
+        return fit_to_budget(residual(), goal, placement)
     with torch.enable_grad():
         parameters, layers = trainable_parameters(unet)
         optimizer = torch.optim.Adam(parameters, config.learning_rate, betas=config.adam_betas)
         combine = GradientCombiner(config, layers)
 
-        def residual() -> Tensor:
-            with _autocast(device, config):
-                generated = diffusion.generate(unet, networks.scheduler, start, *schedule)
-            return diffusion.to_crop(generated, patch) - reconstruction
+        weighs_noise = any(o.symbol == "L_SM" and o.weight > 0 for o in objectives)
 
         def look(change: Tensor) -> dict[str, Tensor]:
             with _autocast(device, config):
-                noise = _denoise(unet, networks.scheduler, clean, config, generator)
+                noise = None
+                if weighs_noise:
+                    noise = _denoise(unet, networks.scheduler, clean, goal, config, generator)
                 candidate = _candidate(
                     networks, goal, placement, change, noise, config.views, generator
                 )
             return {o.name: o.loss(candidate, goal) for o in objectives if o.weight > 0}
 
-        # Adam overshoots when a prior term kicks in, so the best step counts and not the last; the
-        # first look is at the unchanged photo, which protects nobody.
+        # Adam overshoots when a prior term kicks in, so the best step counts and not the last. The
+        # first look at a network that isn't told the target is at the unchanged photo, which
+        # protects nobody.
+        told = goal.told_target is not None
         best, best_loss = torch.zeros_like(goal.source_crop), float("inf")
         for index in range(config.refine_steps):
             change = residual()
             values = look(change)
             loss = picture_loss(objectives, values, config)
-            if index > 0 and loss < best_loss:
+            if (told or index > 0) and loss < best_loss:
                 best, best_loss = change.detach(), loss
-            gradients = {
-                side: _gradient(active(objectives, side), values, parameters)
-                for side in ("identity", "expression", "prior")
-            }
+            gradients = side_gradients(objectives, values, parameters)
             total, conflict = combine(gradients)
             for parameter, gradient in zip(parameters, total, strict=True):
                 parameter.grad = gradient
@@ -148,6 +171,25 @@ def refine(
             change = residual()
             last_is_best = picture_loss(objectives, look(change), config) < best_loss
             return change if last_is_best else best
+
+
+def fit_to_budget(change: Tensor, goal: Goal, placement: Placement) -> Tensor:
+    """Scale a change `[1,3,s,s]` to the similarity to the source that `goal.ssim_budget` allows.
+
+    The similarity falls with the factor, so the largest one allowed is found by bisection.
+    """
+    low, high = 0.0, MAX_AMPLIFICATION
+
+    def allowed(factor: float) -> bool:
+        crop = (goal.source_crop + factor * change * placement.mask).clamp(0, 1)
+        return float(multiscale_ssim(crop, goal.source_crop)) >= goal.ssim_budget
+
+    if allowed(high):
+        return high * change
+    for _ in range(FACTOR_BITS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if allowed(middle) else (low, middle)
+    return low * change
 
 
 def picture_loss(
@@ -210,15 +252,14 @@ class GradientCombiner:
 
 
 def trainable_parameters(unet: UNet2DModel) -> tuple[list[nn.Parameter], list[int]]:
-    """Unfreeze the deep blocks of `unet`; return their parameters and each one's layer index.
-
-    The input and output convolutions and the blocks at full latent resolution stay frozen:
-    training them prints the patch grid on the face.
-    """
+    """Unfreeze the deep blocks of `unet`; return their parameters and each one's layer index."""
+    depth = len(unet.down_blocks)
+    frozen = sum(unet.config.sample_size >> level > TRAINED_SIDE for level in range(depth))
+    frozen = min(max(frozen, 1), depth - 1)
     parameters: list[nn.Parameter] = []
     layers: list[int] = []
     count = 0
-    for block in (*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]):
+    for block in (*unet.down_blocks[frozen:], unet.mid_block, *unet.up_blocks[: depth - frozen]):
         for module in block.modules():
             own = list(module.parameters(recurse=False))
             if own:
@@ -233,7 +274,7 @@ def _candidate(
     goal: Goal,
     placement: Placement,
     change: Tensor,
-    noise: tuple[Tensor, Tensor],
+    noise: tuple[Tensor, Tensor] | None,
     views: int,
     generator: torch.Generator,
 ) -> Candidate:
@@ -261,6 +302,7 @@ def _denoise(
     unet: UNet2DModel,
     scheduler: DDIMScheduler,
     clean: Tensor,
+    goal: Goal,
     config: MAPConfig,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
@@ -268,11 +310,26 @@ def _denoise(
     level = torch.randint(config.start_timestep, (len(clean),), generator=generator)
     level = level.to(clean.device)
     noise = torch.randn(clean.shape, generator=generator).to(clean)
-    predicted = unet(scheduler.add_noise(clean, noise, level), level).sample
+    noisy = scheduler.add_noise(clean, noise, level)
+    predicted = diffusion.predict_noise(unet, noisy, level, goal.told_source)
     return predicted.float(), noise
 
 
-def _gradient(
+def side_gradients(
+    objectives: Sequence[Objective], values: dict[str, Tensor], parameters: list[nn.Parameter]
+) -> dict[Side, Gradient | None]:
+    """Gradient of each side. Without an expression there is no conflict to solve, and one pass
+    gives the sum of the two others (as "identity").
+    """
+    sides: tuple[Side, ...] = ("identity", "expression", "prior")
+    if active(objectives, "expression"):
+        return {s: objective_gradient(active(objectives, s), values, parameters) for s in sides}
+    weighted = [o for o in objectives if o.weight > 0]
+    gradient = objective_gradient(weighted, values, parameters)
+    return {"identity": gradient, "expression": None, "prior": None}
+
+
+def objective_gradient(
     objectives: Sequence[Objective], values: dict[str, Tensor], parameters: list[nn.Parameter]
 ) -> Gradient | None:
     """Gradient of the weighted sum of one side's losses; None if the side is switched off."""

@@ -1,7 +1,7 @@
 """Target identities: the bundled synthetic composites, and the choice among them.
 
 A composite is the landmark-aligned average of several faces, made by
-`python -m map_pipeline.training.composites`; it shows nobody real.
+`map-protect train composites`; it shows nobody real.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import tiny_encoder, tiny_recogniser, tiny_unet
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
-from map_pipeline import EMOTIONS, MAPConfig, Objective, default_objectives, with_weights
+from map_pipeline import EMOTIONS, MAPConfig, Objective, default_objectives, diffusion, with_weights
 from map_pipeline.diffusion import crop_size
 from map_pipeline.faces.align import (
     ARCFACE_TEMPLATE_112,
@@ -17,12 +17,17 @@ from map_pipeline.faces.align import (
 )
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.guidance import Goal
+from map_pipeline.losses import multiscale_ssim
 from map_pipeline.projection import Gradient, GradientEMA, dot_per_layer
 from map_pipeline.refine import (
+    FACTOR_BITS,
+    MAX_AMPLIFICATION,
+    TRAINED_SIDE,
     GradientCombiner,
     Networks,
     Placement,
     Step,
+    fit_to_budget,
     picture_loss,
     refine,
     trainable_parameters,
@@ -251,6 +256,149 @@ def test_only_deep_blocks_are_trained() -> None:
     for module in unet.modules():
         own = {by_id[id(p)] for p in module.parameters(recurse=False) if id(p) in by_id}
         assert len(own) <= 1
+
+
+def unet_of(sides: int, levels: int) -> UNet2DModel:
+    """Works on `sides` positions a side, halved `levels - 1` times."""
+    return UNet2DModel(
+        sample_size=sides,
+        layers_per_block=1,
+        block_out_channels=(8,) * levels,
+        down_block_types=("DownBlock2D",) * levels,
+        up_block_types=("UpBlock2D",) * levels,
+        norm_num_groups=8,
+        attention_head_dim=8,
+    ).requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("sides", "levels", "trained"),
+    [
+        (128, 5, {3, 4}),  # 128, 64, 32 | 16, 8
+        (64, 4, {2, 3}),  # 64, 32 | 16, 8
+        (256, 6, {4, 5}),  # google/ddpm-ema-celebahq-256
+        (32, 3, {1, 2}),  # 32 | 16, 8
+        (8, 2, {1}),  # the finest level never
+        (64, 2, {1}),  # the coarsest always
+        (16, 4, {1, 2, 3}),
+    ],
+)
+def test_levels_of_few_positions_are_trained(sides: int, levels: int, trained: set[int]) -> None:
+    unet = unet_of(sides, levels)
+    trainable_parameters(unet)
+
+    def learns(module: torch.nn.Module) -> bool:
+        states = {parameter.requires_grad for parameter in module.parameters()}
+        assert len(states) == 1
+        return states.pop()
+
+    down = {level for level, block in enumerate(unet.down_blocks) if learns(block)}
+    up = {levels - 1 - level for level, block in enumerate(unet.up_blocks) if learns(block)}
+    assert down == up == trained
+    assert learns(unet.mid_block)
+    assert not any(learns(part) for part in (unet.conv_in, unet.conv_out, unet.time_embedding))
+    assert all(sides >> level <= TRAINED_SIDE for level in trained if level < levels - 1)
+
+
+def similarity(face: Face, change: Tensor) -> float:
+    crop = (face.goal.source_crop + change * face.placement.mask).clamp(0, 1)
+    return float(multiscale_ssim(crop, face.goal.source_crop))
+
+
+def fitted(face: Face, change: Tensor, budget: float) -> Tensor:
+    goal = dataclasses.replace(face.goal, ssim_budget=budget)
+    return fit_to_budget(change, goal, face.placement)
+
+
+@pytest.mark.parametrize("budget", [0.8, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("amount", [0.1, 1.0, 5.0])
+def test_a_change_is_scaled_to_the_budget(face: Face, budget: float, amount: float) -> None:
+    change = torch.randn_like(face.goal.source_crop) * amount
+    scaled = fitted(face, change, budget)
+    factor = float((scaled / change).mean())
+    torch.testing.assert_close(scaled, change * factor)
+    assert 0 <= factor < MAX_AMPLIFICATION
+    assert similarity(face, scaled) >= budget
+    finest = MAX_AMPLIFICATION / 2**FACTOR_BITS
+    assert similarity(face, change * (factor + 1.01 * finest)) < budget
+
+
+def test_a_small_change_is_amplified_up_to_a_limit(face: Face) -> None:
+    change = torch.randn_like(face.goal.source_crop) * 1e-4
+    assert torch.equal(fitted(face, change, 0.9), change * MAX_AMPLIFICATION)
+    nothing = torch.zeros_like(change)
+    assert torch.equal(fitted(face, nothing, 0.9), nothing)
+
+
+def test_a_change_outside_the_mask_is_free(face: Face) -> None:
+    change = torch.randn_like(face.goal.source_crop) * (face.placement.mask == 0)
+    assert change.abs().max() > 0
+    assert torch.equal(fitted(face, change, 0.99), change * MAX_AMPLIFICATION)
+
+
+@pytest.fixture
+def told(face: Face) -> Face:
+    """The same face with a network that takes conditions, told what to show."""
+    config = {k: v for k, v in tiny_unet().config.items() if not k.startswith("_")}
+    unet = UNet2DModel(**config | {"class_embed_type": "identity"}).eval().requires_grad_(False)
+    source, target = torch.randn(2, 1, 64).unbind(0)
+    return dataclasses.replace(
+        face,
+        networks=dataclasses.replace(face.networks, unet=unet),
+        goal=dataclasses.replace(face.goal, told_source=source, told_target=target),
+    )
+
+
+NO_STEPS = dataclasses.replace(QUICK, refine_steps=0)
+
+
+def test_the_fast_result_is_what_the_network_makes_of_the_target(told: Face) -> None:
+    residual, steps = run(told, NO_STEPS)
+    assert steps == []
+    unet, scheduler, goal = told.networks.unet, told.networks.scheduler, told.goal
+    with torch.no_grad():
+        start = diffusion.invert(
+            unet, scheduler, diffusion.to_latents(goal.source_crop, 4), 300, 2, goal.told_source
+        )
+        made = [
+            diffusion.to_crop(diffusion.generate(unet, scheduler, start, 300, 2, condition), 4)
+            for condition in (goal.told_source, goal.told_target)
+        ]
+    expected = fit_to_budget(made[1] - made[0], goal, told.placement)
+    torch.testing.assert_close(residual, expected)
+    assert residual.abs().max() > 1e-4
+    assert similarity(told, residual) >= goal.ssim_budget
+
+
+def test_told_the_face_as_it_is_nothing_changes(told: Face) -> None:
+    goal = dataclasses.replace(told.goal, told_target=told.goal.told_source)
+    residual, _ = run(dataclasses.replace(told, goal=goal), NO_STEPS)
+    assert torch.equal(residual, torch.zeros_like(residual))
+
+
+def test_the_first_look_counts_where_the_network_is_told(told: Face) -> None:
+    """Steps that only harm leave the first picture the best; untold, it doesn't protect."""
+    blunder = dataclasses.replace(QUICK, refine_steps=2, learning_rate=10.0, views=0)
+    near = Objective(
+        "near", "-", "prior", 1.0, lambda c, g: (c.crop - g.source_crop - 0.01).square().mean()
+    )
+    residual, steps = run(told, blunder, [near])
+    first, _ = run(told, dataclasses.replace(blunder, refine_steps=1, learning_rate=1e-12), [near])
+    assert steps[1].losses["near"] > steps[0].losses["near"]
+    torch.testing.assert_close(residual, first, atol=1e-5, rtol=1e-3)
+    untold = dataclasses.replace(
+        told, goal=dataclasses.replace(told.goal, told_source=None, told_target=None)
+    )
+    changed, steps = run(untold, blunder, [near])
+    assert steps[1].losses["near"] > steps[0].losses["near"]
+    assert changed.abs().max() > 0
+
+
+def test_steps_go_on_from_what_the_network_makes(told: Face) -> None:
+    config = dataclasses.replace(QUICK, refine_steps=10, views=0)
+    _, steps = run(told, config, only("impersonation"))
+    values = [step.losses["impersonation"] for step in steps]
+    assert values[-1] < values[0]
 
 
 def gradient(scale: float = 1.0) -> Gradient:

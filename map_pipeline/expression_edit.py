@@ -1,0 +1,304 @@
+"""An expression that people can see: features are moved by a warp, the rest is painted by a prior.
+
+1. The landmarks' displacement from the person's present expression to the asked one deforms the
+   photo at its own resolution (`faces.warp`).
+2. The score network, told emotion and landmarks, repaints the deformed crop where a warp has
+   nothing to show: teeth, the dark of an open mouth, folds, lids. Only the difference between two
+   generations - asked and plain - is used, so that the network's blur stays out of the photo.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, DDIMScheduler, ModelMixin, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from map_pipeline import diffusion
+from map_pipeline.conditioning import POINTS, Condition, FaceConditioner
+from map_pipeline.expression import EMOTIONS, to_grey
+from map_pipeline.faces.align import Alignment, apply_affine, invert_affine, similarity_transform
+from map_pipeline.faces.paste import paste_residual
+from map_pipeline.faces.warp import deform_crop, deform_photo, displacement
+
+# Bridge of the nose, nostrils and eyes: what an expression moves least.
+STABLE = (*range(27, 36), *range(36, 48))
+MOUTH, INNER_MOUTH = slice(48, 60), slice(60, 68)
+EYES = (slice(36, 42), slice(42, 48))
+# Points of the upper and of the lower lip; facing pairs of the inner lips.
+UPPER_LIP = (49, 50, 51, 52, 53, 61, 62, 63)
+LOWER_LIP = (55, 56, 57, 58, 59, 65, 66, 67)
+INNER_UPPER, INNER_LOWER = (61, 62, 63), (67, 66, 65)
+POLYGON_SCALE = 4  # polygons are drawn this many times larger
+OPENING = 0.03  # share of the side that lips part until the mouth between them is all dark
+# Colour of a mouth's inside in a picture of this mean brightness, RGB in [0,1].
+MOUTH_COLOUR, MEAN_BRIGHTNESS = (0.20, 0.09, 0.08), 0.45
+JAW_SHARE, FOREHEAD = 1.0, 0.8  # see `_face_outline`
+# What the landmark network sees between closed lips, as a share of the side.
+CLOSED_GAP = 0.006
+GREY_CHROMA = 2.0  # as in `training.faces`
+
+
+@dataclass(frozen=True)
+class EditSettings:
+    """How an expression is painted; chosen on twelve faces by a judge and by eye.
+
+    Attributes:
+        level: noise level of the inversion.
+        inversion_steps, generation_steps: of DDIM.
+        guidance: how many times the way from the present to the asked condition is gone.
+        exaggeration: strength of the shape that the score network is told, relative to the warp's.
+        warp: strength of the warp relative to the asked strength.
+        cavity: opacity of the dark painted between lips that part, before the inversion.
+        chroma: share of the painting's colour that is kept.
+        noise: amplitude of the painting below which it counts as noise of the network, of 1.
+        limit: largest change of a pixel on the skin, of 1.
+    """
+
+    level: int = 400
+    inversion_steps: int = 7
+    generation_steps: int = 5
+    guidance: float = 8.0
+    exaggeration: float = 1.5
+    warp: float = 0.75
+    cavity: float = 0.9
+    chroma: float = 0.4
+    noise: float = 0.015
+    limit: float = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class ExpressionEdit:
+    """Another expression for one aligned face; apply it with `apply_edit`.
+
+    Attributes:
+        flow: `[1,2,2s,2s]` crop px, see `faces.warp`.
+        painting: `[1,3,s,s]` in [-1,1], what is added to the deformed crop.
+        shape: `[68,2]` crop px, where the landmarks go.
+    """
+
+    flow: Tensor
+    painting: Tensor
+    shape: Tensor
+
+
+class ExpressionShapes(ModelMixin, ConfigMixin):
+    """Where emotions move the landmarks of a face; see `training.expression_shapes`.
+
+    Buffers:
+        neutral: `[68,2]` mean neutral shape, in units of the crop's side.
+        displacements: `[7,68,2]` from neutral to each emotion, in units of the side.
+        estimator: `[136,136]` maps a straightened shape's deviation from `neutral` to the part of
+            it that is the present expression.
+    """
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("neutral", torch.zeros(POINTS, 2))
+        self.register_buffer("displacements", torch.zeros(len(EMOTIONS), POINTS, 2))
+        self.register_buffer("estimator", torch.zeros(2 * POINTS, 2 * POINTS))
+
+    def present(self, shape: Tensor) -> Tensor:
+        """Estimated displacement `[68,2]` of a face's own present expression, units of the side.
+
+        Args:
+            shape: `[68,2]` straightened, see `straighten`.
+        """
+        return (self.estimator @ (shape - self.neutral).flatten()).view(POINTS, 2)
+
+    def target(self, contour: Tensor, emotion: int, strength: float) -> Tensor:
+        """Landmarks `[68,2]` of the same face with another expression, units of the crop's side.
+
+        Args:
+            contour: `[68,2]`, units of the crop's side.
+            emotion: index in `EMOTIONS`.
+            strength: 0 for the present expression to 1 for the full asked one; more exaggerates.
+        """
+        shape, to_frame = straighten(contour[None], self.neutral)
+        present = self.present(shape[0])
+        asked = self.displacements[emotion]
+        # Who already laughs more than asked shall not laugh less.
+        power = asked.square().sum()
+        share = (present * asked).sum() / power if power > 0 else power
+        change = (asked * share.clamp(min=1) - present) * mobility()
+        moved = _part_lips(shape[0], shape[0] + strength * change, asked, strength)
+        return apply_affine(invert_affine(to_frame[0]), moved)
+
+
+@torch.no_grad()
+def edit_expression(
+    unet: UNet2DModel,
+    conditioner: FaceConditioner,
+    scheduler: DDIMScheduler,
+    shapes: ExpressionShapes,
+    crop: Tensor,
+    contour: Tensor,
+    emotion: int,
+    strength: float,
+    settings: EditSettings | None = None,
+    autocast_dtype: torch.dtype | None = None,
+) -> ExpressionEdit:
+    """Give the face of an aligned crop another expression. Nothing in it is random.
+
+    Args:
+        crop: `[1,3,s,s]` in [0,1].
+        contour: `[68,2]` crop px.
+        emotion: index in `EMOTIONS`.
+        strength: 0 (no change) to 1.
+        autocast_dtype: precision of the score network's passes, or None for its own.
+    """
+    settings = settings or EditSettings()
+    size = crop.shape[-1]
+    contour = contour.cpu().float()
+    unit = contour / size
+    moved = shapes.target(unit, emotion, strength * settings.warp)
+    told = shapes.target(unit, emotion, strength * settings.exaggeration)
+    flow = displacement(contour, moved * size, size)
+    if strength == 0:
+        return ExpressionEdit(flow, torch.zeros_like(crop).cpu(), contour)
+    warped = deform_crop(crop, flow)
+    opened = _darken_mouth(warped, contour, moved * size, settings.cavity)
+    grey = ((crop.amax(1) - crop.amin(1)).mean() * 255 <= GREY_CHROMA).float()
+    conditions = [
+        _condition(conditioner, emotion, 0.0, moved, grey),
+        _condition(conditioner, emotion, strength, told, grey),
+    ]
+    with torch.autocast(crop.device.type, autocast_dtype, enabled=autocast_dtype is not None):
+        plain, asked = _paint(unet, scheduler, opened, conditions, settings)
+    change = asked - plain
+    parts = [polygon_mask((moved * size)[part], size) for part in (MOUTH, *EYES)]
+    features = smooth(torch.stack(parts).amax(0), size / 100).to(crop)
+    change = _clean(change, features, settings)
+    change = change * smooth(polygon_mask(_face_outline(moved * size), size), size / 24).to(crop)
+    return ExpressionEdit(flow, (opened - warped + change).float().cpu(), moved * size)
+
+
+def apply_edit(
+    photo: np.ndarray, alignment: Alignment, edit: ExpressionEdit, mask: Tensor
+) -> np.ndarray:
+    """The photo `uint8 [H,W,3]` with another expression, bit for bit itself away from the face.
+
+    Args:
+        alignment: where the crop lies in the photo.
+        mask: `[1,1,s,s]`, see `faces.paste.feather_mask`.
+    """
+    deformed = deform_photo(photo, alignment, edit.flow)
+    return paste_residual(deformed, edit.painting, alignment, mask)
+
+
+def polygon_mask(points: Tensor, size: int) -> Tensor:
+    """`[1,1,size,size]` in [0,1]: 1 inside the polygon `[N,2]` px, with smooth edges."""
+    picture = Image.new("L", (size * POLYGON_SCALE, size * POLYGON_SCALE))
+    corners = [(x, y) for x, y in ((points + 0.5) * POLYGON_SCALE).tolist()]
+    ImageDraw.Draw(picture).polygon(corners, fill=255)
+    mask = torch.from_numpy(np.array(picture)).float()[None, None] / 255
+    return F.avg_pool2d(mask, POLYGON_SCALE)
+
+
+def smooth(images: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur of `[B,C,H,W]`; `sigma` in px."""
+    reach = max(round(3 * sigma), 1)
+    line = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
+    weights = (-(line**2) / (2 * sigma**2)).exp()
+    weights = (weights / weights.sum()).expand(images.shape[1], 1, 1, -1)
+    groups = images.shape[1]
+    across = F.conv2d(F.pad(images, [reach, reach, 0, 0], "replicate"), weights, groups=groups)
+    upright = weights.transpose(-1, -2)
+    return F.conv2d(F.pad(across, [0, 0, reach, reach], "replicate"), upright, groups=groups)
+
+
+def _paint(
+    unet: UNet2DModel,
+    scheduler: DDIMScheduler,
+    crop: Tensor,
+    conditions: list[Tensor],
+    settings: EditSettings,
+) -> tuple[Tensor, Tensor]:
+    """The crop `[1,3,s,s]` generated again as it is, and as asked, from the same noise."""
+    patch = diffusion.patch_size(unet)
+    plain, asked = conditions
+    latents = diffusion.to_latents(crop, patch)
+    noise = diffusion.invert(
+        unet, scheduler, latents, settings.level, settings.inversion_steps, plain
+    ).float()
+    schedule = (settings.level, settings.generation_steps)
+    first = diffusion.generate(unet, scheduler, noise, *schedule, plain)
+    second = diffusion.generate(unet, scheduler, noise, *schedule, asked, plain, settings.guidance)
+    return tuple(diffusion.to_crop(x.float(), patch).clamp(0, 1) for x in (first, second))
+
+
+def _condition(
+    conditioner: FaceConditioner, emotion: int, strength: float, shape: Tensor, grey: Tensor
+) -> Tensor:
+    """What the score network is told, `[1,width]`; at strength 0 it hears of no emotion."""
+    device = conditioner.mean_shape.device
+    emotions = torch.zeros(1, len(EMOTIONS), device=device)
+    emotions[0, emotion] = strength
+    known = torch.ones(1, device=device)
+    return conditioner(Condition(emotions, shape[None].to(device), known, grey[None].to(device)))
+
+
+def _darken_mouth(warped: Tensor, before: Tensor, after: Tensor, opacity: float) -> Tensor:
+    """Paint the dark of the mouth between lips that part: a warp only stretches the lips' line."""
+    size = warped.shape[-1]
+    opening = (lip_gap(after) - lip_gap(before)) / size
+    share = opacity * (opening / OPENING).clamp(0, 1)
+    alpha = smooth(polygon_mask(after[INNER_MOUTH], size), size / 128).to(warped) * share
+    dark = warped.new_tensor(MOUTH_COLOUR).view(1, 3, 1, 1) * warped.mean() / MEAN_BRIGHTNESS
+    return warped * (1 - alpha) + dark.to(warped) * alpha
+
+
+def lip_gap(shape: Tensor) -> Tensor:
+    """Mean distance of the inner lips of `[68,2]`, in its unit; negative where they cross."""
+    return (shape[list(INNER_LOWER), 1] - shape[list(INNER_UPPER), 1]).mean()
+
+
+def _part_lips(before: Tensor, after: Tensor, asked: Tensor, strength: float) -> Tensor:
+    """Correct the gap between the lips: what estimates leave open would show as a row of teeth."""
+    own = lip_gap(before)
+    wanted = own.clamp(max=CLOSED_GAP) + lip_gap(asked).clamp(min=0)
+    excess = lip_gap(after) - ((1 - strength) * own + strength * wanted).clamp(min=0)
+    result = after.clone()
+    result[list(UPPER_LIP), 1] += excess / 2
+    result[list(LOWER_LIP), 1] -= excess / 2
+    return result
+
+
+def _clean(change: Tensor, features: Tensor, settings: EditSettings) -> Tensor:
+    """Keep of a painting `[1,3,s,s]` what is meant: strong, of little colour, moderate on skin."""
+    size = change.shape[-1]
+    energy = smooth(change.square().mean(1, keepdim=True), size / 64)
+    change = change * energy / (energy + settings.noise**2)
+    luma = to_grey(change)
+    change = luma + (change - luma) * settings.chroma
+    limited = settings.limit * torch.tanh(change / settings.limit)
+    return torch.lerp(limited, change, features)
+
+
+def _face_outline(shape: Tensor) -> Tensor:
+    """Polygon `[N,2]` a little within the jaw and above the brows of `[68,2]`, in its unit."""
+    centre = shape[30]
+    jaw = centre + (shape[0:17] - centre) * JAW_SHARE
+    brows = shape[17:27] - torch.tensor([0.0, 1.0]) * (shape[30, 1] - shape[27, 1]) * FOREHEAD
+    return torch.cat([jaw, brows.flip(0)])
+
+
+def mobility() -> Tensor:
+    """`[68,1]` in [0,1]: how far expressions move a point; 0 where only the head's pose does."""
+    weights = torch.ones(POINTS, 1)
+    weights[[0, 1, 2, 14, 15, 16, 27, 28]] = 0
+    weights[[3, 13, 29, 30]] = 0.5
+    return weights
+
+
+def straighten(shapes: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Shapes `[N,68,2]` brought to the reference's place by nose and eyes, and the affines."""
+    stable = list(STABLE)
+    affine = similarity_transform(shapes[:, stable], reference[stable])
+    return apply_affine(affine, shapes), affine

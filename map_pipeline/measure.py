@@ -1,0 +1,89 @@
+"""Measuring one protected face: what every network sees in it, before and after."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from map_pipeline.expression import EMOTIONS, ExpressionEncoder, TransformersExpressionEncoder
+from map_pipeline.faces.detect import Face, FaceDetector
+from map_pipeline.losses import ssim
+from map_pipeline.recognition import FaceRecogniser
+from map_pipeline.report import ExpressionReport, RecogniserReport
+
+FAR = 0.01  # false accept rate of the field's verification protocol
+# For ArcFace, whose weights come without thresholds for this protocol: near those of the field's
+# ArcFace-style networks (.17 to .30 at FAR 1 %). It only scales a loss and never gives a verdict.
+TYPICAL_THRESHOLD = 0.25
+
+
+class View(NamedTuple):
+    """One face as the networks see it: `[1,3,h,w]` in [0,1] and landmarks `[1,5,2]` px."""
+
+    image: Tensor
+    landmarks: Tensor
+
+
+def working_threshold(net: FaceRecogniser) -> float:
+    """Threshold that scales the losses; the typical one for a surrogate that has none."""
+    return net.threshold(FAR) if net.config.thresholds else TYPICAL_THRESHOLD
+
+
+def landmarks_again(detector: FaceDetector, photo: np.ndarray, face: Face) -> np.ndarray:
+    """Landmarks of the face detected nearest to `face`; its own if it isn't found again."""
+    found = detector.detect(photo)
+    centre = face.landmarks.mean(0)
+    distance = [float(np.linalg.norm(one.landmarks.mean(0) - centre)) for one in found]
+    eye_distance = float(np.linalg.norm(face.landmarks[1] - face.landmarks[0]))
+    if not distance or min(distance) > eye_distance:
+        return face.landmarks
+    return found[int(np.argmin(distance))].landmarks
+
+
+def image_quality(before: Tensor, after: Tensor) -> tuple[float, float]:
+    """SSIM in [-1,1] and PSNR in dB of two pictures `[1,3,h,w]`; infinite if nothing changed."""
+    error = (after - before).square().mean()
+    return float(ssim(after, before)), float(-10 * error.log10()) if error > 0 else float("inf")
+
+
+@torch.no_grad()
+def compare_identities(
+    name: str, net: FaceRecogniser, used: bool, before: View, after: View, target: Tensor
+) -> RecogniserReport:
+    """How one recogniser sees the face; `target` is its embedding `[1,D]` of the target."""
+    first, second = net(*before).float(), net(*after).float()
+    target_after, source_after = float(second[0] @ target[0]), float(second[0] @ first[0])
+    limit = net.threshold(FAR) if net.config.thresholds else None
+    return RecogniserReport(
+        name=name,
+        title=net.config.title,
+        family=net.config.family,
+        used_in_optimisation=used,
+        thresholds=dict(net.config.thresholds),
+        target_before=float(first[0] @ target[0]),
+        target_after=target_after,
+        source_after=source_after,
+        impersonates=None if limit is None else target_after >= limit,
+        no_longer_matches=None if limit is None else source_after < limit,
+    )
+
+
+@torch.no_grad()
+def compare_expressions(
+    name: str,
+    net: ExpressionEncoder | TransformersExpressionEncoder,
+    used: bool,
+    before: View,
+    after: View,
+) -> ExpressionReport:
+    """Emotion probabilities by one expression network."""
+    first, second = (_probabilities(net, view) for view in (before, after))
+    return ExpressionReport(name, net.config.title, used, first, second)
+
+
+def _probabilities(
+    net: ExpressionEncoder | TransformersExpressionEncoder, view: View
+) -> dict[str, float]:
+    values = net(view.image, view.landmarks).float().softmax(-1)[0].tolist()
+    return dict(zip(EMOTIONS, values, strict=True))
