@@ -18,6 +18,7 @@ from map_pipeline import MAPPipeline, ui
 from map_pipeline.errors import MAPError
 from map_pipeline.faces.detect import Box, load_detector, select_faces
 from map_pipeline.images import load_image, save_image, to_array
+from map_pipeline.refine import Step
 from map_pipeline.report import FaceReport
 
 EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.png"))
@@ -54,44 +55,59 @@ def build_demo(load: Callable[[], MAPPipeline]) -> gr.Blocks:
     detector = load_detector(pipe.config.detector)
 
     def gpu_seconds(_photo: Image.Image, settings: ui.PageSettings, boxes: list[Box]) -> int:
-        return ui.gpu_seconds(len(boxes), settings.steps)
+        return settings.gpu_seconds(len(boxes))
 
     @spaces.GPU(duration=gpu_seconds)
     def run(
         photo: Image.Image, settings: ui.PageSettings, boxes: list[Box]
     ) -> tuple[Image.Image, list[FaceReport]]:
+        # Of its own: on ZeroGPU this runs in another process, where Gradio's finds the page, too.
+        progress = gr.Progress()
+
+        def on_step(_pipe: MAPPipeline, step: int, steps: int, _info: Step) -> None:
+            text = ui.step_progress(step + 1, steps, len(boxes))
+            progress((step + 1, steps), desc=text)
+
+        progress(0, desc="Preparing the face")
         with errors_in_plain_words():
             output = pipe(
                 photo,
                 emotion=settings.emotion,
                 target=settings.target,
                 faces=boxes,
+                mode=settings.mode,
                 strength=settings.strength,
-                refine_steps=settings.steps,
+                expression_strength=settings.expression_strength,
+                refine_steps=settings.steps or None,
                 generator=torch.Generator().manual_seed(settings.seed),
+                callback_on_step_end=on_step,
             )
         return output.images[0], output.reports[0]
 
     def protect(
         photo: dict[str, Any] | None,
         emotion: str,
+        expression_strength: float,
         target: str,
         faces: str,
+        mode: str,
         seed: int,
         strength: float,
         steps: int,
-        progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: ARG001, B008 (Gradio's way)
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio's way)
     ) -> tuple:
         """Protect the faces of a photo from face recognition by changing their expression.
 
         Args:
             photo: the photo, at most 20 MB and 50 megapixels.
             emotion: angry, disgust, fear, happy, neutral, sad or surprise.
+            expression_strength: how far the expression is changed, in [0, 1].
             target: "auto" or the name of a built-in target.
             faces: "largest" or "all".
+            mode: "fast" or "strong".
             seed: the same seed gives the same result.
             strength: visible change that the protection may cost, in [0.05, 1].
-            steps: fine-tuning steps per face.
+            steps: fine-tuning steps per face; 0 is the number of the mode.
 
         Returns:
             original and protected photo, verdict, two tables, report, protected photo as PNG file.
@@ -99,8 +115,11 @@ def build_demo(load: Callable[[], MAPPipeline]) -> gr.Blocks:
         with errors_in_plain_words():
             if not photo or not photo.get("path"):
                 raise gr.Error("Choose a photo first.", print_exception=False)
-            settings = ui.PageSettings(emotion, target, faces, seed, strength, steps)
+            settings = ui.PageSettings(
+                emotion, expression_strength, target, faces, mode, seed, strength, steps
+            )
             settings.check(list(targets))
+            progress(0, desc="Looking for faces")
             original = load_image(photo["path"])
             # Finding faces needs no GPU; a photo without any costs no GPU time.
             chosen = select_faces(detector.detect(to_array(original)), settings.faces)
@@ -136,6 +155,13 @@ def build_demo(load: Callable[[], MAPPipeline]) -> gr.Blocks:
                 )  # fmt: skip
                 gr.Examples([str(path) for path in EXAMPLES], photo, cache_examples=False)
                 emotion = gr.Radio(ui.EMOTION_CHOICES, value=default.emotion, label="Expression")
+                expression_strength = gr.Slider(
+                    0, 1, default.expression_strength, step=0.05,
+                    label="How much of it", info=ui.EXPRESSION_INFO,
+                )  # fmt: skip
+                mode = gr.Radio(
+                    ui.MODE_CHOICES, value=default.mode, label="Protection", info=ui.MODE_INFO
+                )
                 faces = gr.Radio(ui.FACE_CHOICES, value=default.faces, label="Protect")
                 choices = [ui.AUTO_CHOICE, *((text, name) for name, text in targets.items())]
                 target = gr.Dropdown(choices, value="auto", label="Target", info=ui.TARGET_INFO)
@@ -147,7 +173,9 @@ def build_demo(load: Callable[[], MAPPipeline]) -> gr.Blocks:
                     strength = gr.Slider(
                         0.05, 1, default.strength, step=0.05, label="Strength (visible change)"
                     )
-                    steps = gr.Slider(1, ui.MAX_STEPS, default.steps, step=1, label="Steps")
+                    steps = gr.Slider(
+                        0, ui.MAX_STEPS, default.steps, step=1, label="Steps", info=ui.STEPS_INFO
+                    )
                     seed = gr.Number(default.seed, precision=0, minimum=0, label="Seed")
                 button = gr.Button("Protect", variant="primary", size="lg")
             with gr.Column(scale=3):
@@ -166,7 +194,7 @@ def build_demo(load: Callable[[], MAPPipeline]) -> gr.Blocks:
         gallery.select(pick_target, outputs=target, api_visibility="private")
         button.click(
             protect,
-            [photo, emotion, target, faces, seed, strength, steps],
+            [photo, emotion, expression_strength, target, faces, mode, seed, strength, steps],
             [slider, result, table, expressions, report, download],
             # The package's own reader gets the upload as it is: it knows alpha, 16 bits, colour
             # profiles and size limits, and says in plain words what's wrong with a file.

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from map_pipeline.config import DETECTORS
+from map_pipeline.config import DEFAULT_MODE, DETECTORS, MODES
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
 from map_pipeline.evaluation.command import add_evaluate
 from map_pipeline.training.command import add_train
@@ -72,8 +72,21 @@ def build_parser() -> argparse.ArgumentParser:
         help="name of a built-in composite (see `targets`), auto, or your own picture",
     )
     protect.add_argument("--faces", choices=("largest", "all"), default="largest")
-    protect.add_argument("--strength", type=float, help="visible change allowed, 0 to 1")
-    protect.add_argument("--refine-steps", type=int, help="fine-tuning steps on each face")
+    protect.add_argument(
+        "--mode",
+        choices=tuple(MODES),
+        default=DEFAULT_MODE,
+        help=f"fast takes seconds, strong protects better (default: {DEFAULT_MODE})",
+    )
+    protect.add_argument(
+        "--strength", type=float, help="visible change that protection may cost, 0 to 1"
+    )
+    protect.add_argument(
+        "--expression-strength", type=float, help="how far the expression is changed, 0 to 1"
+    )
+    protect.add_argument(
+        "--refine-steps", type=int, help="fine-tuning steps on each face (default: the mode's)"
+    )
     protect.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     protect.add_argument("--detector", choices=DETECTORS)
     protect.add_argument("--report", type=Path, help="write what was measured as JSON")
@@ -198,7 +211,9 @@ def protect_file(
         emotion=options.emotion,
         target=options.target,
         faces=options.faces,
+        mode=options.mode,
         strength=options.strength,
+        expression_strength=options.expression_strength,
         refine_steps=options.refine_steps,
         generator=torch.Generator().manual_seed(options.seed),
     )

@@ -33,8 +33,8 @@ class MAPConfig:
 
     start_timestep: int = 300
     num_inversion_steps: int = 12
-    num_inference_steps: int = 2
-    refine_steps: int = 16
+    num_inference_steps: int = 1
+    refine_steps: int = 14
     expression_strength: float = 0.5
     learning_rate: float = 3e-4
     adam_betas: tuple[float, float] = (0.5, 0.9)
@@ -68,7 +68,7 @@ class MAPConfig:
 # its expression is that of the edit alone.
 MODES = {
     "fast": MAPConfig(
-        num_inversion_steps=8, refine_steps=6, learning_rate=5e-4, views=0, expression_share=0.0
+        num_inversion_steps=8, refine_steps=9, learning_rate=4e-4, views=0, expression_share=0.0
     ),
     "strong": MAPConfig(),
 }

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from map_pipeline.config import MAPConfig
+from map_pipeline.config import MODES
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.expression import EMOTIONS
 from map_pipeline.report import (
@@ -18,14 +18,16 @@ from map_pipeline.report import (
 TITLE = "MAP: protect a photo from face recognition"
 
 INTRO = f"""# {TITLE}
-Changes the **expression** of a face a little, so that face-recognition software takes it for
-somebody else while people still see you. Choose a photo and an expression, press **Protect**."""
+Changes the **expression** of a face and details of it, so that face-recognition software takes it
+for somebody else while people still see you. Choose a photo and an expression, press
+**Protect**."""
 
 HOW_IT_WORKS = """### How it works
-1. The face is found and aligned. A small diffusion network turns it into noise and back.
-2. On the way back, that network is tuned for this one photo: the face should show the expression
-   you chose, and recognition software should see the target and no longer you. Where these wishes
-   pull against each other, they are reconciled rather than added up.
+1. The face is found, and its features are moved to the expression you chose. A small diffusion
+   network paints what a movement can't show, such as teeth and folds.
+2. The same network turns the face into noise and back. On the way back it is tuned for this one
+   photo: recognition software should see the target and no longer you. *Strong* takes more time for
+   that, keeps an eye on the expression, and reconciles the two where they pull apart.
 3. Only the change of the face is put back into your photo. All other pixels stay as they were.
 
 The targets are averages of several faces. None of them is a real person.
@@ -43,6 +45,17 @@ result is a PNG without any metadata (no place, no time, no camera)."""
 
 FACE_CHOICES = [("Largest face", "largest"), ("All faces", "all")]
 EMOTION_CHOICES = [(emotion.capitalize(), emotion) for emotion in EMOTIONS]
+# Seconds that one face takes on two processor cores, measured on a photo of 512 px.
+MODE_SECONDS = {"fast": 4, "strong": 15}
+MODE_CHOICES = [
+    (f"Fast: about {MODE_SECONDS['fast']} seconds", "fast"),
+    (f"Strong: about {MODE_SECONDS['strong']} seconds, protects better", "strong"),
+]
+MODE_INFO = "Time for one face without a graphics card; with one it takes less."
+EXPRESSION_INFO = "0 hardly changes the expression, 1 shows it in full."
+STEPS_INFO = "0: as many as the choice above needs, " + ", ".join(
+    f"{config.refine_steps} for {mode}" for mode, config in MODES.items()
+)
 AUTO_CHOICE = ("Auto: a similar face that isn't yours", "auto")
 TARGET_INFO = "Averages of several faces, nobody real. Click a picture or choose from the list."
 TABLE_LABEL = "What each recogniser says (similarity before -> after)"
@@ -58,9 +71,11 @@ CSS = """.caption-label {
 
 MAX_STEPS = 60  # fine-tuning steps offered on the page
 
-# Seconds of GPU time to ask for. Chosen with a margin, as ZeroGPU aborts what overruns; more than
-# 80 s is refused to visitors who aren't logged in.
-GPU_SECONDS_BASE, GPU_SECONDS_PER_FACE, GPU_SECONDS_PER_STEP, MAX_GPU_SECONDS = 8, 2, 0.3, 80
+# Seconds of GPU time to ask for. Chosen with a margin, as ZeroGPU aborts what overruns, but a
+# visitor's whole quota is two minutes a day.
+GPU_SECONDS_BASE, GPU_SECONDS_PER_FACE = 8, 2
+GPU_SECONDS_PER_STEP = {"fast": 0.15, "strong": 0.3}
+MAX_GPU_SECONDS = {"fast": 20, "strong": 60}
 
 
 @dataclass(frozen=True)
@@ -69,16 +84,20 @@ class PageSettings:
 
     Attributes:
         emotion: one of `EMOTIONS`.
+        expression_strength: how far the expression is changed, in [0,1].
         target: "auto" or the name of a built-in target.
         faces: "largest" or "all".
+        mode: "fast" or "strong".
         seed: of the random views, >= 0.
         strength: visible change that the protection may cost, in (0,1].
-        steps: fine-tuning steps per face, in [1, `MAX_STEPS`].
+        steps: fine-tuning steps per face, up to `MAX_STEPS`; 0 is the number of the mode.
     """
 
     emotion: str
+    expression_strength: float
     target: str
     faces: str
+    mode: str
     seed: int
     strength: float
     steps: int
@@ -90,20 +109,40 @@ class PageSettings:
             targets: names of the built-in targets.
         """
         _check_choice("emotion", self.emotion, EMOTIONS)
+        _check_number("expression_strength", self.expression_strength, int | float, 0, 1)
         _check_choice("target", self.target, ("auto", *targets))
         _check_choice("faces", self.faces, [value for _, value in FACE_CHOICES])
+        _check_choice("mode", self.mode, tuple(MODES))
         _check_number("seed", self.seed, int, 0, 2**63 - 1)
         _check_number("strength", self.strength, int | float, 0.05, 1)
-        _check_number("steps", self.steps, int, 1, MAX_STEPS)
+        _check_number("steps", self.steps, int, 0, MAX_STEPS)
+
+    def gpu_seconds(self, faces: int) -> int:
+        """GPU time to ask for, in whole seconds, for so many faces."""
+        steps = self.steps or MODES[self.mode].refine_steps
+        per_face = GPU_SECONDS_PER_FACE + GPU_SECONDS_PER_STEP[self.mode] * steps
+        return min(MAX_GPU_SECONDS[self.mode], round(GPU_SECONDS_BASE + per_face * faces))
 
 
-DEFAULTS = PageSettings("happy", "auto", "largest", 0, 0.5, MAPConfig().refine_steps)
+# Fast, unlike the pipeline's own default: somebody who tries the page waits for it.
+DEFAULTS = PageSettings(
+    emotion="happy",
+    expression_strength=MODES["fast"].expression_strength,
+    target="auto",
+    faces="largest",
+    mode="fast",
+    seed=0,
+    strength=0.5,
+    steps=0,
+)
 
 
-def gpu_seconds(faces: int, steps: int) -> int:
-    """GPU time to ask for, in whole seconds, for so many faces and fine-tuning steps each."""
-    per_face = GPU_SECONDS_PER_FACE + GPU_SECONDS_PER_STEP * steps
-    return min(MAX_GPU_SECONDS, round(GPU_SECONDS_BASE + per_face * faces))
+def step_progress(done: int, total: int, faces: int) -> str:
+    """What the progress bar says after `done` of `total` fine-tuning steps of all faces."""
+    if done == total:
+        return "Checking the result"
+    number = done * faces // total + 1
+    return "Protecting the face" if faces == 1 else f"Protecting face {number} of {faces}"
 
 
 def caption(target: str) -> str:

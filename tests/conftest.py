@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DModel
 
 from map_pipeline import EMOTIONS, ExpressionEncoder, FaceRecogniser, MAPPipeline, TargetBank
+from map_pipeline.conditioning import FaceConditioner, embedding_width
+from map_pipeline.expression_edit import ExpressionShapes
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
+from map_pipeline.pipeline import bundled_checkpoint
 
 ASTRONAUT = Path(__file__).parent.parent / "examples" / "astronaut.png"
 TINY_INPUT = 32  # px, side of the crops of the tiny recognisers and encoders
@@ -78,7 +82,7 @@ def tiny_encoder() -> ExpressionEncoder:
     ).eval()
 
 
-def tiny_unet(patch: int = 4) -> UNet2DModel:
+def tiny_unet(patch: int = 4, class_embed_type: str | None = None) -> UNet2DModel:
     """Works on crops of `8 * patch` px."""
     return UNet2DModel(
         sample_size=8,
@@ -90,6 +94,7 @@ def tiny_unet(patch: int = 4) -> UNet2DModel:
         up_block_types=("UpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
         attention_head_dim=8,
+        class_embed_type=class_embed_type,
     ).eval()
 
 
@@ -104,12 +109,28 @@ def tiny_targets() -> TargetBank:
     return bank.eval()
 
 
-def build_tiny_pipeline() -> MAPPipeline:
-    """A new pipeline, always with the same weights."""
+def edit_components() -> dict[str, Any]:
+    """What a pipeline needs to edit expressions: crops in which landmarks are found, a network that
+    takes conditions, and the shipped shapes, as random ones would tear a face apart.
+    """
+    shapes = ExpressionShapes.from_pretrained(bundled_checkpoint() / "expression_shapes")
+    unet = tiny_unet(16, class_embed_type="identity")
+    dims = {"dlib_resnet": 16, "mobilefacenet": 16}
+    conditioner = FaceConditioner(embedding_width(unet), hidden=16, target_dims=dims).eval()
+    conditioner.mean_shape.copy_(shapes.neutral)
+    return {"unet": unet, "conditioner": conditioner, "expression_shapes": shapes}
+
+
+def build_tiny_pipeline(edits: bool = False) -> MAPPipeline:
+    """A new pipeline, always with the same weights.
+
+    Args:
+        edits: with the components of `edit_components`; otherwise it's like an old checkpoint.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         pipe = MAPPipeline(
-            unet=tiny_unet(),
+            **(edit_components() if edits else {"unet": tiny_unet()}),
             scheduler=DDIMScheduler(),
             targets=tiny_targets(),
             dlib_resnet=tiny_recogniser("dlib"),
@@ -128,8 +149,17 @@ def build_tiny_pipeline() -> MAPPipeline:
 
 @pytest.fixture(scope="session")
 def tiny_pipeline() -> MAPPipeline:
-    """Real components with a few channels and random weights; a call takes tenths of a second."""
+    """Real components with a few channels and random weights; a call takes tenths of a second.
+
+    It has no `conditioner` and no `expression_shapes`, like a checkpoint of old.
+    """
     return build_tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def editing_pipeline() -> MAPPipeline:
+    """The same with crops of 128 px, a `conditioner` and `expression_shapes`."""
+    return build_tiny_pipeline(edits=True)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,8 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
         help="ids of targets, names of built-in composites, or auto, used in turn "
         "(default: all in --pairs, else auto)",
     )
-    data.add_argument("--limit", type=positive, help="protect only the first photos")
+    data.add_argument("--skip", type=whole, default=0, help="leave out the first photos")
+    data.add_argument("--limit", type=positive, help="protect only so many photos")
     data.add_argument("--attributes", type=Path, help='JSON lines {"name": ..., "gender": ...}')
     data.add_argument(
         "--gallery",
@@ -65,6 +66,8 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
         "--emotion", default="happy", help="asked expression, or all in turn (default: happy)"
     )
     method.add_argument("--eps", type=float, default=8.0, help="budget of noise, /255 (default: 8)")
+    method.add_argument("--strength", type=float, help="visible change of MAP, 0 to 1")
+    method.add_argument("--expression-strength", type=float, help="expression of MAP, 0 to 1")
     method.add_argument(
         "--leave-out",
         choices=("rotate", "each", "none"),
@@ -144,6 +147,14 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 0, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
     return value
 
 
@@ -282,10 +293,13 @@ def settings_of(options: argparse.Namespace) -> "Settings":
         transformations=transforms + (PURIFICATIONS if options.all_transforms else ()),
         styles=tuple(dict.fromkeys(("plain", *styles))),
         protect_both=options.protect_both,
+        skip=options.skip,
         limit=options.limit,
         gallery=options.gallery,
         seed=options.seed,
         eps=options.eps,
+        strength=options.strength,
+        expression_strength=options.expression_strength,
     )
 
 
@@ -316,7 +330,7 @@ def attributes_of(
         return {}, []
     attributes = read_attributes(options.attributes)
     people = {pair.name for pair in photos.pairs}
-    wanted = [pair.name for pair in photos.pairs[: options.limit]]
+    wanted = [pair.name for pair in photos.pairs[options.skip :][: options.limit]]
     unknown = [name for name in attributes if name not in people]
     silent = [name for name in wanted if name not in attributes]
     rule = "has attributes, but there is no such photo; left out of the groups"

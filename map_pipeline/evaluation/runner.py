@@ -89,7 +89,7 @@ class Evaluation:
         self.tools = tools or Tools()
         if self.tools.judge is not None:
             self.tools.judge.to(pipe.device)
-        self.methods = {n: create(n, eps=settings.eps) for n in settings.methods}
+        self.methods = {n: create(n, **settings.method_options) for n in settings.methods}
         self.rotation = rotation(pipe, settings.leave_out)
         self.targets = settings.targets or tuple(photos.targets) or ("auto",)
         self._transforms = {n: transformation(pipe, n) for n in settings.transformations}
@@ -102,8 +102,10 @@ class Evaluation:
         """Clean embeddings of the set's first people; computed once, then kept in the folder."""
         if self._gallery is None:
             cache = EmbeddingCache(self.out / "embeddings.npz")
-            members, limit = self.settings.gallery, self.settings.limit
-            self._gallery = build_gallery(self.pipe, self.photos, cache, members, limit)
+            wanted = self.settings.chosen(len(self.photos.pairs))
+            self._gallery = build_gallery(
+                self.pipe, self.photos, cache, self.settings.gallery, wanted.stop
+            )
             cache.save()
         return self._gallery
 
@@ -118,7 +120,7 @@ class Evaluation:
 
     def titles(self, names: Iterable[str]) -> dict[str, str]:
         """Method -> title, also of methods of earlier runs into the same folder."""
-        return {name: create(name, eps=self.settings.eps).title for name in names}
+        return {name: create(name, **self.settings.method_options).title for name in names}
 
     def run(
         self, processes: Processes | None = None, fixed: Mapping[str, object] | None = None
@@ -155,7 +157,7 @@ class Evaluation:
 
     def jobs(self) -> Iterator[tuple[int, str]]:
         """Index of the pair, and style, of every photo to protect."""
-        for index in range(len(self.photos.pairs[: self.settings.limit])):
+        for index in self.settings.chosen(len(self.photos.pairs)):
             for style in self.settings.styles:
                 yield index, style
 

@@ -21,7 +21,7 @@ LEAVE_OUT = ("rotate", "each", "none")
 DEFAULT_TRANSFORMATIONS = tuple(TRANSFORMS)
 PURIFICATIONS = ("purify100", "purify200", "purify300")
 # Settings that may differ between runs into one folder: they only say which units are wanted.
-FREE = ("methods", "styles", "limit")
+FREE = ("methods", "styles", "skip", "limit")
 
 Transformation = Callable[[np.ndarray, int], np.ndarray]
 """A photo and a seed in, a photo out."""
@@ -42,9 +42,11 @@ class Settings:
             `transforms.TRANSFORMS`, or "purifyN" with a noise level N; "none" is always among them.
         styles: names of `styles.STYLES`; each is another set of photos to protect.
         protect_both: protect the second photos too, and compare protected with protected.
-        limit: protect only the first photos, >= 1; None is all.
+        skip: leave out so many photos at the start, >= 0, such as those that settings were tuned on.
+        limit: protect only so many photos, >= 1; None is all.
         gallery: number of people in the gallery and in the estimate of thresholds, >= 1.
         seed: of all randomness; eps: budget of the noise methods, of 255.
+        strength, expression_strength: of MAP, see `MAPPipeline`; None leaves them to it.
 
     Raises:
         UnknownOptionError: a name that doesn't exist.
@@ -57,10 +59,13 @@ class Settings:
     transformations: tuple[str, ...] = DEFAULT_TRANSFORMATIONS
     styles: tuple[str, ...] = ("plain",)
     protect_both: bool = False
+    skip: int = 0
     limit: int | None = None
     gallery: int = 200
     seed: int = 0
     eps: float = 8.0
+    strength: float | None = None
+    expression_strength: float | None = None
 
     def __post_init__(self) -> None:
         # Whatever else is asked for, the photo as it is decides most figures.
@@ -73,6 +78,17 @@ class Settings:
         for name in self.transformations:
             if not re.fullmatch(r"purify[1-9]\d*", name):
                 _check("transforms", (name,), (*TRANSFORMS, "purifyN"))
+
+    @property
+    def method_options(self) -> dict[str, object]:
+        """What `methods.create` is told."""
+        chosen = {"strength": self.strength, "expression_strength": self.expression_strength}
+        own = {name: value for name, value in chosen.items() if value is not None}
+        return {"eps": self.eps, **({"settings": own} if own else {})}
+
+    def chosen(self, count: int) -> range:
+        """Indices of the photos to protect among `count`."""
+        return range(count)[self.skip :][: self.limit]
 
 
 def transformation(pipe: MAPPipeline, name: str) -> Transformation:

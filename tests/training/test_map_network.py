@@ -100,6 +100,14 @@ def test_a_target_says_nothing_at_first() -> None:
     assert after.target_out[-1].weight.grad.abs().max() > 0
 
 
+def test_a_network_that_takes_targets_goes_on_as_it_is() -> None:
+    once = with_targets(prior().conditioner, recognisers())
+    torch.nn.init.normal_(once.target_out[-1].weight)
+    again = with_targets(once, recognisers())
+    told = replace(batch(4).condition, targets=composites(4))
+    torch.testing.assert_close(again(told), once(told))
+
+
 def test_the_face_as_it_is_has_no_emotion_and_no_target() -> None:
     labels = batch()
     told = no_target(labels, torch.tensor([3, 23]))

@@ -471,7 +471,7 @@ def test_start_from_a_run(finished: tuple[Path, list[str], dict], tmp_path: Path
     unet, scheduler, conditioner = load_start(str(start))
     config = replace(QUICK, updates=1, learning_rate=1e-9, hidden=64)
     out = tmp_path / "out"
-    train_prior(config, faces(seed=1), out, unet, scheduler, lambda _: None, conditioner)
+    train_prior(config, faces(seed=1), out, unet.half(), scheduler, lambda _: None, conditioner)
     for part in ("unet", "conditioner"):
         for name, value in weights(out, part).items():
             assert value.dtype == torch.float32
@@ -553,6 +553,7 @@ def train_from(folder: Path, out: Path, side: int, **settings: object) -> PriorC
     assert conditioner is None
     config = replace(QUICK, **settings).of_network(unet)
     train_prior(config, faces(10, side), out, unet, scheduler, lambda _: None)
+    assert unet.is_gradient_checkpointing == config.gradient_checkpointing
     return config
 
 

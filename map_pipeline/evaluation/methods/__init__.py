@@ -63,4 +63,7 @@ def create(name: str, **options: Any) -> Method:
             )
     method = _METHODS[name]
     own = {field.name for field in fields(method)}
-    return replace(method, **{key: value for key, value in options.items() if key in own})
+    chosen = {key: value for key, value in options.items() if key in own}
+    if "settings" in chosen:  # what makes an ablation wins
+        chosen["settings"] = {**chosen["settings"], **method.settings}
+    return replace(method, **chosen)
