@@ -162,7 +162,7 @@ def build_demo(load: Callable[[], MAPPipeline]) -> gr.Blocks:
                 mode = gr.Radio(
                     ui.MODE_CHOICES, value=default.mode, label="Protection", info=ui.MODE_INFO
                 )
-                faces = gr.Radio(ui.FACE_CHOICES, value=default.faces, label="Protect")
+                faces = gr.Radio(ui.FACE_CHOICES, value=default.faces, label="Faces")
                 choices = [ui.AUTO_CHOICE, *((text, name) for name, text in targets.items())]
                 target = gr.Dropdown(choices, value="auto", label="Target", info=ui.TARGET_INFO)
                 gallery = gr.Gallery(

@@ -53,7 +53,7 @@ MODE_CHOICES = [
 ]
 MODE_INFO = "Time for one face without a graphics card; with one it takes less."
 EXPRESSION_INFO = "0 hardly changes the expression, 1 shows it in full."
-STEPS_INFO = "0: as many as the choice above needs, " + ", ".join(
+STEPS_INFO = "0: as many as the protection needs, " + ", ".join(
     f"{config.refine_steps} for {mode}" for mode, config in MODES.items()
 )
 AUTO_CHOICE = ("Auto: a similar face that isn't yours", "auto")

@@ -111,13 +111,17 @@ def tiny_targets() -> TargetBank:
 
 def edit_components() -> dict[str, Any]:
     """What a pipeline needs to edit expressions: crops in which landmarks are found, a network that
-    takes conditions, and the shipped shapes, as random ones would tear a face apart.
+    takes conditions, and the shipped shapes, as random ones would tear a face apart. What is told
+    has little weight: guidance exaggerates it, and an untrained network would paint but noise.
     """
     shapes = ExpressionShapes.from_pretrained(bundled_checkpoint() / "expression_shapes")
     unet = tiny_unet(16, class_embed_type="identity")
     dims = {"dlib_resnet": 16, "mobilefacenet": 16}
     conditioner = FaceConditioner(embedding_width(unet), hidden=16, target_dims=dims).eval()
     conditioner.mean_shape.copy_(shapes.neutral)
+    with torch.no_grad():
+        for parameter in conditioner.parameters():
+            parameter.mul_(0.03)
     return {"unet": unet, "conditioner": conditioner, "expression_shapes": shapes}
 
 

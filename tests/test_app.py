@@ -1,7 +1,9 @@
 """The page, driven over HTTP as a browser or a script drives it, on the bundled checkpoint."""
 
+import dataclasses
 import json
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,12 +20,12 @@ from PIL import Image
 
 import app
 from map_pipeline import MAPPipeline, ui
+from map_pipeline.config import MODES
 from map_pipeline.report import FaceReport, RecogniserReport
 
 ASTRONAUT = Path(__file__).parent.parent / "examples" / "astronaut.png"
 FACE_BOX = (177, 62, 270, 180)  # where its face is, px
-DEFAULTS = {"emotion": "happy", "target": "auto", "faces": "largest"}
-QUICK = {**DEFAULTS, "seed": 0, "strength": 0.5, "steps": 1}
+QUICK = dataclasses.asdict(ui.DEFAULTS) | {"steps": 1}
 
 # Every call over the boundary to the GPU worker: duration asked for, number of faces and steps.
 gpu_calls: list[tuple[int, int, int]] = []
@@ -105,7 +107,9 @@ def test_protected_photo_comes_back(result: tuple, pipe: MAPPipeline) -> None:
     # The page adds nothing of its own: the same as the pipeline, pixel for pixel.
     alone = pipe(
         ASTRONAUT,
+        mode="fast",
         strength=0.5,
+        expression_strength=0.5,
         refine_steps=1,
         generator=torch.Generator().manual_seed(0),
         output_type="np",
@@ -135,15 +139,52 @@ def test_report_reaches_tables_and_text(result: tuple, pipe: MAPPipeline) -> Non
 
 
 def test_calls_to_the_gpu_ask_for_their_own_duration(result: tuple) -> None:  # noqa: ARG001
-    assert gpu_calls[0] == (ui.gpu_seconds(faces=1, steps=1), 1, 1)
+    assert gpu_calls[0] == (gpu_seconds(faces=1, steps=1), 1, 1)
+
+
+def gpu_seconds(faces: int, steps: int, mode: str = "fast") -> int:
+    return dataclasses.replace(ui.DEFAULTS, mode=mode, steps=steps).gpu_seconds(faces)
 
 
 @pytest.mark.parametrize("faces", [1, 2, 50])
 def test_gpu_seconds_grow_with_work_and_stay_below_the_limit(faces: int) -> None:
-    seconds = [ui.gpu_seconds(faces, steps) for steps in (1, 10, 25, 60)]
-    assert seconds == sorted(seconds)
-    assert all(isinstance(s, int) and 1 <= s <= ui.MAX_GPU_SECONDS for s in seconds)
-    assert ui.gpu_seconds(1, ui.DEFAULTS.steps) <= 20  # a visitor's quota is two minutes a day
+    for mode, limit in (("fast", 20), ("strong", 60)):
+        seconds = [gpu_seconds(faces, steps, mode) for steps in (1, 10, 25, 60)]
+        assert seconds == sorted(seconds)
+        assert all(isinstance(s, int) and 1 <= s <= limit for s in seconds)
+        own = MODES[mode].refine_steps
+        assert gpu_seconds(faces, 0, mode) == gpu_seconds(faces, own, mode)
+    assert gpu_seconds(faces, 0, "fast") < gpu_seconds(faces, 0, "strong")
+    assert gpu_seconds(1, 0, "strong") <= 20  # a visitor's quota is two minutes a day
+
+
+def test_choices_of_the_mode_name_their_seconds() -> None:
+    assert ui.DEFAULTS.mode == "fast"
+    assert [mode for _, mode in ui.MODE_CHOICES] == list(MODES) == list(ui.MODE_SECONDS)
+    for text, mode in ui.MODE_CHOICES:
+        assert f"about {ui.MODE_SECONDS[mode]} seconds" in text
+    assert ui.MODE_SECONDS["fast"] < ui.MODE_SECONDS["strong"]
+
+
+def test_progress_counts_the_steps(client: Client, result: tuple) -> None:  # noqa: ARG001
+    """What a visitor is told while waiting: what goes on, and the step and their number."""
+    told = []
+    settings = QUICK | {"steps": 3, "expression_strength": 0}
+    job = client.submit(photo=handle_file(ASTRONAUT), **settings, api_name="/protect")
+    while not job.done():
+        told += [(one.desc, one.index, one.length) for one in job.status().progress_data or []]
+        time.sleep(0.02)
+    job.result()
+    assert ("Protecting the face", 2, 3) in told
+    assert told[-1] == ("Checking the result", 3, 3)
+    order = list(dict.fromkeys(desc for desc, _, _ in told))
+    assert order[-2:] == ["Protecting the face", "Checking the result"]
+
+
+def test_progress_names_the_face() -> None:
+    texts = [ui.step_progress(done, 6, faces=3) for done in range(7)]
+    first, second, third = (f"Protecting face {number} of 3" for number in (1, 2, 3))
+    assert texts == [first, first, second, second, third, third, "Checking the result"]
 
 
 def test_two_users_at_once_get_their_own_photos(client: Client, tmp_path: Path) -> None:
@@ -204,6 +245,9 @@ def test_bad_upload_is_told_in_plain_words(
         ({"emotion": "bored"}, "emotion must be one of"),
         ({"target": str(ASTRONAUT)}, "target must be one of"),  # no file of the server
         ({"faces": "none"}, "faces must be one of"),
+        ({"mode": "slow"}, "mode must be one of"),
+        ({"expression_strength": 1.5}, "expression_strength must be in"),
+        ({"expression_strength": None}, "expression_strength must be in"),
         ({"seed": -1}, "seed must be in"),
         ({"strength": 2}, "strength must be in"),
         ({"steps": 10_000}, "steps must be in"),

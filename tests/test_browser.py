@@ -72,6 +72,8 @@ def test_upload_protect_and_download(page: "playwright.Page", tmp_path: Path) ->
 
     upload(page, EXAMPLES / "astronaut.png")
     page.get_by_text("Surprise", exact=True).click()
+    page.get_by_label("number input for How much of it").fill("0.8")
+    playwright.expect(page.get_by_label("Fast: about")).to_be_checked()
     page.get_by_text("Advanced").click()
     page.get_by_label("number input for Steps").fill("2")
     page.keyboard.press("Tab")

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from conftest import ASTRONAUT
 from PIL import Image
 
-from map_pipeline import MAPPipeline, __version__
+from map_pipeline import MAPPipeline, MAPPipelineOutput, __version__
 from map_pipeline.cli import main, plan_jobs
 from map_pipeline.errors import InvalidImageError
 
@@ -78,6 +79,25 @@ def test_result_is_that_of_the_pipeline(
     expected = tiny_pipeline(portrait, refine_steps=1, generator=generator, output_type="np")
     # Saved weights are loaded as they were, but another memory layout may round differently.
     assert np.abs(a.astype(int) - expected.images[0]).max() <= 1
+
+
+def test_mode_and_expression_reach_the_pipeline(
+    portrait: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path
+) -> None:
+    asked: list[dict] = []
+    protect = MAPPipeline.__call__
+
+    def watch(pipe: MAPPipeline, *photos: Path, **settings: Any) -> MAPPipelineOutput:
+        asked.append(settings)
+        return protect(pipe, *photos, **settings | {"refine_steps": 1})
+
+    monkeypatch.setattr(MAPPipeline, "__call__", watch)
+    call = ["protect", str(portrait), str(tmp_path / "a.png"), "--checkpoint", str(tiny_checkpoint)]
+    assert main(call) == 0
+    assert main([*call, "--mode", "fast", "--expression-strength", "0.75"]) == 0
+    names = ("mode", "expression_strength", "refine_steps")
+    found = [tuple(one[name] for name in names) for one in asked]
+    assert found == [("strong", None, None), ("fast", 0.75, None)]
 
 
 def test_originals_are_never_overwritten(
@@ -188,6 +208,7 @@ def test_bad_photo(
         (["--emotion", "hungry"], "`emotion` must be one of"),
         (["--target", "nobody"], "`target` must be"),
         (["--strength", "1.5"], "`strength` must be in"),
+        (["--expression-strength", "1.5"], "`expression_strength` must be in"),
         (["--refine-steps", "-1"], "`refine_steps` must be >= 0"),
         (["--checkpoint", "."], "model_index.json"),
     ],
@@ -210,7 +231,14 @@ def test_bad_option(
 
 
 @pytest.mark.parametrize(
-    "options", [["--faces", "smallest"], ["--seed", "x"], ["--detector", "eye"], ["--nonsense"]]
+    "options",
+    [
+        ["--faces", "smallest"],
+        ["--mode", "slow"],
+        ["--seed", "x"],
+        ["--detector", "eye"],
+        ["--nonsense"],
+    ],
 )
 def test_options_that_argparse_knows(
     protect: Callable, portrait: Path, tmp_path: Path, options: list[str]
@@ -341,7 +369,8 @@ def test_detector_can_be_chosen(
 def test_bundled_checkpoint_is_the_default(
     portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert main(["protect", str(portrait), str(tmp_path / "o.png"), "--refine-steps", "1"]) == 0
+    options = ["--mode", "fast", "--refine-steps", "1"]
+    assert main(["protect", str(portrait), str(tmp_path / "o.png"), *options]) == 0
     assert (pixels(tmp_path / "o.png") != pixels(portrait)).any()
     captured = capsys.readouterr()
     assert "recogniser" in captured.out

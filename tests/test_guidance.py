@@ -11,6 +11,7 @@ from map_pipeline.guidance import (
     Objective,
     active,
     default_objectives,
+    mode_objectives,
     with_weights,
 )
 
@@ -135,6 +136,14 @@ def test_with_weights_copies() -> None:
         if before.name not in ("dodging", "expression"):
             assert before == after
     assert objectives == default_objectives()
+
+
+def test_fast_leaves_out_what_costs_much() -> None:
+    """The expression networks and a pass of the score network; all the rest is the same."""
+    assert mode_objectives("strong") == default_objectives()
+    without = with_weights(default_objectives(), expression=0, score_matching=0)
+    assert mode_objectives("fast") == without
+    assert active(mode_objectives("fast"), "identity") == active(without, "identity") != []
 
 
 def test_unknown_objective() -> None:

@@ -22,6 +22,7 @@ from map_pipeline import (
     default_objectives,
     with_weights,
 )
+from map_pipeline.config import MODES
 from map_pipeline.diffusion import crop_size
 from map_pipeline.errors import (
     CheckpointError,
@@ -30,11 +31,14 @@ from map_pipeline.errors import (
     NoFaceError,
     UnknownOptionError,
 )
-from map_pipeline.faces.align import Alignment
+from map_pipeline.faces.align import Alignment, apply_affine
+from map_pipeline.faces.warp import REACH
+from map_pipeline.guidance import Goal
 from map_pipeline.images import load_image, to_array
-from map_pipeline.refine import Step
+from map_pipeline.refine import Networks, Placement, Step
 
 FACE_BOX = (177, 62, 270, 180)  # of the astronaut, px
+MOUTH_BOX = (200, 132, 247, 152)  # of the astronaut, px
 QUICK = {"num_inversion_steps": 2, "num_inference_steps": 2, "refine_steps": 1, "target": "first"}
 
 
@@ -64,14 +68,17 @@ def protect(tiny_pipeline: MAPPipeline) -> Callable[..., MAPPipelineOutput]:
     return call
 
 
-def crop_area(pipe: MAPPipeline, photo: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """Which pixels `[H,W]` lie in the score network's crop of a face."""
+def crop_area(
+    pipe: MAPPipeline, photo: np.ndarray, landmarks: np.ndarray, margin: float = 0.0
+) -> np.ndarray:
+    """Which pixels `[H,W]` lie in the score network's crop of a face, and so many sides around."""
     size = crop_size(pipe.unet)
     template = torch.tensor(pipe.config.alignment_template) * size
     affine = Alignment.from_landmarks(torch.tensor(landmarks), template, size).image_to_crop
     y, x = np.mgrid[: photo.shape[0], : photo.shape[1]]
     in_crop = np.einsum("ij,jhw->ihw", affine.numpy(), np.stack([x, y, np.ones_like(x)]))
-    return ((in_crop > -1e-3) & (in_crop < size - 1 + 1e-3)).all(0)
+    beyond = margin * size + 1e-3
+    return ((in_crop > -beyond) & (in_crop < size - 1 + beyond)).all(0)
 
 
 def center(box: tuple[float, ...]) -> np.ndarray:
@@ -138,6 +145,29 @@ def test_arguments_go_before_the_config(protect: Callable, photo: np.ndarray) ->
         callback_on_step_end=lambda _pipe, index, _total, _step: steps.append(index),
     )
     assert steps == [0, 1]
+
+
+def test_fast_is_less_work_than_strong(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
+    """Fewer steps, and none of them looks at an expression network."""
+    steps: dict[str, list[Step]] = {mode: [] for mode in ("fast", "strong")}
+    for mode, seen in steps.items():
+        [[report]] = tiny_pipeline(
+            photo,
+            target="first",
+            mode=mode,
+            callback_on_step_end=lambda _pipe, _i, _n, step, seen=seen: seen.append(step),
+        ).reports
+        assert len(seen) == MODES[mode].refine_steps
+        assert all(one.used_in_optimisation == (mode == "strong") for one in report.expressions)
+    assert 0 < len(steps["fast"]) < len(steps["strong"])
+    assert "expression" in steps["strong"][0].losses
+    assert set(steps["fast"][0].losses) < set(steps["strong"][0].losses)
+
+
+def test_strong_is_the_default(protect: Callable, photo: np.ndarray) -> None:
+    plain = protect(photo).images[0]
+    np.testing.assert_array_equal(plain, protect(photo, mode="strong").images[0])
+    assert (plain != protect(photo, mode="fast").images[0]).any()
 
 
 def test_without_a_generator_torch_manual_seed_decides(
@@ -299,6 +329,130 @@ def test_auto_chooses_a_built_in_target(
     np.testing.assert_array_equal(protect(photo, target="auto").images[0], same)
 
 
+@pytest.fixture
+def edit(
+    editing_pipeline: MAPPipeline, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
+    """Edit the expression without any protection after it.
+
+    Returns the photo, and the five landmarks `[5,2]` that the protection works with, crop px.
+    """
+    seen: list[torch.Tensor] = []
+
+    def no_change(
+        _networks: Networks, goal: Goal, placement: Placement, *_settings: Any
+    ) -> torch.Tensor:
+        seen.append(apply_affine(placement.region_to_crop, placement.landmarks)[0])
+        return torch.zeros_like(goal.source_crop)
+
+    monkeypatch.setattr(pipeline_module, "refine", no_change)
+
+    def call(image: np.ndarray, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
+        output = editing_pipeline(image, output_type="np", **{**QUICK, **settings})
+        return output.images[0], seen[-1].numpy()
+
+    return call
+
+
+def test_expression_changes_before_the_protection(
+    edit: Callable, editing_pipeline: MAPPipeline, photo: np.ndarray
+) -> None:
+    edited, _ = edit(photo, emotion="surprise")
+    [face] = editing_pipeline.face_detector.detect(photo)
+    changed = (edited != photo).any(-1)
+    # The chin lies at the crop's border, so what moves it reaches a little beyond.
+    assert not changed[~crop_area(editing_pipeline, photo, face.landmarks, REACH)].any()
+    x0, y0, x1, y1 = MOUTH_BOX
+    assert changed[y0:y1, x0:x1].mean() > 0.9
+    # Much more than the forehead, where brows are raised.
+    difference = np.abs(edited.astype(int) - photo).mean(-1)
+    assert difference[y0:y1, x0:x1].mean() > 2 * difference[62:90, x0:x1].mean()
+
+
+def test_no_expression_strength_leaves_the_photo_to_the_protection(
+    edit: Callable, photo: np.ndarray
+) -> None:
+    np.testing.assert_array_equal(edit(photo, expression_strength=0)[0], photo)
+    config = MAPConfig(expression_strength=0)
+    np.testing.assert_array_equal(edit(photo, config=config)[0], photo)
+
+
+def test_default_expression_strength_is_a_half(edit: Callable, photo: np.ndarray) -> None:
+    half = edit(photo, expression_strength=0.5)[0]
+    for mode in MODES:
+        np.testing.assert_array_equal(edit(photo, mode=mode)[0], half)
+    assert (edit(photo, expression_strength=1)[0] != half).any()
+
+
+def test_mouth_is_found_again_after_the_edit(edit: Callable, photo: np.ndarray) -> None:
+    """The recognisers align by its corners, and those move down and inwards."""
+    before, after = (
+        edit(photo, emotion="surprise", expression_strength=strength)[1] for strength in (0, 1)
+    )
+    assert np.abs(after[:2] - before[:2]).max() < 1  # eyes
+    assert (after[3:, 1] > before[3:, 1] + 2).all()
+    assert after[4, 0] - after[3, 0] < before[4, 0] - before[3, 0] - 2
+
+
+@pytest.mark.parametrize("missing", ["conditioner", "expression_shapes"])
+def test_old_checkpoints_protect_without_an_edit(
+    edit: Callable, editing_pipeline: MAPPipeline, photo: np.ndarray, missing: str
+) -> None:
+    component = getattr(editing_pipeline, missing)
+    editing_pipeline.register_modules(**{missing: None})
+    try:
+        np.testing.assert_array_equal(edit(photo, expression_strength=1)[0], photo)
+    finally:
+        editing_pipeline.register_modules(**{missing: component})
+
+
+def test_hidden_landmarks_mean_no_edit(
+    edit: Callable,
+    editing_pipeline: MAPPipeline,
+    photo: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        editing_pipeline._contour_finder, "find_aligned", lambda _photo, _landmarks: None
+    )
+    edited, landmarks = edit(photo, expression_strength=1)
+    np.testing.assert_array_equal(edited, photo)
+    assert landmarks.shape == (5, 2)
+
+
+def test_protection_goes_on_from_the_edit(editing_pipeline: MAPPipeline, photo: np.ndarray) -> None:
+    """With all components at work: it runs, the seed decides, and without steps it's not empty."""
+
+    def run(**settings: Any) -> np.ndarray:
+        generator = torch.Generator().manual_seed(0)
+        settings = {**QUICK, "generator": generator, "output_type": "np", **settings}
+        return editing_pipeline(photo, **settings).images[0]
+
+    result = run()
+    np.testing.assert_array_equal(result, run())
+    for other in ({"expression_strength": 0}, {"refine_steps": 0}, {"emotion": "sad"}):
+        assert (run(**other) != result).any(), other
+    # The network is told the target, so it protects a little even without a step.
+    alone = run(refine_steps=0, expression_strength=0)
+    [face] = editing_pipeline.face_detector.detect(photo)
+    area = crop_area(editing_pipeline, photo, face.landmarks)
+    assert (alone[area] != photo[area]).any()
+    np.testing.assert_array_equal(alone[~area], photo[~area])
+
+
+def test_editing_pipeline_survives_saving(
+    editing_pipeline: MAPPipeline, photo: np.ndarray, tmp_path: Path
+) -> None:
+    editing_pipeline.save_pretrained(tmp_path)
+    loaded = MAPPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    results = [
+        pipe(photo, generator=torch.Generator().manual_seed(0), output_type="np", **QUICK).images[0]
+        for pipe in (editing_pipeline, loaded)
+    ]
+    assert np.abs(results[0].astype(int) - results[1]).max() <= 1
+
+
 def test_own_target_picture(protect: Callable, photo: np.ndarray) -> None:
     """Here it's the person herself: she is nearer to that than to any built-in target."""
     built_in = protect(photo).reports[0][0]
@@ -357,6 +511,7 @@ def test_checkpoint_without_targets(photo: np.ndarray) -> None:
         ({"surrogates": []}, "`surrogates` must name some of.*got none"),
         ({"output_type": "gif"}, "`output_type` must be pil, np or pt; got 'gif'"),
         ({"faces": "smallest"}, "`faces` must be"),
+        ({"mode": "slow"}, "`mode` must be one of fast, strong; got 'slow'"),
     ],
 )
 def test_unknown_options(protect: Callable, photo: np.ndarray, settings: dict, match: str) -> None:
@@ -373,7 +528,10 @@ def test_unknown_options(protect: Callable, photo: np.ndarray, settings: dict, m
         ({"strength": math.nan}, "`strength`"),
         ({"refine_steps": -1}, "`refine_steps` must be >= 0, got -1"),
         ({"num_inversion_steps": 1}, "`num_inversion_steps` must be >= 2"),
-        ({"num_inference_steps": 1}, "`num_inference_steps` must be >= 2"),
+        ({"num_inference_steps": 0}, "`num_inference_steps` must be >= 1"),
+        ({"expression_strength": -0.1}, r"`expression_strength` must be in \[0, 1\], got -0.1"),
+        ({"expression_strength": 1.01}, "`expression_strength`"),
+        ({"expression_strength": math.nan}, "`expression_strength`"),
     ],
 )
 def test_numbers_out_of_range(
@@ -387,6 +545,7 @@ def test_numbers_out_of_range(
     "settings",
     [
         {"start_timestep": 0},
+        {"expression_strength": 2.0},
         {"learning_rate": 0.0},
         {"adam_betas": (0.5, 1.0)},
         {"expression_share": -0.1},
@@ -515,13 +674,14 @@ def test_half_precision(photo: np.ndarray) -> None:
 
 def test_bundled_checkpoint(bundled_pipeline: MAPPipeline) -> None:
     generator = torch.Generator().manual_seed(0)
-    output = bundled_pipeline(ASTRONAUT, refine_steps=2, generator=generator)
+    output = bundled_pipeline(ASTRONAUT, mode="fast", refine_steps=2, generator=generator)
     [result], [[report]] = output.images, output.reports
     assert bundled_pipeline.dtype == torch.float32
     for component in bundled_pipeline.components.values():
         if isinstance(component, torch.nn.Module):
             floating = {t.dtype for t in component.state_dict().values() if t.is_floating_point()}
             assert floating == {torch.float32}
+    assert None not in (bundled_pipeline.conditioner, bundled_pipeline.expression_shapes)
     assert result.size == (512, 512)
     assert report.target in bundled_pipeline.targets.names
     assert {r.name for r in report.recognisers} == set(bundled_pipeline.recognisers)

@@ -30,6 +30,7 @@ from map_pipeline.refine import (
     fit_to_budget,
     picture_loss,
     refine,
+    side_gradients,
     trainable_parameters,
 )
 
@@ -490,6 +491,32 @@ def test_projection_can_be_switched_off() -> None:
     assert conflict == 0
     for got, one in zip(total, identity, strict=True):
         torch.testing.assert_close(got, one * 0.5)
+
+
+def weighted(side: str, weight: float) -> Objective:
+    """An objective for `side_gradients`, which only looks at name, side and weight."""
+    return Objective(side, "-", side, weight, lambda candidate, _goal: candidate.crop.mean())
+
+
+def test_each_side_has_its_gradient() -> None:
+    point = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    values = {"identity": point[0] ** 2, "expression": point[1] ** 2, "prior": point.sum()}
+    objectives = [weighted("identity", 1), weighted("expression", 3), weighted("prior", 2)]
+    found = side_gradients(objectives, values, [point])
+    expected = {"identity": [2.0, 0.0], "expression": [0.0, -12.0], "prior": [2.0, 2.0]}
+    assert {side: gradient[0].tolist() for side, gradient in found.items()} == expected
+
+
+def test_without_an_expression_one_pass_gives_the_sum() -> None:
+    point = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    values = {"identity": point[0] ** 2, "prior": point.sum()}
+    objectives = [weighted("identity", 1), weighted("expression", 0), weighted("prior", 2)]
+    found = side_gradients(objectives, values, [point])
+    assert found["expression"] is None
+    assert found["prior"] is None
+    assert found["identity"][0].tolist() == [4.0, 2.0]
+    nothing = side_gradients([weighted("prior", 0)], {}, [point])
+    assert nothing == {"identity": None, "expression": None, "prior": None}
 
 
 def test_steps_are_compared_by_what_the_picture_shows() -> None:

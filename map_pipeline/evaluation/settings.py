@@ -42,7 +42,7 @@ class Settings:
             `transforms.TRANSFORMS`, or "purifyN" with a noise level N; "none" is always among them.
         styles: names of `styles.STYLES`; each is another set of photos to protect.
         protect_both: protect the second photos too, and compare protected with protected.
-        skip: leave out so many photos at the start, >= 0, such as those that settings were tuned on.
+        skip: leave out so many photos at the start, >= 0, such as those used for tuning.
         limit: protect only so many photos, >= 1; None is all.
         gallery: number of people in the gallery and in the estimate of thresholds, >= 1.
         seed: of all randomness; eps: budget of the noise methods, of 255.

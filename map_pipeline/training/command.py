@@ -38,7 +38,7 @@ def add_train(commands: Any) -> argparse.ArgumentParser:
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add `label`, `prior`, `map`, `curves` and `composites`; each sets `run`."""
+    """Add `label`, `prior`, `map`, `curves`, `shapes` and `composites`; each sets `run`."""
     commands = parser.add_subparsers(required=True, metavar="WHAT")
 
     label = commands.add_parser("label", help="emotions and landmarks of aligned faces")
@@ -78,6 +78,11 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     curves.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders `map` wrote")
     curves.add_argument("--out", type=Path, required=True, help="PNG file")
     curves.set_defaults(run=run_curves)
+
+    shapes = commands.add_parser("shapes", help="measure where emotions move landmarks")
+    _add_faces(shapes)
+    shapes.add_argument("--out", type=Path, required=True, help="folder of the component")
+    shapes.set_defaults(run=run_shapes)
 
     composites = commands.add_parser("composites", help="make the built-in targets")
     composites.add_argument(
@@ -192,6 +197,15 @@ def run_curves(options: argparse.Namespace) -> int:
     from map_pipeline.training.pictures import write_curves
 
     write_curves(options.runs, options.out)
+    return 0
+
+
+def run_shapes(options: argparse.Namespace) -> int:
+    """Measure the expression shapes of labelled faces."""
+    from map_pipeline.training.expression_shapes import measure_shapes
+    from map_pipeline.training.faces import load_faces
+
+    measure_shapes(load_faces(options.faces)).save_pretrained(options.out)
     return 0
 
 

@@ -6,10 +6,8 @@ those are put together from action units of the Facial Action Coding System (Ekm
 Ekman, Friesen and Hager 2002) as its emotion table EMFACS does.
 """
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,7 +15,7 @@ from torch import Tensor
 from map_pipeline.expression import EMOTIONS
 from map_pipeline.expression_edit import POINTS, ExpressionShapes, straighten
 from map_pipeline.faces.contour import MIRRORED
-from map_pipeline.training.faces import FaceSet, load_faces
+from map_pipeline.training.faces import FaceSet
 
 UNIT = 1 / 128  # side; the action units below are in px of a crop of 128 px
 # Expressions are taken to vary this many times more than they do among the labelled faces, so that
@@ -248,16 +246,3 @@ def wiener_filter(deviations: Tensor, emotions: Tensor, neutral: Tensor) -> Tens
     expression = (vectors * values.clamp(min=0)) @ vectors.T * CERTAINTY
     noise = torch.eye(len(identity), dtype=identity.dtype) * identity.diagonal().mean() * 1e-3
     return torch.linalg.solve(expression + identity + noise, expression).T
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the shapes of labelled data sets and store them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("faces", nargs="+", type=Path, help="folders or zips, labelled")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the component")
-    options = parser.parse_args(arguments)
-    measure_shapes(load_faces(options.faces)).save_pretrained(options.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -42,6 +42,7 @@ from map_pipeline.training.prior import (
     ScoreModel,
     noise_loss,
 )
+from map_pipeline.training.run_state import replacing
 from map_pipeline.views import jitter_landmarks, random_view
 
 # Surroundings of the crop that recognisers look at, made by reflection, px of 128.
@@ -200,6 +201,8 @@ def train_map(
             reports.append(_mean(kept) | {"update": clock.update, "minutes": clock.minutes})
             kept = []
             say(", ".join(f"{k} {v:.3f}" for k, v in reports[-1].items()))
+    if kept:
+        reports.append(_mean(kept) | {"update": clock.update, "minutes": clock.minutes})
     average.store(parameters)
     average.copy_to(parameters)
     _save(out, unet, conditioner, scheduler, config, reports)
@@ -376,10 +379,10 @@ class Step:
         }
 
     def _draw_emotions(self, rows: Tensor, generator: torch.Generator) -> Tensor:
-        own = self._faces.labels.emotions[rows].argmax(1)
+        seen = self._faces.labels.emotions[rows]
         some = torch.randint(len(EMOTIONS), (len(rows),), generator=generator).to(rows.device)
         keep = torch.rand(len(rows), generator=generator).to(rows.device) < OWN_EMOTION
-        return torch.where(keep, own, some)
+        return torch.where(keep & (seen.sum(1) > 0), seen.argmax(1), some)
 
 
 def no_target(labels: Batch, rows: Tensor) -> Condition:
@@ -422,9 +425,10 @@ def _save(
     config: MAPTrainingConfig,
     reports: list[dict[str, float]],
 ) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    unet.save_pretrained(out / "unet")
-    conditioner.save_pretrained(out / "conditioner")
-    scheduler.save_pretrained(out / "scheduler")
     told = {"date": time.strftime("%Y-%m-%d"), "config": asdict(config), "reports": reports}
-    (out / "training_map.json").write_text(json.dumps(told, indent=2))
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as folder:
+        unet.save_pretrained(folder / "unet")
+        conditioner.save_pretrained(folder / "conditioner")
+        scheduler.save_pretrained(folder / "scheduler")
+        (folder / "training_map.json").write_text(json.dumps(told, indent=2))

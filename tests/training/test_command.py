@@ -267,6 +267,8 @@ def test_start_from_a_network_of_another_project(
     told = json.loads((tmp_path / "out" / "training.json").read_text())["config"]
     assert (told["patch"], told["channels"], told["layers_per_block"]) == (1, [32, 32], 2)
     assert is_conditional(UNet2DModel.from_pretrained(tmp_path / "out" / "unet"))
+    with Image.open(tmp_path / "out" / "samples.png") as grid:
+        assert grid.width > 9 * 32
     forget_accelerate()
     assert main(["train", *train, "patch=1", "--dry-run"]) == 0
     assert "`patch` must be that of the network, 1, got 2" in fail(*train, "patch=2")

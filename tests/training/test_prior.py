@@ -543,7 +543,7 @@ def celebahq(side: int, channels: tuple[int, ...]) -> UNet2DModel:
 def hub_folder(tmp_path: Path) -> Path:
     """Laid out as on the Hub: U-Net and a DDPM schedule side by side, no subfolders."""
     folder = tmp_path / "hub"
-    celebahq(64, (32, 32, 64, 64, 96, 96)).save_pretrained(folder)
+    celebahq(64, (32, 32, 32, 32, 64, 64)).save_pretrained(folder)
     DDPMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=True).save_pretrained(folder)
     return folder
 
@@ -639,16 +639,14 @@ def test_celebahq_topology_is_start_and_backbone(
 ) -> None:
     """Scaled down: the same blocks and options with fewer channels, at 64 px."""
     out = tmp_path / "out"
-    settings = {"updates": 2, "batch_size": 1, "gradient_checkpointing": True, "hidden": 8}
-    config = train_from(hub_folder, out, 64, **settings)
+    settings = {"updates": 2, "batch_size": 1, "validation_faces": 0, "hidden": 8}
+    config = train_from(hub_folder, out, 64, gradient_checkpointing=True, **settings)
     check_trained(hub_folder, out, 64)
     told = json.loads((out / "training.json").read_text())["config"]
     assert told == json.loads(json.dumps(asdict(config)))
     assert told["patch"] == 1
-    assert told["channels"] == [32, 32, 64, 64, 96, 96]
+    assert told["channels"] == [32, 32, 32, 32, 64, 64]
     assert told["layers_per_block"] == 2
-    with Image.open(out / "samples.png") as grid:
-        assert grid.width > 9 * 64
 
     pipe = pipeline_of(out)
     check_alignment(pipe, portrait, monkeypatch)

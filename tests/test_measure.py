@@ -1,0 +1,63 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_recogniser
+
+from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
+from map_pipeline.faces.detect import Face
+from map_pipeline.measure import (
+    TYPICAL_THRESHOLD,
+    image_quality,
+    landmarks_again,
+    working_threshold,
+)
+
+PHOTO = np.zeros((200, 200, 3), np.uint8)
+
+
+class Detector:
+    """Finds faces at given places."""
+
+    name = "fixed"
+
+    def __init__(self, *shifts: float) -> None:
+        self._shifts = shifts
+
+    def detect(self, _photo: np.ndarray) -> list[Face]:
+        return [face(shift) for shift in self._shifts]
+
+
+def face(shift: float = 0.0) -> Face:
+    """A face so many px right of and below a first one, whose eyes are 35 px apart."""
+    landmarks = ARCFACE_TEMPLATE_112.numpy() + np.float32(shift)
+    return Face(box=(shift, shift, 112 + shift, 112 + shift), landmarks=landmarks, score=1.0)
+
+
+def test_nearest_face_is_the_same_one() -> None:
+    found = landmarks_again(Detector(60.0, 2.0, -40.0), PHOTO, face())
+    np.testing.assert_array_equal(found, face(2.0).landmarks)
+
+
+@pytest.mark.parametrize("shifts", [(), (60.0,)])
+def test_a_face_that_is_not_found_again_keeps_its_landmarks(shifts: tuple[float, ...]) -> None:
+    found = landmarks_again(Detector(*shifts), PHOTO, face())
+    np.testing.assert_array_equal(found, face().landmarks)
+
+
+def test_working_threshold_of_a_recogniser_without_one() -> None:
+    net = tiny_recogniser("arcface")
+    assert working_threshold(net) == 0.6
+    net.register_to_config(thresholds={})
+    assert working_threshold(net) == TYPICAL_THRESHOLD
+
+
+def test_quality_of_an_unchanged_and_a_changed_picture() -> None:
+    picture = torch.rand(1, 3, 48, 48)
+    similarity, noise_ratio = image_quality(picture, picture)
+    assert similarity == pytest.approx(1, abs=1e-5)
+    assert noise_ratio == math.inf
+    similarity, noise_ratio = image_quality(picture, picture + 0.1)
+    assert similarity < 1
+    assert noise_ratio == pytest.approx(20, abs=1e-3)
