@@ -283,7 +283,7 @@ class MAPPipeline(DiffusionPipeline):
                 Default 0.5.
             expression_strength: how far the expression is changed, in [0,1]; 0 leaves it to what
                 the protection does. Default 0.5.
-            num_inversion_steps: network calls of the DDIM inversion, >= 2. Default 12.
+            num_inversion_steps: network calls of the DDIM inversion, >= 2; default that of `mode`.
             num_inference_steps: network calls of one generation, >= 1. Default 1.
             refine_steps: fine-tuning steps on each face, >= 0; default that of `mode`.
             surrogates: names of the recognisers to tune on; default the checkpoint's setting.

@@ -4,8 +4,8 @@
     paste x^ - reconstruction(x) into the photo, measure L_A and L_E there, project their gradients
     layer by layer against each other's EMA, add the prior terms, step theta. The best x^ is kept.
 
-A network trained by `map-protect train map` is told the target and already gives a good x^; without
-any step ("fast") that one is taken, scaled to the visible change allowed.
+A network trained by `map-protect train map` is told the target and gives an x^ at once; without any
+step (`refine_steps=0`) that one is taken, scaled to the visible change allowed.
 
 Works on a copy of the network; nothing is kept between two faces.
 """
