@@ -17,7 +17,7 @@ from map_pipeline.errors import (
     UnknownOptionError,
 )
 from map_pipeline.faces.boxes import MAX_TILES, level_scales, suppress_overlaps, tile_corners
-from map_pipeline.faces.contour import _MIRRORED, five_points
+from map_pipeline.faces.contour import MIRRORED, five_points
 from map_pipeline.faces.detect import (
     INSIGHTFACE_ROOT_VARIABLE,
     BundledDetector,
@@ -74,7 +74,7 @@ def test_mirror_image_gives_mirrored_landmarks(
 ) -> None:
     [plain] = detector.detect(np.asarray(astronaut))
     [mirrored] = detector.detect(np.ascontiguousarray(np.asarray(astronaut)[:, ::-1]))
-    expected = plain.contour68[_MIRRORED] * [-1, 1] + [astronaut.width - 1, 0]
+    expected = plain.contour68[MIRRORED] * [-1, 1] + [astronaut.width - 1, 0]
     assert np.linalg.norm(mirrored.contour68 - expected, axis=1).mean() < 0.04 * EYE_DISTANCE
 
 

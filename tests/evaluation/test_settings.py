@@ -1,0 +1,27 @@
+"""What an evaluation is told, and what it tells the methods."""
+
+import pytest
+
+from map_pipeline.evaluation.methods import create
+from map_pipeline.evaluation.settings import Settings
+
+
+def test_skipped_photos_are_left_out_before_counting() -> None:
+    assert list(Settings(skip=2, limit=3).chosen(10)) == [2, 3, 4]
+    assert list(Settings(skip=2).chosen(4)) == [2, 3]
+    assert list(Settings(limit=3).chosen(2)) == [0, 1]
+    assert list(Settings(skip=5).chosen(3)) == []
+
+
+def test_only_strengths_that_were_given_reach_the_methods() -> None:
+    assert Settings().method_options == {"eps": 8.0}
+    given = Settings(strength=0.3, expression_strength=0.0).method_options
+    assert given["settings"] == {"strength": 0.3, "expression_strength": 0.0}
+    assert create("map", **given).settings == given["settings"]
+    assert create("pgd", **given).eps == 8.0  # settings of MAP don't concern noise
+
+
+@pytest.mark.parametrize("name", ["map-no-edit", "map-identity-only"])
+def test_what_makes_an_ablation_wins_over_the_settings(name: str) -> None:
+    given = Settings(expression_strength=1.0, strength=0.3).method_options
+    assert create(name, **given).settings == {"strength": 0.3, "expression_strength": 0.0}
