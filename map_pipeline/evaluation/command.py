@@ -1,6 +1,7 @@
 """`map-protect evaluate`: options in, a folder with results, summary, report and plots out."""
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -267,6 +268,7 @@ def write_results(
         probe=evaluation.probe,
     )
     summary = summarise(rows, photo_rows, context, fid)
+    summary["runs"] = runs_into(out, summary["config"])
     write_atomically(out / "summary.json", to_json(summary).encode())
     plain = [row for row in photo_rows if row.style == "plain"]
     names_of_plain = {row.photo for row in plain}
@@ -337,6 +339,14 @@ def attributes_of(
     problems = [Problem(name, rule) for name in unknown]
     rule = "has no attributes; left out of the groups"
     return attributes, problems + [Problem(name, rule) for name in silent]
+
+
+def runs_into(out: Path, config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Options of all runs into a folder, as its last summary tells them, and of this one."""
+    path = out / "summary.json"
+    earlier = json.loads(path.read_text()).get("runs", []) if path.is_file() else []
+    own = json.loads(json.dumps(config))
+    return [*(run for run in earlier if run != own), own]
 
 
 def config_of(options: argparse.Namespace) -> dict[str, Any]:

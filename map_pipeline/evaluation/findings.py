@@ -70,6 +70,15 @@ def ablations(summary: Summary) -> list[str]:
     return ["map", *found] if found and "map" in summary["methods"] else found
 
 
+def on_common_photos(summary: Summary) -> Summary:
+    """The summary with MAP and its ablations on the photos that all of them protected."""
+    common = summary.get("ablations") or {}
+    methods = {
+        name: {**entry, **common.get(name, {})} for name, entry in summary["methods"].items()
+    }
+    return {**summary, "methods": methods}
+
+
 def leading_method(summary: Summary) -> str:
     """The method that headlines are about: MAP as shipped, else the first that isn't a reference.
 

@@ -293,6 +293,7 @@ def groups(summary: Summary) -> Figure | None:
 def ablations(summary: Summary) -> Figure | None:
     """Rates of MAP with one part taken out; the band is the interval of the full method."""
     names = findings.ablations(summary)
+    summary = findings.on_common_photos(summary)
     if not names:
         return None
     titles = [findings.title(summary, name) for name in names]

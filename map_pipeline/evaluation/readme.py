@@ -63,7 +63,8 @@ def _blocks(summary: Summary) -> Iterator[str]:
     yield _ablations(summary)
     yield _left_out(summary)
     again = wording.command(summary, ("out",))
-    yield f"```bash\n{wording.command(summary)}\n{again} --readme\n```"
+    lines = [*wording.commands(summary), f"{again} --readme"]
+    yield "```bash\n" + "\n".join(lines) + "\n```"
 
 
 def _protocol(summary: Summary) -> str:

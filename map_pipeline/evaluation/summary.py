@@ -23,6 +23,7 @@ from map_pipeline import __version__
 from map_pipeline.evaluation.data import Problem
 from map_pipeline.evaluation.expression_judge import expression_summary
 from map_pipeline.evaluation.gallery import Gallery
+from map_pipeline.evaluation.methods import ABLATIONS
 from map_pipeline.evaluation.quality import Fid
 from map_pipeline.evaluation.results import PhotoRow, Row
 from map_pipeline.evaluation.runner import photo_file
@@ -141,6 +142,30 @@ def summarise(
             }
             for method in dict.fromkeys(row.method for row in photos)
         },
+        "ablations": _ablations(rows, photos, context),
+    }
+
+
+def _ablations(
+    rows: Sequence[Row], photos: Sequence[PhotoRow], context: Context
+) -> dict[str, dict[str, Any]]:
+    """MAP and its ablations on the photos that all of them protected, however many MAP did."""
+    found = {row.method for row in photos}
+    methods = [name for name in ABLATIONS if name in found]
+    if len(methods) < 2:
+        return {}
+    done = [{(r.photo, r.left_out) for r in photos if r.method == name} for name in methods]
+    common = set.intersection(*done)
+    shared = [row for row in rows if (row.photo, row.left_out) in common]
+    shared_photos = [row for row in photos if (row.photo, row.left_out) in common]
+    return {
+        name: _method_summary(
+            [row for row in shared if row.method == name],
+            [row for row in shared_photos if row.method == name],
+            context,
+            context.absent.get("fid", ""),
+        )
+        for name in methods
     }
 
 

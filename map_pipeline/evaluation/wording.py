@@ -23,6 +23,7 @@ from map_pipeline.evaluation.findings import (
     leading_method,
     main_far,
     number,
+    on_common_photos,
     overlap,
     percent,
     percent_with_interval,
@@ -110,6 +111,7 @@ def ablation_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """Header and rows, the full method first."""
     header = ["", "n", "impersonation", "dodging", "asked expression", "PSNR", "SSIM"]
     rows = []
+    summary = on_common_photos(summary)
     for name in ablations(summary):
         rates, quality = _ablation_rates(summary, name), summary["methods"][name]["quality"]
         n = next((str(rate["n"]) for rate in rates.values() if rate), "-")
@@ -124,6 +126,7 @@ def ablation_facts(summary: Summary) -> Iterator[str]:
     names = ablations(summary)
     if "map" not in names:
         return
+    summary = on_common_photos(summary)
     full = _ablation_rates(summary, "map")
     for name in names[1:]:
         part = _ablation_rates(summary, name)
@@ -154,6 +157,12 @@ def _quality_differences(summary: Summary, name: str) -> Iterator[str]:
         if all(is_number(mean) for mean in means):
             difference = round(means[0] - means[1], digits) + 0.0  # turns -0.0 into 0.0
             yield f"{label} {difference:+.{digits}f}{unit}"
+
+
+def commands(summary: Summary) -> list[str]:
+    """The commands whose results lie in the folder, in the order in which they were first run."""
+    runs = summary.get("runs") or [summary["config"]]
+    return [command({**summary, "config": config}) for config in runs]
 
 
 def command(summary: Summary, only: Collection[str] = ()) -> str:

@@ -103,6 +103,7 @@ def test_people_without_a_second_photo_leave_no_dodging_rate(summary: dict) -> N
 
 
 def test_an_ablation_is_told_by_points_and_overlap(summary: dict) -> None:
+    summary["ablations"] = {}  # the figures below stand for photos that all protected
     set_pooled(summary, "map", "impersonation", 0.95, 0.8350, 0.9862)
     set_pooled(summary, "map-no-ema", "impersonation", 0.90, 0.7695, 0.9604)
     set_pooled(summary, "map", "dodging", 0.95, 0.8350, 0.9862)
@@ -117,6 +118,19 @@ def test_an_ablation_is_told_by_points_and_overlap(summary: dict) -> None:
         "-70.0 points (intervals do not overlap), PSNR +1.3 dB, SSIM +0.000."
     )
     assert len(facts) == 4
+
+
+def test_ablations_are_told_on_the_photos_that_all_protected(summary: dict) -> None:
+    summary["ablations"]["map"]["quality"]["psnr"]["mean"] = 12.3
+    assert "12.3 dB" in wording.ablation_table(summary)[1][0]
+
+
+def test_every_run_into_the_folder_is_told(summary: dict) -> None:
+    assert wording.commands(summary) == [wording.command(summary)]
+    first = {**summary["config"], "seed": 5}
+    found = wording.commands({**summary, "runs": [first, summary["config"]]})
+    assert "--seed=5" in found[0]
+    assert found[1] == wording.command(summary)
 
 
 def test_the_ablation_table_starts_with_the_full_method(summary: dict) -> None:
