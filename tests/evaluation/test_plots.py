@@ -91,6 +91,7 @@ def test_a_small_run_has_the_charts_that_it_allows(tmp_path: Path) -> None:
 def test_no_result_no_chart(summary: dict, tmp_path: Path) -> None:
     for method in summary["methods"].values():
         method.update(verification=[], mean_unseen=[], groups={}, expression=None)
+    summary["ablations"] = {}
     assert plots.write_plots(summary, [], [], tmp_path) == []
 
 
