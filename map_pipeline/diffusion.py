@@ -129,6 +129,8 @@ def generate(
         away_from: what the start was inverted with; needed for a `guidance` other than 1.
         guidance: see `guided_noise`.
     """
+    if guidance != 1.0 and away_from is None:
+        raise ValueError(f"`away_from` must be given for a `guidance` of {guidance}, got None.")
     levels = timesteps(start, steps)
     alphas = [scheduler.alphas_cumprod[t].to(latents) for t in levels]
     alphas.append(scheduler.final_alpha_cumprod.to(latents))

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from map_pipeline import diffusion
-from map_pipeline.conditioning import POINTS, Condition, FaceConditioner
+from map_pipeline.conditioning import POINTS, Condition, FaceConditioner, is_grey
 from map_pipeline.expression import EMOTIONS, to_grey
 from map_pipeline.faces.align import Alignment, apply_affine, invert_affine, similarity_transform
 from map_pipeline.faces.paste import paste_residual
@@ -39,7 +39,6 @@ MOUTH_COLOUR, MEAN_BRIGHTNESS = (0.20, 0.09, 0.08), 0.45
 JAW_SHARE, FOREHEAD = 1.0, 0.8  # see `_face_outline`
 # What the landmark network sees between closed lips, as a share of the side.
 CLOSED_GAP = 0.006
-GREY_CHROMA = 2.0  # as in `training.faces`
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ def edit_expression(
         return ExpressionEdit(flow, torch.zeros_like(crop).cpu(), contour)
     warped = deform_crop(crop, flow)
     opened = _darken_mouth(warped, contour, moved * size, settings.cavity)
-    grey = ((crop.amax(1) - crop.amin(1)).mean() * 255 <= GREY_CHROMA).float()
+    grey = is_grey(crop)[0].float()
     conditions = [
         _condition(conditioner, emotion, 0.0, moved, grey),
         _condition(conditioner, emotion, strength, told, grey),

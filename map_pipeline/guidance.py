@@ -147,7 +147,7 @@ def default_objectives() -> list[Objective]:
     """The objectives as shipped.
 
     The weights of chroma, dodging and smoothness were tried by leave-one-out on dev pairs 24-61;
-    the others were set once. The figures in README are measured on pairs 0-11.
+    the others were set once. The figures in README are measured on others.
     """
     return [
         Objective("impersonation", "L_A", "identity", 1.0, impersonation),

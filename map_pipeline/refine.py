@@ -148,16 +148,14 @@ def refine(
                 )
             return {o.name: o.loss(candidate, goal) for o in objectives if o.weight > 0}
 
-        # Adam overshoots when a prior term kicks in, so the best step counts and not the last. The
-        # first look at a network that isn't told the target is at the unchanged photo, which
-        # protects nobody.
-        told = goal.told_target is not None
+        # Adam overshoots when a prior term kicks in, so the best step counts and not the last; the
+        # first look is before any step, at a photo that the prior leaves unprotected.
         best, best_loss = torch.zeros_like(goal.source_crop), float("inf")
         for index in range(config.refine_steps):
             change = residual()
             values = look(change)
             loss = picture_loss(objectives, values, config)
-            if (told or index > 0) and loss < best_loss:
+            if index > 0 and loss < best_loss:
                 best, best_loss = change.detach(), loss
             gradients = side_gradients(objectives, values, parameters)
             total, conflict = combine(gradients)

@@ -46,7 +46,7 @@ result is a PNG without any metadata (no place, no time, no camera)."""
 FACE_CHOICES = [("Largest face", "largest"), ("All faces", "all")]
 EMOTION_CHOICES = [(emotion.capitalize(), emotion) for emotion in EMOTIONS]
 # Seconds that one face takes on two processor cores, measured on a photo of 512 px.
-MODE_SECONDS = {"fast": 4, "strong": 15}
+MODE_SECONDS = {"fast": 5, "strong": 15}
 MODE_CHOICES = [
     (f"Fast: about {MODE_SECONDS['fast']} seconds", "fast"),
     (f"Strong: about {MODE_SECONDS['strong']} seconds, protects better", "strong"),
