@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+FAR = 0.01  # false accept rate of the field's verification protocol
 # What `faces.detect.load_detector` knows; here so that the command line needn't load it.
 DETECTORS = ("auto", "bundled", "insightface", "insightface-download")
 # Loss of structural similarity of the aligned face that `strength=1` allows.
@@ -34,7 +36,7 @@ class MAPConfig:
     start_timestep: int = 300
     num_inversion_steps: int = 12
     num_inference_steps: int = 1
-    refine_steps: int = 14
+    refine_steps: int = 20
     expression_strength: float = 0.5
     learning_rate: float = 3e-4
     adam_betas: tuple[float, float] = (0.5, 0.9)
@@ -68,7 +70,7 @@ class MAPConfig:
 # its expression is that of the edit alone.
 MODES = {
     "fast": MAPConfig(
-        num_inversion_steps=8, refine_steps=9, learning_rate=4e-4, views=0, expression_share=0.0
+        num_inversion_steps=6, refine_steps=10, learning_rate=4e-4, views=0, expression_share=0.0
     ),
     "strong": MAPConfig(),
 }

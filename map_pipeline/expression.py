@@ -6,7 +6,7 @@ Like a recogniser, an encoder owns its whole preprocessing. All encoders answer 
 
 # ruff: noqa: ARG002 (diffusers registers constructor arguments; they are read from self.config)
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageClassification, BaseImageProcessor
 
+from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import CheckpointError
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.networks import GraphNetwork
 from map_pipeline.recognition import aligned_crop
 
-EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 # What other networks call the same seven.
 SYNONYMS = {
     "anger": "angry",
@@ -224,6 +224,20 @@ class TransformersExpressionEncoder(ModelMixin, ConfigMixin):
             landmarks: [B,5,2] px: eyes, nose tip, mouth corners, image left first.
         """
         return self.classify(aligned_crop(images, landmarks, self.template, self.CROP_SIZE))
+
+
+def mean_probabilities(
+    encoders: Iterable[ExpressionEncoder | TransformersExpressionEncoder],
+    images: Tensor,
+    landmarks: Tensor,
+) -> Tensor:
+    """Mean opinion `[B,7]` of several networks, in the order of `EMOTIONS`.
+
+    Args:
+        encoders: at least one.
+        images: `[B,3,H,W]` RGB in [0,1]; landmarks: `[B,5,2]` px.
+    """
+    return torch.stack([net(images, landmarks).softmax(-1) for net in encoders]).mean(0)
 
 
 def image_size(value: int | Mapping[str, int]) -> tuple[int, int]:

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from map_pipeline.expression import EMOTIONS, ExpressionEncoder, TransformersExpressionEncoder
+from map_pipeline.config import EMOTIONS, FAR
+from map_pipeline.expression import ExpressionEncoder, TransformersExpressionEncoder
 from map_pipeline.faces.detect import Face, FaceDetector
 from map_pipeline.losses import ssim
 from map_pipeline.recognition import FaceRecogniser
 from map_pipeline.report import ExpressionReport, RecogniserReport
 
-FAR = 0.01  # false accept rate of the field's verification protocol
 # For ArcFace, whose weights come without thresholds for this protocol: near those of the field's
 # ArcFace-style networks (.17 to .30 at FAR 1 %). It only scales a loss and never gives a verdict.
 TYPICAL_THRESHOLD = 0.25

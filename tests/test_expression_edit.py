@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from map_pipeline.conditioning import FaceConditioner, embedding_width
-from map_pipeline.expression import EMOTIONS
+from map_pipeline.expression import EMOTIONS, to_grey
 from map_pipeline.expression_edit import (
     EditSettings,
     ExpressionEdit,
@@ -17,6 +17,7 @@ from map_pipeline.expression_edit import (
     apply_edit,
     edit_expression,
     lip_gap,
+    natural_colours,
     polygon_mask,
     smooth,
 )
@@ -174,3 +175,42 @@ def test_polygon_mask_has_the_polygons_area() -> None:
 def test_smooth_keeps_the_mean_of_a_constant() -> None:
     flat = torch.full((2, 3, 20, 24), 0.3)
     torch.testing.assert_close(smooth(flat, 2.0), flat)
+
+
+def test_colours_that_no_face_has_are_left_out_and_brightness_stays() -> None:
+    skin = torch.tensor([0.7, 0.5, 0.4]).view(1, 3, 1, 1).expand(1, 3, 8, 8).clone()
+    skin[..., 0, :] = torch.tensor([0.7, 0.3, 0.3]).view(1, 3, 1)  # lips
+    magenta, green = torch.tensor([0.9, 0.1, 0.9]), torch.tensor([0.2, 0.6, 0.3])
+    for colour in (magenta, green):
+        painted = skin.clone()
+        painted[..., 4, 4] = colour
+        result = natural_colours(painted, skin)
+        red, _, blue = result[0, :, 4, 4]
+        luma = to_grey(result)[0, 0, 4, 4]
+        assert torch.allclose(to_grey(result), to_grey(painted), atol=1e-6)
+        assert blue <= luma + 1e-6, "no bluer than grey"
+        assert luma - 1e-6 <= red <= luma + 0.3, "no greener than grey, no redder than lips"
+        untouched = torch.ones(8, 8).bool()
+        untouched[4, 4] = False
+        assert torch.allclose(result[..., untouched], skin[..., untouched], atol=1e-6)
+
+
+def test_blue_paint_that_was_there_before_stays() -> None:
+    painted_face = torch.tensor([0.2, 0.3, 0.9]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    assert torch.allclose(natural_colours(painted_face, painted_face), painted_face, atol=1e-6)
+
+
+def test_the_present_expression_is_what_the_painting_leads_away_from(
+    networks: tuple, shapes: ExpressionShapes
+) -> None:
+    unet, conditioner, scheduler = networks
+    contour = shapes.neutral * SIZE
+
+    def painting(present: Tensor | None) -> Tensor:
+        return edit_expression(
+            unet, conditioner, scheduler, shapes, crop(), contour, SAD, 1.0, SETTINGS, present
+        ).painting
+
+    already = torch.eye(len(EMOTIONS))[SAD]
+    assert not torch.equal(painting(None), painting(torch.eye(len(EMOTIONS))[SURPRISE]))
+    assert not torch.equal(painting(None), painting(already))

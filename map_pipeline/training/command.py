@@ -38,7 +38,7 @@ def add_train(commands: Any) -> argparse.ArgumentParser:
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add `label`, `prior`, `map`, `curves`, `shapes` and `composites`; each sets `run`."""
+    """Add `label`, `prior`, `score`, `map`, `curves`, `shapes`, `composites`; each sets `run`."""
     commands = parser.add_subparsers(required=True, metavar="WHAT")
 
     label = commands.add_parser("label", help="emotions and landmarks of aligned faces")
@@ -58,6 +58,16 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     prior.add_argument("--dry-run", action="store_true", help="show settings and sizes, then stop")
     _add_settings(prior, "PriorConfig, values as JSON, such as learning_rate=1e-4")
     prior.set_defaults(run=run_prior)
+
+    score = commands.add_parser("score", help="measure score networks on the faces of photos")
+    score.add_argument(
+        "networks", nargs="+", metavar="NETWORK", help="folder of `prior`, a checkpoint, or Hub id"
+    )
+    score.add_argument(
+        "--photos", type=Path, required=True, help="folder or zip as for `evaluate --pairs`"
+    )
+    score.add_argument("--limit", type=int, default=32, help="first photos only (default: 32)")
+    score.set_defaults(run=run_score)
 
     network = commands.add_parser("map", help="fine-tune the prior into the MAP network")
     _add_faces(network)
@@ -150,6 +160,28 @@ def run_prior(options: argparse.Namespace) -> int:
         return 0
     check_writable("--out", options.out)
     prior.train_prior(config, faces, options.out, unet, scheduler, _say, conditioner)
+    return 0
+
+
+def run_score(options: argparse.Namespace) -> int:
+    """Print a table of PSNRs in dB, one row a network."""
+    from map_pipeline.evaluation.data import PhotoSet
+    from map_pipeline.images import load_image, to_array
+    from map_pipeline.training.validation import score_photos
+
+    if options.limit < 1:
+        raise UnknownOptionError(f"`limit` must be at least 1, got {options.limit}.")
+    networks = {name: load_start(name) for name in options.networks}
+    pipe = load_checkpoint(None)
+    photos = PhotoSet(options.photos)
+    names = [pair.first for pair in photos.pairs if pair.first][: options.limit]
+    chosen = [to_array(load_image(photos.read(name))) for name in names]
+    for index, (name, (unet, scheduler, conditioner)) in enumerate(networks.items()):
+        count, scores = score_photos(pipe, unet.float(), scheduler, conditioner, chosen)
+        if index == 0:
+            _say(f"PSNR in dB, mean of {count} faces\n\n| network | {' | '.join(scores)} |")
+            _say("|---" * (1 + len(scores)) + "|")
+        _say(f"| {name} | {' | '.join(f'{value:.1f}' for value in scores.values())} |")
     return 0
 
 

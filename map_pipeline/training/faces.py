@@ -22,7 +22,7 @@ from torch import Tensor
 from map_pipeline.conditioning import is_grey
 from map_pipeline.errors import InvalidImageError
 from map_pipeline.expression import EMOTIONS
-from map_pipeline.images import DAMAGE, SUFFIXES, write_atomically
+from map_pipeline.images import SUFFIXES, write_atomically
 
 HAND_LABELS = "labels.jsonl"
 
@@ -224,7 +224,7 @@ def _decode(file: tuple[str, bytes]) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(content)) as picture:
             return np.asarray(picture.convert("RGB"))
-    except DAMAGE:
+    except Exception:  # what Pillow raises for a damaged file has no end
         raise InvalidImageError(
             f"`faces` must hold pictures that can be read, got {name}."
         ) from None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from map_pipeline.expression import ExpressionEncoder
+from map_pipeline.expression import ExpressionEncoder, mean_probabilities
 from map_pipeline.faces.contour import ContourFinder
 from map_pipeline.training.faces import (
     FaceSet,
@@ -53,7 +53,7 @@ def _emotions(images: Tensor, template: Tensor, encoders: Collection[ExpressionE
     """Mean probabilities `[B,7]` of `uint8 [B,3,S,S]`."""
     landmarks = (template * images.shape[-1]).expand(len(images), -1, -1)
     pixels = images.float() / 255
-    return torch.stack([net(pixels, landmarks).softmax(-1) for net in encoders]).mean(0)
+    return mean_probabilities(encoders, pixels, landmarks)
 
 
 def _contours(images: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,17 @@
 """How good a score network is at what it is used for: denoising, and inversion plus generation."""
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from map_pipeline import diffusion
+from map_pipeline.conditioning import FaceConditioner, describe
+from map_pipeline.errors import NoFaceError
+from map_pipeline.faces.align import Alignment
+from map_pipeline.pipeline import MAPPipeline
 
 DENOISING_LEVELS = (150, 300, 450)
 ROUND_TRIP_LEVELS = (300, 500)
@@ -36,6 +43,42 @@ def validate(
             found = round_trip(unet, scheduler, part, level, told)
             scores.setdefault(f"round_trip_{level}", []).append(psnr(found, part))
     return {name: torch.cat(values).mean().item() for name, values in scores.items()}
+
+
+def score_photos(
+    pipe: MAPPipeline,
+    unet: UNet2DModel,
+    scheduler: DDIMScheduler,
+    conditioner: FaceConditioner | None,
+    photos: Iterable[np.ndarray],
+) -> tuple[int, dict[str, float]]:
+    """Number of faces, and `validate` on the largest one of each photo, cropped as for use.
+
+    Args:
+        pipe: its detector and landmarks are used.
+        conditioner: tells the network landmarks and colour; None tells it nothing.
+        photos: `uint8 [H,W,3]`; those without a face are left out.
+
+    Raises:
+        NoFaceError: no face in any of them.
+    """
+    template = torch.tensor(pipe.config.alignment_template)
+    size = diffusion.crop_size(unet)
+    crops, told = [], []
+    for photo in photos:
+        faces = pipe.face_detector.detect(photo)
+        if not faces:
+            continue
+        landmarks = torch.as_tensor(faces[0].landmarks)
+        alignment = Alignment.from_landmarks(landmarks, template * size, size)
+        crop, contour = pipe.aligned_crop(photo, alignment)
+        crops.append(crop)
+        if conditioner is not None:
+            told.append(conditioner(describe(crop, contour)).detach())
+    if not crops:
+        raise NoFaceError("`photos` must show faces, got none that the detector finds.")
+    conditions = torch.cat(told) if told else None
+    return len(crops), validate(unet, scheduler, torch.cat(crops), conditions)
 
 
 def denoise(

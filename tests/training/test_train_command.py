@@ -20,6 +20,8 @@ from map_pipeline.cli import build_parser, main
 from map_pipeline.conditioning import FaceConditioner, is_conditional
 from map_pipeline.config import MAPConfig
 from map_pipeline.errors import CheckpointError, UnknownOptionError
+from map_pipeline.images import load_image
+from map_pipeline.pipeline import bundled_checkpoint
 from map_pipeline.training.command import (
     load_start,
     map_settings,
@@ -29,6 +31,7 @@ from map_pipeline.training.command import (
 )
 from map_pipeline.training.prior import PRESETS, PriorConfig
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 MAP_OPTIONS = ["minutes=1e6", "updates=2", "report_every=1", "batch_size=4", "mixed_precision=no"]
 
 
@@ -418,3 +421,25 @@ def test_a_run_of_prior_starts_another(tmp_path: Path) -> None:
             torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
     shutil.rmtree(tmp_path / "a" / "conditioner")
     assert load_start(str(tmp_path / "a"))[2] is None
+
+
+def test_score_prints_a_row_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo = load_image(EXAMPLES / "astronaut.png").crop((96, 0, 352, 256))
+    photo.save(tmp_path / "eileen_a.png")
+    checkpoint = str(bundled_checkpoint())
+    assert main(["train", "score", checkpoint, "--photos", str(tmp_path)]) == 0
+    title, _, header, _, row = capsys.readouterr().out.strip().splitlines()
+    assert title == "PSNR in dB, mean of 1 faces"
+    assert "x0_150" in header
+    assert "round_trip_500" in header
+    scores = [float(value) for value in row.strip("| ").split(" | ")[1:]]
+    assert scores[0] > scores[1] > scores[2] > 15, "more noise, less of the face"
+    assert scores[3] > scores[4] > 25
+
+
+def test_score_needs_faces_and_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (128, 128), "grey").save(tmp_path / "nobody_a.png")
+    assert main(["train", "score", str(bundled_checkpoint()), "--photos", str(tmp_path)]) == 2
+    assert "must show faces" in capsys.readouterr().err
+    assert main(["train", "score", str(tmp_path / "no"), "--photos", str(tmp_path)]) == 2
+    assert "`start` must be a diffusers folder" in capsys.readouterr().err
