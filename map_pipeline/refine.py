@@ -20,8 +20,9 @@ from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from map_pipeline import diffusion
+from map_pipeline.conditioning import is_grey
 from map_pipeline.config import MAPConfig
-from map_pipeline.expression import ExpressionEncoder, TransformersExpressionEncoder
+from map_pipeline.expression import ExpressionEncoder, TransformersExpressionEncoder, to_grey
 from map_pipeline.faces.paste import add_residual
 from map_pipeline.guidance import Candidate, Goal, Objective, Side, active
 from map_pipeline.losses import multiscale_ssim
@@ -122,18 +123,23 @@ def refine(
             diffusion.generate(unet, networks.scheduler, start, *schedule, goal.told_source), patch
         )
 
+    grey = bool(is_grey(goal.source_crop))  # a photo without colour gets none
+
     def residual() -> Tensor:
         with _autocast(device, config):
             generated = diffusion.generate(
                 unet, networks.scheduler, start, *schedule, goal.told_target
             )
-        return diffusion.to_crop(generated, patch) - reconstruction
+        change = diffusion.to_crop(generated, patch) - reconstruction
+        return to_grey(change).expand_as(change) if grey else change
 
     if config.refine_steps == 0:
         return fit_to_budget(residual(), goal, placement)
     with torch.enable_grad():
         parameters, layers = trainable_parameters(unet)
-        optimizer = torch.optim.Adam(parameters, config.learning_rate, betas=config.adam_betas)
+        optimizer = torch.optim.Adam(
+            parameters, config.learning_rate, betas=config.adam_betas, foreach=True
+        )
         combine = GradientCombiner(config, layers)
 
         weighs_noise = any(o.symbol == "L_SM" and o.weight > 0 for o in objectives)
@@ -230,8 +236,9 @@ class GradientCombiner:
             limit = self._config.expression_share * norm(identity)
             scale = (limit / norm(expression).clamp(min=1e-12)).clamp(max=1)
             expression = torch._foreach_mul(expression, scale)
+            *projected, conflict = self._project(identity, expression)  # told in any case
             if self._config.projection:
-                identity, expression, conflict = self._project(identity, expression)
+                identity, expression = projected
         present = [g for g in (identity, expression, prior) if g is not None]
         if not present:
             raise ValueError(
@@ -337,7 +344,7 @@ def objective_gradient(
     gradient = torch.autograd.grad(
         total, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    if not all(torch.isfinite(g).all() for g in gradient):
+    if not torch.isfinite(norm(gradient)):
         raise FloatingPointError(f"The gradient of {[o.name for o in objectives]} is not finite.")
     return list(gradient)
 

@@ -217,11 +217,9 @@ def test_own_objective(face: Face) -> None:
     ids=str,
 )
 def test_other_settings_run(face: Face, settings: dict) -> None:
-    residual, steps = run(face, dataclasses.replace(QUICK, **settings))
+    residual, _ = run(face, dataclasses.replace(QUICK, **settings))
     assert residual.isfinite().all()
     assert residual.abs().max() > 0
-    if settings == {"projection": False}:
-        assert all(step.conflict == 0 for step in steps)
 
 
 def test_settings_change_the_result(face: Face) -> None:
@@ -482,7 +480,7 @@ def test_projection_can_be_switched_off() -> None:
     total, conflict = combiner(projection=False, expression_share=0.5)(
         {"identity": identity, "expression": opposed, "prior": None}
     )
-    assert conflict == 0
+    assert conflict == 1  # told, though nothing is done about it
     for got, one in zip(total, identity, strict=True):
         torch.testing.assert_close(got, one * 0.5)
 
