@@ -33,20 +33,7 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
         "evaluate", help="measure how well photos are protected", description=DESCRIPTION
     )
     data = parser.add_argument_group("photos")
-    data.add_argument(
-        "--pairs",
-        type=Path,
-        help="folder or zip with NAME_a.* (to protect) and NAME_b.* (another photo of the same "
-        "person), or with one folder per identity; targets as ID_enroll.* and ID_probe.*",
-    )
-    data.add_argument(
-        "--targets",
-        type=names,
-        help="ids of targets, names of built-in composites, or auto, used in turn "
-        "(default: all in --pairs, else auto)",
-    )
-    data.add_argument("--skip", type=whole, default=0, help="leave out the first photos")
-    data.add_argument("--limit", type=positive, help="protect only so many photos")
+    add_photos(data)
     data.add_argument("--attributes", type=Path, help='JSON lines {"name": ..., "gender": ...}')
     data.add_argument(
         "--gallery",
@@ -59,10 +46,15 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
         "--methods",
         type=names,
         default=("map",),
-        help="map, map-fast, map-strong, pgd, mifgsm, tidim, tipim, blur, mosaic, none, or an "
-        "ablation; separated by commas (default: map)",
+        help="map, map-fast, map-strong, pgd, mifgsm, tidim, tipim, blur, mosaic, none, an "
+        "ablation or a strength; separated by commas (default: map)",
     )
     method.add_argument("--ablations", action="store_true", help="add map and its ablations")
+    method.add_argument(
+        "--trade-off",
+        action="store_true",
+        help="add map-fast at five strengths of the protection and of the expression",
+    )
     method.add_argument(
         "--emotion", default="happy", help="asked expression, or all in turn (default: happy)"
     )
@@ -133,6 +125,25 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
     )
     parser.set_defaults(run=run_evaluate)
     return parser
+
+
+def add_photos(parser: Any, required: bool = False) -> None:
+    """Add the options that choose photos and targets to a parser or one of its groups."""
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        required=required,
+        help="folder or zip with NAME_a.* (to protect) and NAME_b.* (another photo of the same "
+        "person), or with one folder per identity; targets as ID_enroll.* and ID_probe.*",
+    )
+    parser.add_argument(
+        "--targets",
+        type=names,
+        help="ids of targets, names of built-in composites, or auto, used in turn "
+        "(default: all in --pairs, else auto)",
+    )
+    parser.add_argument("--skip", type=whole, default=0, help="leave out the first photos")
+    parser.add_argument("--limit", type=positive, help="protect only so many photos")
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -280,11 +291,12 @@ def write_results(
 
 def settings_of(options: argparse.Namespace) -> "Settings":
     """What the options ask to measure."""
-    from map_pipeline.evaluation.methods import ABLATIONS
+    from map_pipeline.evaluation.methods import ABLATIONS, TRADE_OFF
     from map_pipeline.evaluation.settings import DEFAULT_TRANSFORMATIONS, PURIFICATIONS, Settings
     from map_pipeline.evaluation.styles import STYLES
 
     asked = options.methods + (ABLATIONS if options.ablations else ())
+    asked += TRADE_OFF if options.trade_off else ()
     transforms = options.transforms or DEFAULT_TRANSFORMATIONS
     styles = tuple(STYLES) if options.styles == ("all",) else options.styles or ()
     return Settings(

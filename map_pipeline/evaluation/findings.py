@@ -12,6 +12,7 @@ from typing import Any
 
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods.ablations import ABLATED
+from map_pipeline.evaluation.methods.trade_off import CURVES, VARIED
 
 Summary = Mapping[str, Any]
 Rate = Mapping[str, Any]
@@ -59,15 +60,34 @@ def is_ablation(method: str) -> bool:
     return method in ABLATED
 
 
+def is_varied(method: str) -> bool:
+    """Whether a method is MAP at one of the strengths of a trade-off curve."""
+    return method in VARIED
+
+
+def table_methods(summary: Summary) -> dict[str, Mapping[str, Any]]:
+    """All methods but those of the trade-off, which have a table of their own, by name."""
+    return {name: one for name, one in summary["methods"].items() if not is_varied(name)}
+
+
 def main_methods(summary: Summary) -> list[str]:
-    """All methods but the ablations, in the order of the summary."""
-    return [name for name in summary["methods"] if not is_ablation(name)]
+    """All methods but the ablations and the trade-off, in the order of the summary."""
+    return [name for name in table_methods(summary) if not is_ablation(name)]
 
 
 def ablations(summary: Summary) -> list[str]:
     """What the ablations are compared with, then the ablations; empty if none was run."""
     found = [name for name in summary["methods"] if is_ablation(name)]
     return ["map", *found] if found and "map" in summary["methods"] else found
+
+
+def trade_off(summary: Summary) -> dict[str, dict[str, int]]:
+    """Knob -> method -> its value in percent, rising; a curve has at least two points."""
+    found = {
+        knob: {name: percent for name, percent in curve.items() if name in summary["methods"]}
+        for knob, curve in CURVES.items()
+    }
+    return {knob: curve for knob, curve in found.items() if len(curve) > 1}
 
 
 def on_common_photos(summary: Summary) -> Summary:

@@ -78,6 +78,7 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[Section]:
     yield html_protection.groups(summary, plots)
     yield html_context.cost(summary)
     yield html_protection.ablations(summary, plots)
+    yield html_protection.trade_off(summary, plots)
     yield html_context.problems(summary)
     yield html_context.missing(summary)
     yield html_context.published_figures()

@@ -95,7 +95,7 @@ def quality(summary: Summary) -> Section:
             findings.title(summary, name),
             *(_quality_cell(values["quality"].get(k), d, unit) for k, _, d, unit in QUALITY),
         ]
-        for name, values in summary["methods"].items()
+        for name, values in findings.table_methods(summary).items()
     ]
     return Section(
         "quality",
@@ -120,7 +120,8 @@ def _quality_cell(value: Any, digits: int, unit: str) -> Cell:
 
 def expression(summary: Summary, plots: Plots) -> Section:
     """How often the asked emotion is seen; empty without a judge."""
-    found = {m: v["expression"] for m, v in summary["methods"].items() if v.get("expression")}
+    methods = findings.table_methods(summary)
+    found = {m: v["expression"] for m, v in methods.items() if v.get("expression")}
     if not found:
         return Section("expression", "Expression")
     rows = [
@@ -157,7 +158,7 @@ def cost(summary: Summary) -> Section:
             number(cost["recogniser_calls"], 0),
             str(cost["n"]),
         ]
-        for name, values in summary["methods"].items()
+        for name, values in findings.table_methods(summary).items()
         if (cost := values.get("cost")) and cost["n"]
     ]
     header = (

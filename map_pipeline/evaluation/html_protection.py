@@ -65,7 +65,7 @@ def _rate_tables(summary: Summary, key: str) -> list[Table]:
     """Methods down, judges across: one table per FAR; the field's FAR first, others folded."""
     tables = []
     for far in findings.false_accept_rates(summary):
-        found = {m: findings.judges(summary, m, far=far) for m in summary["methods"]}
+        found = {m: findings.judges(summary, m, far=far) for m in findings.table_methods(summary)}
         names = list(dict.fromkeys(e["recogniser"] for entries in found.values() for e in entries))
         rows = []
         for method, entries in found.items():
@@ -180,7 +180,7 @@ def styles(summary: Summary) -> Section:
             change(entry, "dodging"),
             number(entry["ssim"], 3),
         ]
-        for method, values in summary["methods"].items()
+        for method, values in findings.table_methods(summary).items()
         for entry in values.get("styles") or []
         if entry["far"] == far
     ]
@@ -262,5 +262,21 @@ def ablations(summary: Summary, plots: Plots) -> Section:
             wording.OVERLAP_NOTE,
         ],
         described(plots, ablations="Rates of MAP with one part taken out"),
+        [Table(caption, header, rows)],
+    )
+
+
+def trade_off(summary: Summary, plots: Plots) -> Section:
+    """MAP in fast mode over its strengths; empty without a curve."""
+    header, rows = wording.trade_off_table(summary)
+    if not rows:
+        return Section("trade-off", "Trade-off")
+    far = far_title(findings.main_far(summary))
+    caption = f"Recognisers left out, FAR {far}, 95 % intervals in brackets"
+    return Section(
+        "trade-off",
+        "Trade-off: what does a visible change buy?",
+        [wording.TRADE_OFF_NOTE],
+        described(plots, trade_off="Rates against SSIM and PSNR, one point per strength"),
         [Table(caption, header, rows)],
     )

@@ -8,7 +8,7 @@ has a marker of its own as well. Error bars are 95 % Wilson intervals throughout
 import io
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,12 @@ DPI = 144
 CAP = 2.5  # points, half the width of an error bar's end
 MANY_METHODS = 6  # from then on, the bars of all but the leading method are left to the table
 LABEL_LENGTH = 24  # letters a line
+# Knob of the trade-off -> label, colour and marker, and where its points' labels stand.
+KNOBS = {
+    "strength": ("strength of the protection", {"color": BLUE, "fmt": "o"}, (5, 4)),
+    "expression": ("strength of the expression", {"color": VERMILION, "fmt": "s"}, (-5, -11)),
+}
+RATE_TICKS = (0, 25, 50, 75, 100)
 SHEET_INCHES = 1.1  # side of a picture in the contact sheet
 RATES = (
     ("impersonation", "Impersonation: matches the target"),
@@ -71,7 +77,7 @@ def write_plots(
         for name, figure in _figures(summary, rows, photos, out):
             if figure is not None:
                 written.append(out / "plots" / f"{name}.png")
-                _save(figure, written[-1])
+                save_figure(figure, written[-1])
     return written
 
 
@@ -88,6 +94,7 @@ def _figures(
     yield "expression", expression_confusion(summary)
     yield "groups", groups(summary)
     yield "ablations", ablations(summary)
+    yield "trade_off", trade_off(summary)
 
 
 def protection_rates(summary: Summary) -> Figure | None:
@@ -97,7 +104,7 @@ def protection_rates(summary: Summary) -> Figure | None:
     if not found:
         return None
     heading = "Protection success rate, recognisers left out"
-    figure = _figure(1.6 + 2 * (0.5 + 0.36 * len(found)), heading)
+    figure = new_figure(1.6 + 2 * (0.5 + 0.36 * len(found)), heading)
     panels = figure.subplots(2, 1, sharex=True)
     for axes, (key, label) in zip(panels, RATES, strict=True):
         for y, (method, entry) in enumerate(found.items()):
@@ -109,7 +116,7 @@ def protection_rates(summary: Summary) -> Figure | None:
         names = [f"{findings.title(summary, m)} {_count(e[key])}" for m, e in found.items()]
         _rate_axis(axes, label, names)
     panels[-1].set_xlabel(f"share of photos in % at FAR {_far(summary)}, 95 % interval")
-    _legend(figure, clean, ["unprotected photos"])
+    add_legend(figure, clean, ["unprotected photos"])
     return figure
 
 
@@ -121,7 +128,7 @@ def rates_by_recogniser(summary: Summary) -> Figure | None:
     if not titles:
         return None
     height = len(titles) * max(0.5, 0.2 + 0.15 * len(methods))
-    figure = _figure(1.9 + 2 * (0.4 + height), "Protection success rate by recogniser")
+    figure = new_figure(1.9 + 2 * (0.4 + height), "Protection success rate by recogniser")
     panels = figure.subplots(2, 1, sharex=True)
     for axes, (key, label) in zip(panels, RATES, strict=True):
         for method, offset in zip(methods, _offsets(len(methods)), strict=True):
@@ -138,7 +145,7 @@ def rates_by_recogniser(summary: Summary) -> Figure | None:
     panels[-1].set_xlabel(f"share of photos in % at FAR {_far(summary)}, 95 % interval")
     handles = [_handle(panels[0], **_style(summary, method)) for method in methods]
     titled = [findings.title(summary, method) for method in methods]
-    _legend(figure, [*handles, *mark], [*titled, "unprotected photos"])
+    add_legend(figure, [*handles, *mark], [*titled, "unprotected photos"])
     return figure
 
 
@@ -148,7 +155,7 @@ def robustness(summary: Summary) -> Figure | None:
     names = findings.transformations(summary)
     if not methods or len(names) < 2:
         return None
-    figure = _figure(7.6, "Protection after a photo was transformed, recognisers left out")
+    figure = new_figure(7.6, "Protection after a photo was transformed, recognisers left out")
     panels = figure.subplots(2, 1, sharex=True)
     leading, crowded = findings.leading_method(summary), len(methods) > MANY_METHODS
     for axes, (key, label) in zip(panels, RATES, strict=True):
@@ -175,7 +182,7 @@ def robustness(summary: Summary) -> Figure | None:
     panels[-1].set(xlim=(-0.5, len(names) - 0.5), xlabel=label)
     handles = [_handle(panels[0], **_style(summary, method)) for method in methods]
     titled = [findings.title(summary, method) for method in methods]
-    _legend(figure, [*handles, clean], [*titled, "unprotected photos"])
+    add_legend(figure, [*handles, clean], [*titled, "unprotected photos"])
     return figure
 
 
@@ -194,7 +201,7 @@ def similarities(summary: Summary, rows: Sequence[Row], method: str) -> Figure |
     if not names:
         return None
     heading = f"{findings.title(summary, method)}: similarities before and after"
-    figure = _figure(1.5 + 1.75 * len(names), heading)
+    figure = new_figure(1.5 + 1.75 * len(names), heading)
     panels = figure.subplots(len(names), 2, squeeze=False)
     titles = {e["recogniser"]: e["title"] for e in findings.judges(summary, method)}
     for pair, name in zip(panels, names, strict=True):
@@ -214,7 +221,7 @@ def similarities(summary: Summary, rows: Sequence[Row], method: str) -> Figure |
     panels[-1, 0].set_xlabel("cosine with the target")
     panels[-1, 1].set_xlabel("cosine with the person")
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    _legend(figure, handles, labels)
+    add_legend(figure, handles, labels)
     return figure
 
 
@@ -254,7 +261,7 @@ def expression_confusion(summary: Summary) -> Figure | None:
         f"asked emotion on top: {findings.percent(found['hits_before'])} before, "
         f"{findings.percent(found['hits_after'])} after"
     )
-    figure = _figure(2.0 + 0.42 * len(confusion), heading)
+    figure = new_figure(2.0 + 0.42 * len(confusion), heading)
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (y, x), count in np.ndenumerate(counts):
@@ -276,7 +283,7 @@ def groups(summary: Summary) -> Figure | None:
         return None
     sizes = [len(entries) + 1 for entries in found.values()]
     heading = f"{findings.title(summary, method)}: protection by group, recognisers left out"
-    figure = _figure(1.5 + 0.42 * sum(sizes), heading)
+    figure = new_figure(1.5 + 0.42 * sum(sizes), heading)
     panels = figure.subplots(len(found), 1, sharex=True, squeeze=False, height_ratios=sizes)[:, 0]
     for axes, (attribute, entries) in zip(panels, found.items(), strict=True):
         for y, entry in enumerate(entries):
@@ -286,7 +293,7 @@ def groups(summary: Summary) -> Figure | None:
         _rate_axis(axes, attribute.replace("_", " "), labels)
     panels[-1].set_xlabel("share of photos in %, 95 % interval")
     handles = [_handle(panels[0], BLUE, "o"), _handle(panels[0], VERMILION, "s")]
-    _legend(figure, handles, ["impersonation", "dodging"])
+    add_legend(figure, handles, ["impersonation", "dodging"])
     return figure
 
 
@@ -304,7 +311,7 @@ def ablations(summary: Summary) -> Figure | None:
     found = {label: rates for label, rates in found.items() if any(rates)}
     if not found:
         return None
-    figure = _figure(1.5 + 0.4 * len(names), "Ablations: what each part contributes")
+    figure = new_figure(1.5 + 0.4 * len(names), "Ablations: what each part contributes")
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for axes, (label, rates) in zip(panels, found.items(), strict=True):
         if rates[0]:
@@ -319,11 +326,74 @@ def ablations(summary: Summary) -> Figure | None:
     return figure
 
 
+def trade_off(summary: Summary) -> Figure | None:
+    """Rates of MAP in fast mode against SSIM and PSNR, one curve per knob, labelled points."""
+    curves = {knob: _points(summary, curve) for knob, curve in findings.trade_off(summary).items()}
+    curves = {knob: points for knob, points in curves.items() if points}
+    if not curves:
+        return None
+    counts = {e["impersonation"]["n"] for points in curves.values() for _, e, _ in points}
+    heading = (
+        "Trade-off: protection and visible change, recognisers left out\n"
+        f"FAR {_far(summary)}, n = {findings.span(counts)}; bars: 95 % interval; up and right is "
+        "better"
+    )
+    figure = new_figure(7.4, heading)
+    panels = figure.subplots(2, 2, sharex="col", sharey="row")
+    for row, (key, label) in zip(panels, RATES, strict=True):
+        row[0].set(title=label, ylabel="share of photos in %", ylim=(-4, 112), yticks=RATE_TICKS)
+        for axes, metric in zip(row, ("ssim", "psnr"), strict=True):
+            for knob, points in curves.items():
+                _curve(axes, knob, points, metric, key)
+            axes.margins(x=0.1)
+    panels[1, 0].set_xlabel("SSIM, mean")
+    panels[1, 1].set_xlabel("PSNR in dB, mean")
+    handles = [_handle(panels[0, 0], **KNOBS[knob][1]) for knob in curves]
+    add_legend(figure, handles, [KNOBS[knob][0] for knob in curves])
+    return figure
+
+
+Point = tuple[int, Mapping[str, Any], Mapping[str, Any]]
+"""Percent of a strength, rates on the recognisers left out, quality."""
+
+
+def _points(summary: Summary, curve: Mapping[str, int]) -> list[Point]:
+    """The methods of a curve that were judged by recognisers left out."""
+    return [
+        (percent, entry, summary["methods"][name]["quality"])
+        for name, percent in curve.items()
+        if (entry := findings.pooled(summary, name)) is not None
+    ]
+
+
+def _curve(axes: Axes, knob: str, points: Sequence[Point], metric: str, key: str) -> None:
+    """A line through rates with their intervals; each point is labelled with its strength."""
+    measured = [
+        (quality[metric]["mean"], entry[key], percent)
+        for percent, entry, quality in points
+        if findings.is_number(quality[metric]["mean"]) and entry[key]["n"]
+    ]
+    _, style, offset = KNOBS[knob]
+    places = [place for place, _, _ in measured]
+    axes.plot(places, [_share(rate) for _, rate, _ in measured], color=style["color"], lw=1)
+    for place, rate, percent in measured:
+        _interval(axes, rate, place, vertical=True, **style)
+        axes.annotate(
+            f"{percent / 100:g}",
+            (place, _share(rate)),
+            offset,
+            textcoords="offset points",
+            ha="left" if offset[0] > 0 else "right",
+            color=style["color"],
+            fontsize=9,
+        )
+
+
 def contact_sheet(sheet: Sheet) -> Figure:
     """Before and after: photos down, the original and the methods across."""
     rows, columns = len(sheet.rows), len(sheet.columns)
     width = max(WIDTH, SHEET_INCHES * columns + 1)
-    figure = _figure(SHEET_INCHES * rows + 0.8, "Before and after", width)
+    figure = new_figure(SHEET_INCHES * rows + 0.8, "Before and after", width)
     axes = figure.subplots()
     axes.imshow(sheet.picture, interpolation="antialiased")
     centres = (np.arange(max(rows, columns)) + 0.5) * sheet.cell - 0.5
@@ -346,7 +416,8 @@ def _far(summary: Summary) -> str:
     return findings.far_title(findings.main_far(summary))
 
 
-def _figure(height: float, heading: str, width: float = WIDTH) -> Figure:
+def new_figure(height: float, heading: str, width: float = WIDTH) -> Figure:
+    """An empty figure of `width` x `height` inches with a heading; draw within `STYLE`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(heading, fontsize=12, fontweight="bold", x=0.01, ha="left")
@@ -355,7 +426,7 @@ def _figure(height: float, heading: str, width: float = WIDTH) -> Figure:
 
 def _rate_axis(axes: Axes, label: str, names: Sequence[str]) -> None:
     """A percent axis across and names down, first on top."""
-    axes.set(title=label, xlim=(-3, 103), xticks=(0, 25, 50, 75, 100))
+    axes.set(title=label, xlim=(-3, 103), xticks=RATE_TICKS)
     labels = [
         "\n".join(textwrap.fill(line, LABEL_LENGTH) for line in name.splitlines()) for name in names
     ]
@@ -412,12 +483,14 @@ def _handle(axes: Axes, color: str, fmt: str) -> Any:
     return axes.plot([], [], fmt, color=color)[0]
 
 
-def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+def add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """One legend below all panels."""
     columns = 2 if max(map(len, labels)) > 22 else 3
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG file, whole or not at all."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # A name in a script that the font lacks shows boxes; that's no reason to worry the user.

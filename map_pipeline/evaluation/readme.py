@@ -61,6 +61,7 @@ def _blocks(summary: Summary) -> Iterator[str]:
     yield _quality_table(summary)
     yield _expression(summary)
     yield _ablations(summary)
+    yield _trade_off(summary)
     yield _left_out(summary)
     again = wording.command(summary, ("out",))
     lines = [*wording.commands(summary), f"{again} --readme"]
@@ -187,6 +188,14 @@ def _ablations(summary: Summary) -> str:
     note = wording.OVERLAP_NOTE if facts else ""
     blocks = ("**Ablations**", _table(header, rows), "\n".join(facts), note)
     return "\n\n".join(block for block in blocks if block)
+
+
+def _trade_off(summary: Summary) -> str:
+    header, rows = wording.trade_off_table(summary)
+    if not rows:
+        return ""
+    table = _table(header, rows, drop_empty=True)
+    return "\n\n".join(("**Trade-off**", table, _paragraph(wording.TRADE_OFF_NOTE)))
 
 
 def _left_out(summary: Summary) -> str:

@@ -23,7 +23,7 @@ from map_pipeline import __version__
 from map_pipeline.evaluation.data import Problem
 from map_pipeline.evaluation.expression_judge import expression_summary
 from map_pipeline.evaluation.gallery import Gallery
-from map_pipeline.evaluation.methods import ABLATIONS
+from map_pipeline.evaluation.methods import ABLATIONS, TRADE_OFF
 from map_pipeline.evaluation.quality import Fid
 from map_pipeline.evaluation.results import PhotoRow, Row
 from map_pipeline.evaluation.runner import photo_file
@@ -498,7 +498,10 @@ def _method_rows(summary: Mapping[str, Any], far: str) -> Iterable[list[str]]:
 
 
 def _recogniser_rows(summary: Mapping[str, Any], far: str) -> Iterable[list[str]]:
-    for method in summary["methods"].values():
+    for name, method in summary["methods"].items():
+        if name in TRADE_OFF:
+            continue  # ten more lines per recogniser would drown the others'
+
         for entry in method["verification"]:
             if entry["transformation"] == "none" and entry["far"] == far:
                 yield [

@@ -19,6 +19,7 @@ from map_pipeline.evaluation.findings import (
     far_title,
     is_ablation,
     is_number,
+    is_varied,
     judges,
     leading_method,
     main_far,
@@ -32,13 +33,21 @@ from map_pipeline.evaluation.findings import (
     probe,
     recogniser_title,
     title,
+    trade_off,
     transformation_title,
     transformations,
 )
+from map_pipeline.evaluation.methods.trade_off import LOW_EXPRESSION
 
 # Options that hold a path; others, such as a checkpoint's Hub id, are cut if they look like one.
 PATHS = ("pairs", "attributes", "expression_judge", "lpips", "inception", "out")
 NOISE_METHODS = ("pgd", "mifgsm", "tidim", "tipim")
+COMPARISON_HEADER = ["", "n", "impersonation", "dodging", "asked expression", "PSNR", "SSIM"]
+TRADE_OFF_NOTE = (
+    "Strength is the visible change that protection may cost, with an expression strength of "
+    f"{LOW_EXPRESSION:g}; expression is how far the expression is changed, while the "
+    "protection has the strength of the other methods."
+)
 OVERLAP_NOTE = "Where intervals overlap, this many photos leave open which is better."
 
 
@@ -109,16 +118,23 @@ def robustness_facts(summary: Summary) -> list[str]:
 
 def ablation_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """Header and rows, the full method first."""
-    header = ["", "n", "impersonation", "dodging", "asked expression", "PSNR", "SSIM"]
-    rows = []
     summary = on_common_photos(summary)
-    for name in ablations(summary):
-        rates, quality = _ablation_rates(summary, name), summary["methods"][name]["quality"]
-        n = next((str(rate["n"]) for rate in rates.values() if rate), "-")
-        cells = [percent_with_interval(rate) for rate in rates.values()]
-        figures = [number(quality.get("psnr"), 1, " dB"), number(quality.get("ssim"), 3)]
-        rows.append([title(summary, name), n, *cells, *figures])
-    return header, rows
+    return COMPARISON_HEADER, [_comparison(summary, name) for name in ablations(summary)]
+
+
+def trade_off_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, weakest first: the protection's strength, then the expression's."""
+    curves = trade_off(summary).values()
+    return COMPARISON_HEADER, [_comparison(summary, name) for curve in curves for name in curve]
+
+
+def _comparison(summary: Summary, name: str) -> list[str]:
+    """Cells of one method for `COMPARISON_HEADER`."""
+    rates, quality = _compared_rates(summary, name), summary["methods"][name]["quality"]
+    n = next((str(rate["n"]) for rate in rates.values() if rate), "-")
+    cells = [percent_with_interval(rate) for rate in rates.values()]
+    figures = [number(quality.get("psnr"), 1, " dB"), number(quality.get("ssim"), 3)]
+    return [title(summary, name), n, *cells, *figures]
 
 
 def ablation_facts(summary: Summary) -> Iterator[str]:
@@ -127,9 +143,9 @@ def ablation_facts(summary: Summary) -> Iterator[str]:
     if "map" not in names:
         return
     summary = on_common_photos(summary)
-    full = _ablation_rates(summary, "map")
+    full = _compared_rates(summary, "map")
     for name in names[1:]:
-        part = _ablation_rates(summary, name)
+        part = _compared_rates(summary, name)
         clauses = [
             f"{label} {100 * (part[label]['rate'] - full[label]['rate']):+.1f} points (intervals "
             f"{'overlap' if overlap(part[label], full[label]) else 'do not overlap'})"
@@ -140,7 +156,7 @@ def ablation_facts(summary: Summary) -> Iterator[str]:
         yield f"{title(summary, name)} against {title(summary, 'map')}: {', '.join(clauses)}."
 
 
-def _ablation_rates(summary: Summary, name: str) -> dict[str, Rate | None]:
+def _compared_rates(summary: Summary, name: str) -> dict[str, Rate | None]:
     entry = pooled(summary, name) or {}
     expression = summary["methods"][name].get("expression") or {}
     return {
@@ -225,6 +241,8 @@ def not_computed(summary: Summary) -> list[tuple[str, str]]:
         missing.append(("Noise baselines", "not among the methods of this run (--methods)"))
     if not any(is_ablation(name) for name in methods):
         missing.append(("Ablations", "not asked for (--ablations)"))
+    if not any(is_varied(name) for name in methods):
+        missing.append(("Trade-off over the strengths", "not asked for (--trade-off)"))
     if not any(method.get("styles") for method in methods.values()):
         missing.append(("Uncommon styles of the photos", "not asked for (--styles)"))
     if not any(method.get("facepp") for method in methods.values()):

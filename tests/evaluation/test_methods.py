@@ -5,7 +5,14 @@ from conftest import ASTRONAUT, build_tiny_pipeline
 from PIL import Image, ImageFilter
 
 from map_pipeline import MAPPipeline, NoFaceError, UnknownOptionError
-from map_pipeline.evaluation.methods import ABLATIONS, OPTIONS, Task, create, method_names
+from map_pipeline.evaluation.methods import (
+    ABLATIONS,
+    OPTIONS,
+    TRADE_OFF,
+    Task,
+    create,
+    method_names,
+)
 from map_pipeline.evaluation.methods.base import find_face, find_target
 from map_pipeline.evaluation.methods.identity import identity_loss
 from map_pipeline.faces.align import extract_region
@@ -58,7 +65,16 @@ def mask_by_hand(pipe: MAPPipeline, photo: np.ndarray, slack: float = 0.0) -> np
 def test_names() -> None:
     names = method_names()
     assert names[0] == "map"
-    assert {"map-fast", "map-strong", "blur", "mosaic", "none", *NOISE, *ABLATIONS} == set(names)
+    assert {
+        "map-fast",
+        "map-strong",
+        "blur",
+        "mosaic",
+        "none",
+        *NOISE,
+        *ABLATIONS,
+        *TRADE_OFF,
+    } == set(names)
     assert len(set(names)) == len(names)
     methods = [create(name) for name in names]
     assert [method.name for method in methods] == names

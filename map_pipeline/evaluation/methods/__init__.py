@@ -1,4 +1,4 @@
-"""Protection methods, all through one interface: MAP, its ablations, noise, blur.
+"""Protection methods, all through one interface: MAP, its ablations and strengths, noise, blur.
 
 >>> from map_pipeline.evaluation.methods import create
 >>> create("mifgsm", eps=4).title
@@ -14,8 +14,9 @@ from map_pipeline.evaluation.methods.base import Method, Task, Unprotected
 from map_pipeline.evaluation.methods.blur import Blur, Mosaic
 from map_pipeline.evaluation.methods.map import MAP
 from map_pipeline.evaluation.methods.noise import MIFGSM, PGD, TIDIM, TIPIM
+from map_pipeline.evaluation.methods.trade_off import TRADE_OFF, VARIED
 
-__all__ = ["ABLATIONS", "OPTIONS", "Method", "Task", "create", "method_names"]
+__all__ = ["ABLATIONS", "OPTIONS", "TRADE_OFF", "Method", "Task", "create", "method_names"]
 
 _METHODS: dict[str, Method] = {
     method.name: method
@@ -31,6 +32,7 @@ _METHODS: dict[str, Method] = {
         Mosaic(),
         Unprotected(),
         *ABLATED.values(),
+        *VARIED.values(),
     )
 }
 # What `create` takes: of the noise methods, TIP-IM, blur, mosaic and MAP.
@@ -64,6 +66,6 @@ def create(name: str, **options: Any) -> Method:
     method = _METHODS[name]
     own = {field.name for field in fields(method)}
     chosen = {key: value for key, value in options.items() if key in own}
-    if "settings" in chosen:  # what makes an ablation wins
+    if "settings" in chosen:  # what makes an ablation, or a strength, wins
         chosen["settings"] = {**chosen["settings"], **method.settings}
     return replace(method, **chosen)
