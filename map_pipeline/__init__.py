@@ -7,8 +7,13 @@
 Names are loaded on first use, so that `python -m map_pipeline --help` doesn't wait for torch.
 """
 
+import os
 from importlib import import_module
 from typing import Any
+
+# From 1.29 on, onnxruntime's official builds send usage data to Microsoft on Linux, too, and leave
+# an identifier in the home folder, unless this is set before they're imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

@@ -1,7 +1,8 @@
-"""Command line: `map-protect protect|evaluate|train|targets|info`.
+"""Command line: `map-protect protect|compare|evaluate|profile|curves|blind|train|targets|info`.
 
 Exit codes: 0 all done; 1 some files of a folder failed (they are listed at the end); 2 the input or
-an option is wrong, and nothing was written.
+an option is wrong, and nothing was written; 3 all was written, but a recogniser sees other than
+`--require` asks for; 130 stopped with Ctrl-C.
 """
 
 import argparse
@@ -9,13 +10,14 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from map_pipeline.config import DEFAULT_MODE, DETECTORS, MODES
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
 from map_pipeline.evaluation.command import add_evaluate
+from map_pipeline.evaluation.side_commands import add_blind, add_curves, add_profile
 from map_pipeline.training.command import add_train
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
@@ -90,10 +92,28 @@ def build_parser() -> argparse.ArgumentParser:
     protect.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     protect.add_argument("--detector", choices=DETECTORS)
     protect.add_argument("--report", type=Path, help="write what was measured as JSON")
+    protect.add_argument(
+        "--require",
+        action="append",
+        choices=("dodging", "impersonation"),
+        default=[],
+        help="exit with code 3 unless every recogniser no longer matches the original (dodging) or "
+        "sees the target (impersonation); may be given twice",
+    )
     add_model_options(protect)
     protect.set_defaults(run=run_protect)
 
+    compare = commands.add_parser("compare", help="ask every recogniser about two photos")
+    compare.add_argument("first", type=Path, metavar="A", help="photo with a face")
+    compare.add_argument("second", type=Path, metavar="B", help="another one")
+    compare.add_argument("--detector", choices=DETECTORS)
+    add_model_options(compare)
+    compare.set_defaults(run=run_compare)
+
     add_model_options(add_evaluate(commands))
+    add_model_options(add_profile(commands))
+    add_model_options(add_curves(commands))
+    add_blind(commands)
     add_train(commands)
 
     targets = commands.add_parser("targets", help="list the built-in targets")
@@ -117,8 +137,10 @@ def load_pipeline(options: argparse.Namespace) -> "MAPPipeline":
     """Load the checkpoint on the chosen device."""
     import torch
 
+    from map_pipeline.images import quiet_pillow
     from map_pipeline.pipeline import MAPPipeline
 
+    quiet_pillow()
     settings = {} if getattr(options, "detector", None) is None else {"detector": options.detector}
     pipe = MAPPipeline.from_pretrained(options.checkpoint, **settings)
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -148,7 +170,32 @@ def run_protect(options: argparse.Namespace) -> int:
         print(f"map-protect: {name}: {text}", file=sys.stderr)
     if failures:
         print(f"{len(failures)} of {len(jobs)} photos failed.", file=sys.stderr)
-    return 1 if failures else 0
+        return 1
+    return check_requirements(reports, options.require)
+
+
+def check_requirements(
+    reports: Mapping[str, Sequence["FaceReport"]], requirements: Sequence[str]
+) -> int:
+    """Print which recognisers don't see what is required; return exit code 3 if there are any."""
+    from map_pipeline.report import join_names, judged, remaining_matches
+
+    wrong = {
+        "dodging": "the original is still recognised by",
+        "impersonation": "the target isn't seen by",
+    }
+    unmet = 0
+    for name, faces in reports.items():
+        for requirement in dict.fromkeys(requirements):
+            if failed := remaining_matches(faces, requirement):
+                text = f"{wrong[requirement]} {join_names(failed)}"
+            elif not judged(faces):
+                text = "no recogniser of this checkpoint has a threshold to judge by"
+            else:
+                continue
+            unmet += 1
+            print(f"map-protect: {name}: --require {requirement}: {text}.", file=sys.stderr)
+    return 3 if unmet else 0
 
 
 def plan_jobs(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:
@@ -205,6 +252,7 @@ def protect_file(
     import torch
 
     from map_pipeline.images import save_image
+    from map_pipeline.report import advice, headline, remaining_matches
 
     result = pipe(
         source,
@@ -218,9 +266,17 @@ def protect_file(
         generator=torch.Generator().manual_seed(options.seed),
     )
     save_image(result.images[0], output)
-    for face in result.reports[0]:
+    reports = result.reports[0]
+    print(headline(reports), *([advice(options.mode)] if remaining_matches(reports) else []))
+    for number, face in enumerate(reports, 1):
         print(face.to_table(), end="\n\n")
-    return result.reports[0]
+        if face.problems:
+            print(
+                f"{source.name}: face {number} is {', '.join(face.problems)}. It may be protected "
+                "less well than the figures say.",
+                file=sys.stderr,
+            )
+    return reports
 
 
 def protect_folder(
@@ -239,6 +295,24 @@ def protect_folder(
         except (MAPError, OSError) as error:
             failures[source.name] = " ".join(str(error).split())
     return reports, failures
+
+
+def run_compare(options: argparse.Namespace) -> int:
+    """Print what every recogniser says about the largest faces of two photos."""
+    from map_pipeline.comparison import compare_photos
+    from map_pipeline.report import format_table
+
+    rows = [
+        [
+            one.title,
+            f"{one.similarity:.3f}",
+            "-" if one.threshold is None else f"{one.threshold:.3f}",
+            "-" if one.matches is None else "yes" if one.matches else "no",
+        ]
+        for one in compare_photos(load_pipeline(options), options.first, options.second)
+    ]
+    print("\n".join(format_table(("recogniser", "similarity", "threshold", "same person"), rows)))
+    return 0
 
 
 def run_targets(options: argparse.Namespace) -> int:

@@ -23,3 +23,7 @@ class UnknownOptionError(MAPError):
 
 class CheckpointError(MAPError):
     """A checkpoint folder or weight file is missing, damaged or of the wrong kind."""
+
+
+class GPUMemoryError(MAPError):
+    """The GPU ran out of memory; the text says what to lower."""

@@ -21,8 +21,13 @@ from torch import Tensor
 from map_pipeline import diffusion
 from map_pipeline.conditioning import FaceConditioner, describe
 from map_pipeline.config import CHANGE_AT_FULL_STRENGTH, DEFAULT_MODE, MODES, MAPConfig
-from map_pipeline.errors import CheckpointError, MAPError, UnknownOptionError
-from map_pipeline.expression import EMOTIONS, ExpressionEncoder, TransformersExpressionEncoder
+from map_pipeline.errors import CheckpointError, GPUMemoryError, MAPError, UnknownOptionError
+from map_pipeline.expression import (
+    EMOTIONS,
+    ExpressionEncoder,
+    TransformersExpressionEncoder,
+    mean_probabilities,
+)
 from map_pipeline.expression_edit import ExpressionShapes, apply_edit, edit_expression
 from map_pipeline.faces.align import (
     ARCFACE_TEMPLATE_112,
@@ -32,11 +37,13 @@ from map_pipeline.faces.align import (
     extract_region,
     warp_affine,
 )
+from map_pipeline.faces.clarity import face_problems
 from map_pipeline.faces.contour import ContourFinder, five_points
 from map_pipeline.faces.detect import Face, FaceDetector, load_detector, select_faces
 from map_pipeline.faces.paste import feather_mask, paste_residual
 from map_pipeline.guidance import Goal, Objective, active, mode_objectives
 from map_pipeline.images import ImageInput, load_image, to_array, to_pil, to_tensor, uint8_tensor
+from map_pipeline.integrity import FILE_NAME, check_folder
 from map_pipeline.measure import (
     FAR,
     View,
@@ -63,9 +70,13 @@ EXAMPLE_DOC_STRING = """
         ```
 """
 
+OUT_OF_MEMORY = (
+    "The GPU must have more free memory for this photo. Choose mode 'fast', which needs less, "
+    "close other programs that use the GPU, or work on the CPU."
+)
 FaceChoice = Literal["largest", "all"] | Sequence[Sequence[float]]
 # Files of a checkpoint; Python and pickles are never fetched.
-CHECKPOINT_PATTERNS = ["*.json", "*/*.json", "*/*.safetensors", "README.md"]
+CHECKPOINT_PATTERNS = ["*.json", "*/*.json", "*/*.safetensors", "README.md", FILE_NAME]
 
 
 @dataclass
@@ -192,7 +203,9 @@ class MAPPipeline(DiffusionPipeline):
         model pack is on disk (its weights are for non-commercial use).
 
         Raises:
-            CheckpointError: neither a Hub id nor a folder that holds a `model_index.json`.
+            CheckpointError: neither a Hub id nor a folder that holds a `model_index.json`; or
+                the Hub can't be reached; or a file is missing, damaged or not the one listed in
+                the checkpoint's `SHA256SUMS`.
         """
         path = pretrained_model_name_or_path or bundled_checkpoint()
         is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)) and not Path(path).exists()
@@ -203,9 +216,18 @@ class MAPPipeline(DiffusionPipeline):
             )
         kwargs.setdefault("dtype", torch.float32)
         kwargs.setdefault("use_safetensors", True)
+        if not is_hub_id:
+            check_folder(Path(path))
         if "arcface" not in kwargs and (arcface := find_arcface()) is not None:
             kwargs["arcface"] = arcface
-        return super().from_pretrained(str(path), **kwargs)
+        try:
+            return super().from_pretrained(str(path), **kwargs)
+        except (MAPError, TypeError):  # TypeError: a keyword that doesn't exist
+            raise
+        except Exception as error:  # diffusers, safetensors and json each have their own
+            raise CheckpointError(
+                f"`checkpoint` must be whole and fit this version, got {path}: {error}"
+            ) from error
 
     @classmethod
     def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
@@ -216,9 +238,17 @@ class MAPPipeline(DiffusionPipeline):
         """
         keys = ("cache_dir", "force_download", "local_files_only", "token", "revision")
         chosen = {key: kwargs[key] for key in keys if kwargs.get(key) is not None}
-        return snapshot_download(
-            pretrained_model_name, allow_patterns=CHECKPOINT_PATTERNS, **chosen
-        )
+        try:
+            folder = snapshot_download(
+                pretrained_model_name, allow_patterns=CHECKPOINT_PATTERNS, **chosen
+            )
+        except Exception as error:  # huggingface_hub lets those of its HTTP library through
+            raise CheckpointError(
+                f"`checkpoint` must be a Hub repository that can be fetched or was before, got "
+                f"{pretrained_model_name}: {error}"
+            ) from error
+        check_folder(Path(folder))
+        return folder
 
     @property
     def recognisers(self) -> dict[str, FaceRecogniser]:
@@ -300,6 +330,7 @@ class MAPPipeline(DiffusionPipeline):
 
         Raises:
             InvalidImageError, NoFaceError, FaceTooSmallError, UnknownOptionError: see their texts.
+            GPUMemoryError: the GPU ran out of memory; the pipeline can be used again.
             ValueError: a number outside its range.
 
         Examples:
@@ -348,17 +379,20 @@ class MAPPipeline(DiffusionPipeline):
                     face_target = own_target or self.built_in_target(
                         target, self.view(photo, face.landmarks)
                     )
-                    result = self.protect_face(
-                        result,
-                        face,
-                        EMOTIONS.index(emotion),
-                        face_target,
-                        surrogates,
-                        objectives,
-                        config,
-                        generator,
-                        on_step,
-                    )
+                    try:
+                        result = self.protect_face(
+                            result,
+                            face,
+                            EMOTIONS.index(emotion),
+                            face_target,
+                            surrogates,
+                            objectives,
+                            config,
+                            generator,
+                            on_step,
+                        )
+                    except torch.OutOfMemoryError:
+                        raise GPUMemoryError(OUT_OF_MEMORY) from None
                     finished.append((face, face_target, time.perf_counter() - started))
                 # 3. Measure on the finished photo, when all its faces are done.
                 reports.append(
@@ -435,7 +469,7 @@ class MAPPipeline(DiffusionPipeline):
         mask = feather_mask(size).to(self._execution_device)
         source = self.embed(self.view(photo, face.landmarks))
         edited = self._express(photo, alignment, emotion, config, mask)
-        crop, contour = self._aligned_crop(edited, alignment)
+        crop, contour = self.aligned_crop(edited, alignment)
         landmarks = torch.as_tensor(face.landmarks)
         if contour is not None:  # corners of the mouth have moved
             landmarks = apply_affine(alignment.crop_to_image, _five_points(contour))
@@ -472,7 +506,7 @@ class MAPPipeline(DiffusionPipeline):
         """The photo `uint8 [H,W,3]` with the asked expression, before any protection."""
         if config.expression_strength == 0 or None in (self.conditioner, self.expression_shapes):
             return photo
-        crop, contour = self._aligned_crop(photo, alignment)
+        crop, contour = self.aligned_crop(photo, alignment)
         if contour is None:  # half hidden: nothing to move
             return photo
         edit = edit_expression(
@@ -484,13 +518,19 @@ class MAPPipeline(DiffusionPipeline):
             contour,
             emotion,
             config.expression_strength,
+            present=self._present_emotion(crop),
             autocast_dtype=torch.bfloat16 if config.autocast == "bf16" else None,
         )
         return apply_edit(photo, alignment, edit, mask.cpu())
 
-    def _aligned_crop(
-        self, photo: np.ndarray, alignment: Alignment
-    ) -> tuple[Tensor, Tensor | None]:
+    def _present_emotion(self, crop: Tensor) -> Tensor | None:
+        """Probabilities `[7]` of the expression of a crop `[1,3,s,s]`; None without a network."""
+        if not self.encoders:
+            return None
+        landmarks = torch.tensor(self.config.alignment_template).to(crop)[None] * crop.shape[-1]
+        return mean_probabilities(self.encoders.values(), crop, landmarks)[0]
+
+    def aligned_crop(self, photo: np.ndarray, alignment: Alignment) -> tuple[Tensor, Tensor | None]:
         """The score network's crop `[1,3,s,s]` of a photo and its 68 landmarks, crop px."""
         size = alignment.size
         template = torch.tensor(self.config.alignment_template) * size
@@ -546,6 +586,7 @@ class MAPPipeline(DiffusionPipeline):
             ssim=similarity,
             psnr=noise_ratio,
             seconds=seconds,
+            problems=list(face_problems(face, before)),
             recognisers=[
                 compare_identities(name, net, name in used, *views, target.embeddings[name])
                 for name, net in self.recognisers.items()

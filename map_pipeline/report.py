@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class FaceReport:
         ssim: structural similarity of the face region before and after, in [-1,1].
         psnr: peak signal-to-noise ratio of the face region, dB; infinite if nothing changed.
         seconds: time spent on this face.
+        problems: why this face can't be protected well, in plain words; see `faces.clarity`.
         recognisers: one entry per recogniser; expressions: one per expression network.
     """
 
@@ -73,6 +74,7 @@ class FaceReport:
     seconds: float
     recognisers: list[RecogniserReport] = field(default_factory=list)
     expressions: list[ExpressionReport] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, fit for JSON (an infinite PSNR becomes None)."""
@@ -110,6 +112,51 @@ RECOGNISER_HEADER = (
     "no longer you",
 )
 EXPRESSION_HEADER = ("expression network", "asked emotion", "strongest")
+
+
+def remaining_matches(
+    reports: Sequence[FaceReport], requirement: Literal["dodging", "impersonation"] = "dodging"
+) -> list[str]:
+    """Titles of the recognisers that don't see what was wanted in every face, each once.
+
+    Recognisers without thresholds give no verdict and are left out.
+
+    Args:
+        requirement: "dodging", they no longer match the original; or "impersonation", they see the
+            target.
+    """
+    field_name = {"dodging": "no_longer_matches", "impersonation": "impersonates"}[requirement]
+    recognisers = (one for face in reports for one in face.recognisers)
+    failed = (one.title for one in recognisers if getattr(one, field_name) is False)
+    return list(dict.fromkeys(failed))
+
+
+def judged(reports: Sequence[FaceReport]) -> bool:
+    """Whether any recogniser has a threshold and so can say whether a face is protected."""
+    return any(one.no_longer_matches is not None for face in reports for one in face.recognisers)
+
+
+def headline(reports: Sequence[FaceReport]) -> str:
+    """One sentence on a photo's protection; whatever didn't work is its whole content."""
+    failed = remaining_matches(reports)
+    if not judged(reports):
+        return "Done, but no recogniser here can say whether it protects."
+    if not failed:
+        return "Protected. No recogniser here takes this for you any more."
+    verb = "recognises" if len(failed) == 1 else "recognise"
+    return f"Not fully protected: {join_names(failed)} still {verb} you."
+
+
+def advice(mode: str) -> str:
+    """What to try where a recogniser still matches after protection in this mode."""
+    if mode == "fast":
+        return "Try Strong mode, or another target."
+    return "Try another target or expression, or allow more visible change."
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Names as people list them: "a", "a and b", "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def recogniser_row(report: RecogniserReport) -> list[str]:

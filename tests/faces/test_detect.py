@@ -16,6 +16,7 @@ from map_pipeline.errors import (
     NoFaceError,
     UnknownOptionError,
 )
+from map_pipeline.faces import detect
 from map_pipeline.faces.boxes import MAX_TILES, level_scales, suppress_overlaps, tile_corners
 from map_pipeline.faces.contour import MIRRORED, five_points
 from map_pipeline.faces.detect import (
@@ -67,6 +68,21 @@ def test_one_face(detector: BundledDetector, astronaut: Image.Image) -> None:
     assert 165 < y1 < 195
     assert_near(face.landmarks, LANDMARKS, EYE_DISTANCE)
     assert np.array_equal(face.landmarks, five_points(face.contour68))
+
+
+def test_crowd_is_searched_for_its_biggest_faces(
+    detector: BundledDetector, astronaut: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of thousands of faces would otherwise take minutes."""
+    monkeypatch.setattr(detect, "MAX_FACES", 3)
+    face = astronaut.crop((130, 20, 322, 212))
+    crowd = Image.new("RGB", (400, 400))
+    for side, corners in ((96, [(0, 0), (100, 0), (200, 0)]), (192, [(0, 200), (200, 200)])):
+        for corner in corners:
+            crowd.paste(face.resize((side, side)), corner)
+    faces = detector.detect(np.asarray(crowd))
+    assert len(faces) == 3
+    assert min(faces[1].size) > 1.5 * min(faces[2].size)
 
 
 def test_mirror_image_gives_mirrored_landmarks(

@@ -1,0 +1,226 @@
+"""What goes wrong around the program: nothing is half written, and the text says what to do."""
+
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from map_pipeline import MAPPipeline
+from map_pipeline.cli import main
+from map_pipeline.errors import CheckpointError, GPUMemoryError
+from map_pipeline.faces.detect import load_detector
+from map_pipeline.recognition import find_arcface
+
+ROOT = Path(__file__).parents[2]
+ASTRONAUT = ROOT / "examples" / "astronaut.png"
+
+
+@pytest.fixture
+def portrait(tmp_path: Path) -> Path:
+    path = tmp_path / "in" / "portrait.png"
+    path.parent.mkdir()
+    Image.open(ASTRONAUT).convert("RGB").crop((96, 0, 352, 256)).save(path)
+    return path
+
+
+@pytest.fixture
+def arguments(tiny_checkpoint: Path) -> list[str]:
+    """Options of `map-protect protect` for a run of tenths of a second."""
+    return ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--refine-steps", "1"]
+
+
+def test_killed_folder_run_leaves_whole_files_and_the_next_run_is_complete(
+    arguments: list[str], portrait: Path, tmp_path: Path
+) -> None:
+    photo = portrait.read_bytes()
+    for number in range(40):
+        (portrait.parent / f"{number:02}.png").write_bytes(photo)
+    out = tmp_path / "out"
+    call = ["protect", str(portrait.parent), str(out), *arguments]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "map_pipeline", *call],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("*.png")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    written = list(out.glob("*.png"))
+    assert 0 < len(written) < 41, "the run was over before it could be killed"
+    for path in written:
+        Image.open(path).load()
+    for path in sorted(portrait.parent.glob("*.png"))[3:]:
+        path.unlink()
+    assert main(call) == 0
+    assert {path.name for path in portrait.parent.iterdir()} <= {
+        path.name for path in out.iterdir()
+    }
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Writing more than `size` bytes to a file fails, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_full_disk_is_told_and_leaves_no_file(
+    arguments: list[str], portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with files_up_to(4096):
+        code = main(["protect", str(portrait), str(tmp_path / "out" / "a.png"), *arguments])
+    assert code == 2
+    assert "File too large" in capsys.readouterr().err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("offline", [False, True], ids=["no network", "HF_HUB_OFFLINE"])
+def test_hub_checkpoint_without_network(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, offline: bool
+) -> None:
+    asked = []
+
+    def no_network(host: str, *_: Any, **__: Any) -> None:
+        asked.append(host)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    started = time.monotonic()
+    assert main(["info", "--checkpoint", "user/repo"]) == 2
+    error = capsys.readouterr().err
+    assert "must be a Hub repository that can be fetched or was before, got user/repo" in error
+    assert "Traceback" not in error
+    assert bool(asked) is not offline
+    assert time.monotonic() - started < 20  # no row of retries
+
+
+def test_read_only_home(
+    arguments: list[str], portrait: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is ever written to the home folder; here it can't even be made."""
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MAP_INSIGHTFACE_ROOT")
+    assert main(["protect", str(portrait), str(tmp_path / "a.png"), *arguments]) == 0
+
+
+@pytest.mark.filterwarnings("ignore")  # insightface's imports warn about their own dependencies
+def test_half_downloaded_insightface_pack(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("insightface")
+    pack = tmp_path / "models" / "buffalo_l"
+    pack.mkdir(parents=True)
+    assert load_detector("auto", tmp_path).name.endswith("(bundled)")  # an empty folder
+    assert find_arcface(tmp_path) is None
+    for name in ("det_10g.onnx", "w600k_r50.onnx"):
+        (pack / name).write_bytes(b"\x08\x07\x12\x07pytorch" + bytes(1000))
+    assert load_detector("auto", tmp_path).name.endswith("(bundled)")
+    assert find_arcface(tmp_path) is None
+    assert "Using the bundled face detector" in caplog.text
+    assert "Going on without ArcFace" in caplog.text
+    with pytest.raises(CheckpointError, match="buffalo_l"):
+        load_detector("insightface", tmp_path)
+
+
+def test_gpu_out_of_memory_says_what_to_do(
+    tiny_pipeline: MAPPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    photo = Image.open(ASTRONAUT)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tiny_pipeline.unet), "forward", no_memory)
+        with pytest.raises(GPUMemoryError, match=r"Choose mode 'fast'.*or work on the CPU"):
+            tiny_pipeline(photo, refine_steps=1)
+    assert tiny_pipeline(photo, refine_steps=1).images[0].size == photo.size
+
+
+def test_gpu_out_of_memory_on_the_page_is_in_plain_words() -> None:
+    gradio = pytest.importorskip("gradio")
+    from map_pipeline.pipeline import OUT_OF_MEMORY
+    from map_pipeline.ui.requests import errors_in_plain_words
+
+    with pytest.raises(gradio.Error) as caught, errors_in_plain_words():
+        raise GPUMemoryError(OUT_OF_MEMORY)
+    assert caught.value.message == OUT_OF_MEMORY
+
+
+def test_gpu_out_of_memory_at_the_command_line(
+    arguments: list[str],
+    portrait: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    def no_memory(*_: Any, **__: Any) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr("diffusers.UNet2DModel.forward", no_memory)
+    assert main(["protect", str(portrait), str(tmp_path / "out" / "a.png"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "The GPU must have more free memory" in error
+    assert "Traceback" not in error
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_cancelled_call_stops_and_leaves_the_pipeline_as_it_was(
+    tiny_pipeline: MAPPipeline,
+) -> None:
+    def run(**options: Any) -> np.ndarray:
+        generator = torch.Generator().manual_seed(3)
+        output = tiny_pipeline(ASTRONAUT, generator=generator, output_type="np", **options)
+        return output.images[0]
+
+    steps = []
+
+    def stop(_pipe: MAPPipeline, step: int, *_: Any) -> None:
+        steps.append(step)
+        if step == 1:
+            raise StoppedError
+
+    before = run(refine_steps=2)
+    weights = {name: value.clone() for name, value in tiny_pipeline.unet.state_dict().items()}
+    with pytest.raises(StoppedError):
+        run(refine_steps=30, callback_on_step_end=stop)
+    assert steps == [0, 1]  # the work really stopped
+    for name, value in tiny_pipeline.unet.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    np.testing.assert_array_equal(run(refine_steps=2), before)
+
+
+def test_report_that_cannot_be_written_is_told(
+    arguments: list[str], portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    report = tmp_path / "report.json"
+    report.mkdir()  # found only when writing
+    call = ["protect", str(portrait), str(tmp_path / "a.png"), "--report", str(report)]
+    assert main([*call, *arguments]) == 2
+    assert "report.json" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "in", "report.json"}

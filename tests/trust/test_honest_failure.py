@@ -1,0 +1,133 @@
+"""Whatever didn't work is said first, and scripts can be told to fail for it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from map_pipeline import FaceReport
+from map_pipeline.cli import check_requirements, main
+from map_pipeline.report import RecogniserReport, advice, headline, remaining_matches
+
+ASTRONAUT = Path(__file__).parents[2] / "examples" / "astronaut.png"
+
+
+def recogniser(
+    title: str, no_longer_matches: bool | None, impersonates: bool | None = True
+) -> RecogniserReport:
+    return RecogniserReport(
+        title, title, "family", True, {}, 0.1, 0.5, 0.2, impersonates, no_longer_matches
+    )
+
+
+def face(*recognisers: RecogniserReport) -> FaceReport:
+    return FaceReport(
+        (0.0, 0.0, 90.0, 90.0), "a detector", "happy", "a target", 0.9, 30.0, 1.0, [*recognisers]
+    )
+
+
+GOOD = face(recogniser("A", True), recogniser("B", True))
+BAD = face(recogniser("A", True), recogniser("B", False), recogniser("C", False, False))
+UNKNOWN = face(recogniser("A", None, None))
+
+
+@pytest.mark.parametrize(
+    ("reports", "text"),
+    [
+        ([GOOD], "Protected. No recogniser here takes this for you any more."),
+        ([BAD], "Not fully protected: B and C still recognise you."),
+        ([GOOD, BAD, BAD], "Not fully protected: B and C still recognise you."),
+        ([face(recogniser("B", False))], "Not fully protected: B still recognises you."),
+        ([UNKNOWN], "Done, but no recogniser here can say whether it protects."),
+        ([GOOD, UNKNOWN], "Protected. No recogniser here takes this for you any more."),
+    ],
+)
+def test_headline(reports: list[FaceReport], text: str) -> None:
+    assert headline(reports) == text
+
+
+def test_fast_mode_is_told_of_strong_mode() -> None:
+    assert "Strong mode" in advice("fast")
+    assert "Strong mode" not in advice("strong")
+    assert "another target" in advice("strong")
+
+
+def test_remaining_matches_of_both_kinds() -> None:
+    assert remaining_matches([GOOD]) == []
+    assert remaining_matches([GOOD, BAD]) == ["B", "C"]
+    assert remaining_matches([GOOD, BAD], "impersonation") == ["C"]
+    assert remaining_matches([UNKNOWN]) == []
+
+
+@pytest.mark.parametrize(
+    ("requirements", "report", "code", "text"),
+    [
+        ([], BAD, 0, ""),
+        (["dodging"], GOOD, 0, ""),
+        (["dodging"], BAD, 3, "a.png: --require dodging: the original is still recognised by B"),
+        (["impersonation"], BAD, 3, "a.png: --require impersonation: the target isn't seen by C."),
+        (["dodging", "impersonation"], GOOD, 0, ""),
+        (["dodging", "impersonation"], BAD, 3, "impersonation"),
+        (["dodging"], UNKNOWN, 3, "no recogniser of this checkpoint has a threshold"),
+    ],
+)
+def test_requirements(
+    capsys: pytest.CaptureFixture,
+    requirements: list[str],
+    report: FaceReport,
+    code: int,
+    text: str,
+) -> None:
+    assert check_requirements({"a.png": [report]}, requirements) == code
+    error = capsys.readouterr().err
+    assert text in error
+    assert bool(error) is bool(code)
+
+
+def test_command_line_says_it_first_writes_and_fails(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Without any step the networks of the test see the same face as before."""
+    call = ["protect", str(ASTRONAUT), str(tmp_path / "a.png"), "--refine-steps", "0"]
+    call += ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--mode", "fast"]
+    assert main(call) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("Not fully protected: tiny dlib and tiny mobilefacenet still recognise")
+    assert first.endswith("Try Strong mode, or another target.")
+    assert main([*call, "--require", "dodging"]) == 3
+    assert "still recognised by tiny dlib" in capsys.readouterr().err
+    assert (tmp_path / "a.png").is_file()
+
+
+def test_unfit_face_is_named_on_the_terminal_and_in_the_report(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    photo, report = tmp_path / "cut.png", tmp_path / "report.json"
+    Image.open(ASTRONAUT).convert("RGB").crop((0, 0, 235, 256)).save(photo)
+    call = ["protect", str(photo), str(tmp_path / "a.png"), "--refine-steps", "0"]
+    call += ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--report", str(report)]
+    assert main(call) == 0
+    assert "cut.png: face 1 is cut off by the edge of the photo" in capsys.readouterr().err
+    [problem] = json.loads(report.read_text())["cut.png"][0]["problems"]
+    assert problem.startswith("cut off by the edge")
+
+
+def test_clear_face_has_no_problems_in_its_report() -> None:
+    assert GOOD.to_dict()["problems"] == []
+    assert replace(GOOD, problems=["too small"]).to_dict()["problems"] == ["too small"]
+
+
+def test_compare_two_photos(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    call = ["compare", str(ASTRONAUT), str(ASTRONAUT), "--checkpoint", str(tiny_checkpoint)]
+    assert main([*call, "--device", "cpu"]) == 0
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["recogniser", "similarity", "threshold", "same", "person"]
+    assert len(rows) == 3
+    assert all(row.split()[-3:] == ["1.000", "0.600", "yes"] for row in rows)
+    Image.new("RGB", (64, 64)).save(tmp_path / "empty.png")
+    assert main([*call[:2], str(tmp_path / "empty.png"), *call[3:], "--device", "cpu"]) == 2
+    assert "the second photo must show a face" in capsys.readouterr().err
