@@ -2,227 +2,224 @@
 
 import spaces  # isort: skip  (first: on ZeroGPU it has to patch CUDA before torch is imported)
 
-import logging
-import tempfile
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import importlib.util
+import os
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import gradio as gr
-import torch
 from PIL import Image
 
-from map_pipeline import MAPPipeline, ui
-from map_pipeline.errors import MAPError
-from map_pipeline.faces.detect import Box, load_detector, select_faces
-from map_pipeline.images import load_image, save_image, to_array
-from map_pipeline.refine import Step
-from map_pipeline.report import FaceReport
+from map_pipeline.ui import charts, found_faces, layout, results, style, texts
+from map_pipeline.ui.cache import use_own_cache
+from map_pipeline.ui.endpoints import Endpoints, File
+from map_pipeline.ui.examples import load_examples
+from map_pipeline.ui.limits import RateLimit
+from map_pipeline.ui.memory import give_back_large_blocks
+from map_pipeline.ui.requests import errors_in_plain_words
+from map_pipeline.ui.settings import Choices, PageSettings
+from map_pipeline.ui.studio import Files, Job, Progress, Protected, Studio, read_photo
 
-EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.png"))
-
-LAUNCH = {
-    # Fonts of the visitor's own system: nothing is requested from third parties.
-    "theme": gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace"]),
-    "css": ui.CSS,
-    "run_history": False,  # it would keep photos in the visitor's browser
-    "max_file_size": "20mb",
-    "enable_monitoring": False,
-    "footer_links": ["api", "gradio", "settings"],
-    # Ours are gr.Error and are always shown; Gradio's own texts name files on the server.
-    "show_error": False,
-}
-
-logger = logging.getLogger(__name__)
+ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
+# Quick, and nothing for programs: never waits for a photo that is being protected.
+AT_ONCE = {"api_visibility": "private", "concurrency_limit": None}
 
 
-def build_demo(load: Callable[[], MAPPipeline]) -> gr.Blocks:
-    """Load the models and lay out the page; `queue` and `launch` are the caller's.
+def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
+    """Lay out the page; `start` launches it.
 
     Args:
-        load: returns the pipeline, on the CPU. It's called here and not on the first click, as
-            ZeroGPU hands over to the GPU what the main process holds when the page is launched.
+        settings: what distinguishes this deployment.
+        load: returns the `Models`; called in the background where the platform allows it.
     """
-    pipe = load()
-    # Pictures are read before the move: ZeroGPU takes "cuda" tensors away from the main process.
-    targets = dict(zip(pipe.targets.names, pipe.targets.config.descriptions, strict=True))
-    pictures = [(pipe.targets.picture(name), ui.caption(name)) for name in targets]
-    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-    # Not the pipeline's own: that one is created in the GPU worker, because the threads of an
-    # onnxruntime session don't survive the fork.
-    detector = load_detector(pipe.config.detector)
+    studio = Studio(load, background=not ZERO_GPU)
+    targets = style.built_in_targets(settings.checkpoint)
+    examples = load_examples(settings.examples)
 
-    def gpu_seconds(_photo: Image.Image, settings: ui.PageSettings, boxes: list[Box]) -> int:
-        return settings.gpu_seconds(len(boxes))
+    def gpu_seconds(job: Job) -> int:
+        return job.choices.gpu_seconds(len(job.boxes))
 
     @spaces.GPU(duration=gpu_seconds)
-    def run(
-        photo: Image.Image, settings: ui.PageSettings, boxes: list[Box]
-    ) -> tuple[Image.Image, list[FaceReport]]:
-        # Of its own: on ZeroGPU this runs in another process, where Gradio's finds the page, too.
-        progress = gr.Progress()
-
-        def on_step(_pipe: MAPPipeline, step: int, steps: int, _info: Step) -> None:
-            text = ui.step_progress(step + 1, steps, len(boxes))
-            progress((step + 1, steps), desc=text)
-
-        progress(0, desc="Preparing the face")
+    def run(job: Job) -> Generator[Progress | Protected, None, None]:
         with errors_in_plain_words():
-            output = pipe(
-                photo,
-                emotion=settings.emotion,
-                target=settings.target,
-                faces=boxes,
-                mode=settings.mode,
-                strength=settings.strength,
-                expression_strength=settings.expression_strength,
-                refine_steps=settings.steps or None,
-                generator=torch.Generator().manual_seed(settings.seed),
-                callback_on_step_end=on_step,
-            )
-        return output.images[0], output.reports[0]
+            yield from studio.run(job)
 
-    def protect(
-        photo: dict[str, Any] | None,
-        emotion: str,
-        expression_strength: float,
-        target: str,
-        faces: str,
-        mode: str,
-        seed: int,
-        strength: float,
-        steps: int,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008 (Gradio's way)
-    ) -> tuple:
-        """Protect the faces of a photo from face recognition by changing their expression.
+    def protect_on_page(
+        request: gr.Request, photo: File, own_target: File, *values: Any
+    ) -> Iterator[dict]:
+        for told in endpoints.work(photo, own_target, Choices(*values), request):
+            if isinstance(told, Progress):
+                yield {status: results.progress_bar(told)}
+                continue
+            job, protected, files = told
+            yield {
+                **show(files, protected.reports, job.choices.mode, job.choices.seed),
+                status: results.progress_bar(Progress(1, 1, "Testing how sturdy it is")),
+            }
+            with errors_in_plain_words():
+                faces = studio.check_sturdiness(job, protected)
+            yield {out.sturdiness: "".join(map(charts.sturdiness_chart, faces)), status: ""}
 
-        Args:
-            photo: the photo, at most 20 MB and 50 megapixels.
-            emotion: angry, disgust, fear, happy, neutral, sad or surprise.
-            expression_strength: how far the expression is changed, in [0, 1].
-            target: "auto" or the name of a built-in target.
-            faces: "largest" or "all".
-            mode: "fast" or "strong".
-            seed: the same seed gives the same result.
-            strength: visible change that the protection may cost, in [0.05, 1].
-            steps: fine-tuning steps per face; 0 is the number of the mode.
+    def show(files: Files, reports: list, mode: str, seed: int) -> dict:
+        return {
+            out.empty: gr.HTML(visible=False),
+            out.area: gr.Column(visible=True),
+            out.verdict: results.verdict(reports, mode),
+            out.slider: (files.before, files.after),
+            out.download: files.after,
+            out.download_report: files.report,
+            out.recognisers: charts.similarity_chart(reports),
+            out.expressions: charts.emotion_chart(reports),
+            out.sturdiness: texts.NOT_TESTED,
+            out.numbers: results.tables(reports) + results.details(reports, seed),
+            form.seed: seed,
+        }
 
-        Returns:
-            original and protected photo, verdict, two tables, report, protected photo as PNG file.
-        """
+    def show_example(index: int) -> dict:
+        one = examples[index]
+        files = Files(str(one.photo), str(one.protected), str(one.report))
+        shown = show(files, one.reports, one.mode, one.seed)
+        return {**shown, top.photo: files.before, form.emotion: one.emotion, form.mode: one.mode}
+
+    def outline_faces(photo: File, detector: str) -> dict:
+        clear = {top.outlines: "", top.note: "", top.faces: gr.CheckboxGroup([], visible=False)}
+        if not photo:
+            return clear
+        try:
+            with errors_in_plain_words():
+                picture = read_photo(photo["path"])
+                found = studio.find_faces(picture, detector)
+        except gr.Error as error:
+            gr.Warning(error.message)  # an error would leave the outlines of the photo before
+            return clear
+        ticked = [one.number for one in found if one.clear]
+        several = len(found) > 1 or not ticked
+        return {
+            top.outlines: found_faces.outlines(picture.size, found),
+            top.note: f'<p class="map-note">{found_faces.summary(found)}</p>',
+            top.faces: gr.CheckboxGroup(found_faces.choices(found), value=ticked, visible=several),
+        }
+
+    def compare_on_page(first: File, second: File) -> str:
+        return charts.comparison_chart(endpoints.compared(first, second))
+
+    def ready() -> dict:
         with errors_in_plain_words():
-            if not photo or not photo.get("path"):
-                raise gr.Error("Choose a photo first.", print_exception=False)
-            settings = ui.PageSettings(
-                emotion, expression_strength, target, faces, mode, seed, strength, steps
+            models = studio.models
+        return {
+            form.mode: gr.Radio(texts.mode_choices(models.seconds)),
+            form.detector: gr.Dropdown(list(models.protecting)),
+        }
+
+    def forget() -> tuple[gr.HTML, gr.Column]:
+        return gr.HTML(visible=True), gr.Column(visible=False)
+
+    def busy() -> tuple[gr.Button, gr.Button]:
+        return gr.Button(interactive=False), gr.Button(visible=True)
+
+    def idle() -> tuple[gr.Button, gr.Button, str]:
+        return gr.Button(interactive=True), gr.Button(visible=False), ""
+
+    with gr.Blocks(
+        title=texts.TITLE,
+        analytics_enabled=False,
+        delete_cache=(settings.keep_seconds, settings.keep_seconds),
+    ) as demo:
+        gr.Markdown(texts.INTRO, elem_id="intro")
+        with gr.Tab("Protect"), gr.Row():
+            with gr.Column(scale=5):
+                top = layout.photo_area(examples)
+                form = layout.form(top.faces, targets)
+                with gr.Row():
+                    button = gr.Button("Protect", variant="primary", size="lg", scale=3)
+                    stop = gr.Button("Stop", variant="stop", size="lg", visible=False)
+                status = gr.HTML(elem_id="status", padding=False)
+                gr.Markdown(texts.PRIVACY_LINE, elem_classes="map-note")
+            with gr.Column(scale=6):
+                out = layout.result_area()
+        with gr.Tab("Check a photo"):
+            check = layout.check_tab()
+        with gr.Tab("About"):
+            layout.explanations()
+
+        limit = RateLimit(settings.rate_limit, settings.rate_seconds)
+        endpoints = Endpoints(studio, run, limit, targets, top.photo.GRADIO_CACHE)
+        inputs = [top.photo, form.own_target, *form.choices]
+        faces_shown = [top.outlines, top.note, top.faces]
+        result_shown = [status, *vars(out).values(), form.seed]
+        buttons = [button, stop]
+        demo.load(ready, outputs=[form.mode, form.detector], show_progress="hidden", **AT_ONCE)
+        gr.on(
+            [top.photo.change, form.detector.change],
+            outline_faces, [top.photo, form.detector], faces_shown,
+            show_progress_on=top.note, preprocess=False, **AT_ONCE,
+        )  # fmt: skip
+        top.photo.input(forget, outputs=[out.empty, out.area], **AT_ONCE)
+        top.examples.click(
+            show_example, top.examples, [*result_shown, top.photo, form.emotion, form.mode],
+            show_progress="hidden", **AT_ONCE,
+        ).success(None, js=layout.SHOW_RESULT, api_visibility="private")  # fmt: skip
+        job = button.click(busy, outputs=buttons, queue=False, **AT_ONCE).then(
+            protect_on_page, inputs, result_shown, show_progress_on=status, preprocess=False,
+            concurrency_id="protect", api_visibility="private",
+        )  # fmt: skip
+        job.success(None, js=layout.SHOW_RESULT, api_visibility="private")
+        for ended in (job.success, job.failure):
+            ended(idle, outputs=[*buttons, status], **AT_ONCE)
+        stop.click(idle, outputs=[*buttons, status], cancels=job, **AT_ONCE)
+        first, second, compare_button, answer = check
+        compare_button.click(
+            compare_on_page, [first, second], answer, preprocess=False, **AT_ONCE
+        )  # fmt: skip
+
+        # Endpoints for programs: plain values instead of the page's HTML.
+        api, data = gr.Button(visible=False), gr.JSON(visible=False)
+        file, text = gr.File(visible=False), gr.Textbox(visible=False)
+        for endpoint, given, returned, name in (
+            (endpoints.protect, inputs, [file, text, data, form.seed], "protect"),
+            (endpoints.detect, [top.photo, form.detector], data, "detect"),
+            (endpoints.compare, [first, second], data, "compare"),
+            (endpoints.targets, None, data, "targets"),
+        ):
+            api.click(
+                endpoint, given, returned, preprocess=False, api_name=name, concurrency_id=name
             )
-            settings.check(list(targets))
-            progress(0, desc="Looking for faces")
-            original = load_image(photo["path"])
-            # Finding faces needs no GPU; a photo without any costs no GPU time.
-            chosen = select_faces(detector.detect(to_array(original)), settings.faces)
-            protected, reports = run(original, settings, [face.box for face in chosen])
-            # Inside Gradio's cache, so that `delete_cache` knows and deletes these files.
-            folder = Path(tempfile.mkdtemp(dir=slider.GRADIO_CACHE))
-            before, after = str(folder / "original.png"), str(folder / "protected.png")
-            save_image(original, before)
-            save_image(protected, after)
-        return (
-            (before, after),
-            ui.verdict(reports),
-            ui.recogniser_rows(reports),
-            ui.expression_rows(reports),
-            [report.to_dict() for report in reports],
-            after,
-        )
-
-    def pick_target(event: gr.SelectData) -> str:
-        return list(targets)[event.index]
-
-    def enable() -> gr.DownloadButton:
-        return gr.DownloadButton(interactive=True)
-
-    default = ui.DEFAULTS
-    with gr.Blocks(title=ui.TITLE, analytics_enabled=False, delete_cache=(600, 600)) as demo:
-        gr.Markdown(ui.INTRO)
-        with gr.Row():
-            with gr.Column(scale=2):
-                photo = gr.Image(
-                    label="Your photo", sources=["upload", "webcam", "clipboard"], format="png",
-                    height=360,
-                )  # fmt: skip
-                gr.Examples([str(path) for path in EXAMPLES], photo, cache_examples=False)
-                emotion = gr.Radio(ui.EMOTION_CHOICES, value=default.emotion, label="Expression")
-                expression_strength = gr.Slider(
-                    0, 1, default.expression_strength, step=0.05,
-                    label="How much of it", info=ui.EXPRESSION_INFO,
-                )  # fmt: skip
-                mode = gr.Radio(
-                    ui.MODE_CHOICES, value=default.mode, label="Protection", info=ui.MODE_INFO
-                )
-                faces = gr.Radio(ui.FACE_CHOICES, value=default.faces, label="Faces")
-                choices = [ui.AUTO_CHOICE, *((text, name) for name, text in targets.items())]
-                target = gr.Dropdown(choices, value="auto", label="Target", info=ui.TARGET_INFO)
-                gallery = gr.Gallery(
-                    pictures, label="Built-in targets", columns=4, height=330, format="png",
-                    show_label=False, allow_preview=False, interactive=False, buttons=[],
-                )  # fmt: skip
-                with gr.Accordion("Advanced", open=False):
-                    strength = gr.Slider(
-                        0.05, 1, default.strength, step=0.05, label="Strength (visible change)"
-                    )
-                    steps = gr.Slider(
-                        0, ui.MAX_STEPS, default.steps, step=1, label="Steps", info=ui.STEPS_INFO
-                    )
-                    seed = gr.Number(default.seed, precision=0, minimum=0, label="Seed")
-                button = gr.Button("Protect", variant="primary", size="lg")
-            with gr.Column(scale=3):
-                slider = gr.ImageSlider(label="Before | after", format="png", interactive=False)
-                result = gr.Markdown("The result appears here.")
-                download = gr.DownloadButton("Download as PNG", interactive=False)
-                table = gr.Dataframe(
-                    headers=ui.RECOGNISER_COLUMNS, label=ui.TABLE_LABEL, wrap=True,
-                    column_widths=ui.RECOGNISER_WIDTHS,
-                )  # fmt: skip
-                with gr.Accordion("Expression and full report", open=False):
-                    expressions = gr.Dataframe(headers=ui.EXPRESSION_COLUMNS, label="Expression")
-                    report = gr.JSON(label="Report")
-        gr.Markdown(f"{ui.HOW_IT_WORKS}\n\n{ui.PRIVACY}")
-
-        gallery.select(pick_target, outputs=target, api_visibility="private")
-        button.click(
-            protect,
-            [photo, emotion, expression_strength, target, faces, mode, seed, strength, steps],
-            [slider, result, table, expressions, report, download],
-            # The package's own reader gets the upload as it is: it knows alpha, 16 bits, colour
-            # profiles and size limits, and says in plain words what's wrong with a file.
-            preprocess=False,
-            show_progress_on=slider,
-            api_name="protect",
-        ).success(enable, outputs=download, api_visibility="private")
     return demo
 
 
-@contextmanager
-def errors_in_plain_words() -> Iterator[None]:
-    """Turn every error into a `gr.Error`, the only kind that ZeroGPU passes on to the user."""
-    try:
-        yield
-    except gr.Error:
-        raise
-    except MAPError as error:
-        raise gr.Error(str(error).replace("`", ""), print_exception=False) from None
-    except Exception as error:
-        # Where it happened, without the message: that may tell something about the photo.
-        places = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("%s at\n%s", type(error).__name__, places)
-        raise gr.Error(
-            "Something went wrong on our side. Please try again or choose another photo.",
-            print_exception=False,
-        ) from None
+def start(settings: PageSettings, load: Callable[[], Any], **options: Any) -> gr.Blocks:
+    """Build and launch the page; `options` go to `launch`."""
+    use_own_cache(settings.keep_seconds)
+    demo = build_demo(settings, load)
+    targets = [one.picture for one in style.built_in_targets(settings.checkpoint)]
+    photos = [Image.open(one.photo) for one in load_examples(settings.examples)]
+    demo.queue(max_size=settings.queue_size, default_concurrency_limit=settings.concurrency)
+    demo.launch(
+        theme=layout.theme(),
+        css=style.page_css(targets, photos),
+        run_history=False,  # it would keep photos in the visitor's browser
+        max_file_size=f"{settings.max_upload_mb}mb",
+        enable_monitoring=False,
+        allowed_paths=[str(settings.examples)],  # wherever the page is started from
+        footer_links=["api", "gradio", "settings"],
+        # Ours are gr.Error and are always shown; Gradio's own texts name files on the server.
+        show_error=False,
+        mcp_server=importlib.util.find_spec("mcp") is not None,
+        **options,
+    )
+    return demo
+
+
+def load_shipped(settings: PageSettings) -> Any:
+    """The models of a checkpoint; torch is only imported here, when the page is already shown."""
+    from map_pipeline.images import quiet_pillow
+    from map_pipeline.ui.models import load_models
+
+    quiet_pillow()
+    give_back_large_blocks()
+    return load_models(settings.checkpoint)
 
 
 if __name__ == "__main__":
-    build_demo(MAPPipeline.from_pretrained).queue(max_size=20).launch(**LAUNCH)
+    page = PageSettings.from_environment()
+    start(page, lambda: load_shipped(page))

@@ -1,0 +1,150 @@
+"""The page's endpoints for programs, and the steps they share with the page itself.
+
+Uploads come as files: the package's own reader knows alpha, 16 bits, colour profiles and size
+limits, and says in plain words what's wrong with one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from map_pipeline.ui import results, texts
+from map_pipeline.ui.limits import RateLimit
+from map_pipeline.ui.requests import errors_in_plain_words, visitor
+from map_pipeline.ui.settings import Choices
+from map_pipeline.ui.studio import Files, Job, Progress, Protected, Studio, read_photo, write_files
+from map_pipeline.ui.style import TargetCard
+
+if TYPE_CHECKING:
+    from map_pipeline.comparison import Comparison
+
+DEFAULT = Choices()
+File = dict[str, Any] | None  # an upload as Gradio sends it, with its "path"
+Runner = Callable[[Job], Iterator[Progress | Protected]]
+
+
+class Endpoints:
+    """What programs can call; nothing of a request is kept.
+
+    Args:
+        studio: the models.
+        run: does a job where the GPU is.
+        limit: how often a visitor may have a photo protected.
+        targets: the built-in targets.
+        folder: where results are written; Gradio has to know it, or it doesn't hand them out.
+    """
+
+    def __init__(
+        self,
+        studio: Studio,
+        run: Runner,
+        limit: RateLimit,
+        targets: Sequence[TargetCard],
+        folder: str,
+    ) -> None:
+        self._studio, self._run, self._limit = studio, run, limit
+        self._targets, self._folder = targets, folder
+
+    def work(
+        self, photo: File, own_target: File, choices: Choices, request: gr.Request
+    ) -> Iterator[Progress | tuple[Job, Protected, Files]]:
+        """From the upload to the result, for the page and the API alike."""
+        with errors_in_plain_words():
+            if not photo:
+                raise gr.Error(texts.CHOOSE_PHOTO, print_exception=False)
+            self._limit.count(visitor(request))
+            yield Progress(
+                0, 1, "Loading the networks" if self._studio.loading else "Looking for faces"
+            )
+            own = read_photo(own_target["path"]) if own_target else None
+            job = self._studio.prepare(read_photo(photo["path"]), own, choices.with_seed())
+            for told in self._run(job):
+                if isinstance(told, Progress):
+                    yield told
+                else:
+                    yield job, told, write_files(job.photo, told, self._folder)
+
+    def protect(
+        self,
+        photo: File,
+        own_target: File = None,
+        emotion: str = DEFAULT.emotion,
+        expression_strength: float = DEFAULT.expression_strength,
+        target: str = DEFAULT.target,
+        consent: bool = DEFAULT.consent,
+        faces: Sequence[int] = DEFAULT.faces,
+        mode: str = DEFAULT.mode,
+        strength: float = DEFAULT.strength,
+        steps: int = DEFAULT.steps,
+        detector: str = DEFAULT.detector,
+        seed: int = DEFAULT.seed,
+        random_seed: bool = DEFAULT.random_seed,
+        request: gr.Request = None,
+    ) -> Iterator[tuple]:
+        """Protect the faces of a photo from face recognition by changing their expression.
+
+        Args:
+            photo: the photo; at most 20 MB and 50 megapixels.
+            own_target: a picture with a face that recognisers should see, instead of `target`.
+            emotion: angry, disgust, fear, happy, neutral, sad or surprise.
+            expression_strength: how far the expression is changed, in [0, 1].
+            target: whom recognisers should see: "auto" or a name from `/targets`.
+            consent: true if the person in `own_target` has agreed; needed with `own_target`.
+            faces: numbers of the faces as `/detect` lists them; empty: all clear ones.
+            mode: "fast" or "strong".
+            strength: visible change that the protection may cost, in [0.05, 1].
+            steps: fine-tuning steps per face; 0 is the number of the mode.
+            detector: what finds the faces; "auto" is the best one at hand.
+            seed: the same seed gives the same result.
+            random_seed: true takes a new seed instead.
+
+        Returns:
+            The protected photo as PNG file, the verdict, a report per face, and the seed used.
+        """
+        choices = Choices(
+            emotion, expression_strength, target, consent, faces, mode, strength, steps, detector,
+            seed, random_seed,
+        )  # fmt: skip
+        for told in self.work(photo, own_target, choices, request):
+            if isinstance(told, Progress):
+                yield gr.skip(), told.text, gr.skip(), gr.skip()
+            else:
+                job, protected, files = told
+                text = results.plain_verdict(protected.reports)
+                reports = [report.to_dict() for report in protected.reports]
+                yield files.after, text, reports, job.choices.seed
+
+    def detect(self, photo: File, detector: str) -> list[dict]:
+        """List the faces of a photo, largest first, with their boxes and what's wrong with them.
+
+        Args:
+            photo: the photo; at most 20 MB and 50 megapixels.
+            detector: what finds the faces; "auto" is the best one at hand.
+        """
+        with errors_in_plain_words():
+            if not photo:
+                raise gr.Error(texts.CHOOSE_PHOTO, print_exception=False)
+            found = self._studio.find_faces(read_photo(photo["path"]), detector)
+            return [{**asdict(one), "clear": one.clear} for one in found]
+
+    def compare(self, first: File, second: File) -> list[dict]:
+        """Compare the largest faces of two photos with every face recogniser.
+
+        Args:
+            first: a photo with a face.
+            second: another one.
+        """
+        return [asdict(one) for one in self.compared(first, second)]
+
+    def compared(self, first: File, second: File) -> "list[Comparison]":
+        """What every recogniser says about two photos."""
+        with errors_in_plain_words():
+            if not (first and second):
+                raise gr.Error("Choose two photos first.", print_exception=False)
+            return self._studio.compare(read_photo(first["path"]), read_photo(second["path"]))
+
+    def targets(self) -> list[dict]:
+        """List the built-in targets; they are averages of several faces and show nobody real."""
+        return [{"name": one.name, "description": one.description} for one in self._targets]

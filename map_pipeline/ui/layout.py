@@ -1,0 +1,220 @@
+"""How the page looks: its components in their places, without any behaviour (see app.py)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import gradio as gr
+
+from map_pipeline.config import EMOTIONS, MODES
+from map_pipeline.ui import texts
+from map_pipeline.ui.examples import Example
+from map_pipeline.ui.settings import MAX_SEED, MAX_STEPS, Choices
+from map_pipeline.ui.style import TargetCard
+
+ASSETS = Path(__file__).parent / "assets"
+DEFAULT = Choices()
+# Brings a new result into view; on a phone it lies below everything else.
+SHOW_RESULT = """() => document.getElementById("verdict")
+    ?.scrollIntoView({behavior: "smooth", block: "start"})"""
+EMOTION_CHOICES = [(emotion.capitalize(), emotion) for emotion in EMOTIONS]
+STEPS_INFO = "0: as many as the protection needs, " + ", ".join(
+    f"{config.refine_steps} for {mode}" for mode, config in MODES.items()
+)
+
+
+@dataclass(frozen=True)
+class PhotoArea:
+    """The photo, what was found in it, and the examples."""
+
+    photo: gr.Image
+    outlines: gr.HTML
+    note: gr.HTML
+    faces: gr.CheckboxGroup
+    examples: gr.Dataset
+
+
+@dataclass(frozen=True)
+class Form:
+    """A component for each field of `Choices`, under its name, and the visitor's own target."""
+
+    emotion: gr.Radio
+    expression_strength: gr.Slider
+    target: gr.Radio
+    consent: gr.Checkbox
+    faces: gr.CheckboxGroup
+    mode: gr.Radio
+    strength: gr.Slider
+    steps: gr.Slider
+    detector: gr.Dropdown
+    seed: gr.Number
+    random_seed: gr.Checkbox
+    own_target: gr.Image
+
+    @property
+    def choices(self) -> list[gr.Component]:
+        """The components of `Choices`, in the order of its fields."""
+        return [getattr(self, field.name) for field in fields(Choices)]
+
+
+@dataclass(frozen=True)
+class ResultArea:
+    """What a visitor gets; `empty` is shown instead as long as there is nothing."""
+
+    empty: gr.HTML
+    area: gr.Column
+    verdict: gr.HTML
+    slider: gr.ImageSlider
+    download: gr.DownloadButton
+    download_report: gr.DownloadButton
+    recognisers: gr.HTML
+    expressions: gr.HTML
+    sturdiness: gr.HTML
+    numbers: gr.HTML
+
+
+def photo_area(examples: Sequence[Example]) -> PhotoArea:
+    """First step: the photo."""
+    with gr.Column(elem_id="photo-area"):
+        photo = gr.Image(
+            label="Your photo", sources=["upload", "webcam", "clipboard"], format="png",
+            height=340, elem_id="photo", buttons=["fullscreen"],
+            alt_text="The photo to protect",
+        )  # fmt: skip
+        outlines = gr.HTML(elem_id="outlines", padding=False)
+    note = gr.HTML(elem_id="faces-note", padding=False)
+    faces = gr.CheckboxGroup(
+        [], label="Faces to protect", info=texts.FACES_INFO, visible=False, elem_id="faces"
+    )
+    dataset = gr.Dataset(
+        components=[gr.Image(visible=False)],
+        samples=[[str(one.photo)] for one in examples],
+        sample_labels=[one.caption for one in examples],
+        type="index",
+        label="No photo at hand? Look at an example",
+        elem_id="examples",
+        visible=bool(examples),
+    )
+    return PhotoArea(photo, outlines, note, faces, dataset)
+
+
+def form(faces: gr.CheckboxGroup, targets: Sequence[TargetCard]) -> Form:
+    """All choices but the faces, which stand with the photo."""
+    emotion = gr.Radio(
+        EMOTION_CHOICES, value=DEFAULT.emotion, label="New expression",
+        elem_id="emotion", elem_classes="map-tiles",
+    )  # fmt: skip
+    expression_strength = gr.Slider(
+        0, 1, DEFAULT.expression_strength, step=0.05,
+        label="How much of it", info=texts.EXPRESSION_INFO,
+    )  # fmt: skip
+    target = gr.Radio(
+        [("Auto", "auto"), *((texts.caption(one.name), one.name) for one in targets)],
+        value=DEFAULT.target, label="Whom software should see instead", info=texts.TARGET_INFO,
+        elem_id="target", elem_classes="map-tiles",
+    )  # fmt: skip
+    with gr.Accordion("Your own target picture", open=False):
+        gr.Markdown(texts.TARGET_NOTICE)
+        own_target = gr.Image(
+            label="Your own target", sources=["upload", "clipboard"], format="png",
+            height=200, buttons=[], alt_text="The picture that recognisers should see",
+        )  # fmt: skip
+        consent = gr.Checkbox(DEFAULT.consent, label=texts.CONSENT)
+    mode = gr.Radio(texts.mode_choices(None), value=DEFAULT.mode, label="Protection")
+    with gr.Accordion("Advanced", open=False):
+        strength = gr.Slider(
+            0.05, 1, DEFAULT.strength, step=0.05, label="Visible change", info=texts.STRENGTH_INFO
+        )
+        steps = gr.Slider(0, MAX_STEPS, DEFAULT.steps, step=1, label="Steps", info=STEPS_INFO)
+        with gr.Row():
+            seed = gr.Number(
+                DEFAULT.seed, precision=0, minimum=0, maximum=MAX_SEED, label="Seed",
+                info=texts.SEED_INFO,
+            )  # fmt: skip
+            random_seed = gr.Checkbox(DEFAULT.random_seed, label="New seed each time")
+        detector = gr.Dropdown(
+            ["auto", "bundled"], value=DEFAULT.detector, label="Face detector",
+            info="Auto is the best one that is installed.",
+        )  # fmt: skip
+    return Form(
+        emotion=emotion, expression_strength=expression_strength, target=target, consent=consent,
+        faces=faces, mode=mode, strength=strength, steps=steps, detector=detector, seed=seed,
+        random_seed=random_seed, own_target=own_target,
+    )  # fmt: skip
+
+
+def result_area() -> ResultArea:
+    """Verdict first, then the pictures, then the reasons."""
+    empty = gr.HTML(texts.EMPTY_RESULT, padding=False)
+    with gr.Column(visible=False) as area:
+        verdict = gr.HTML(padding=False, elem_id="verdict")
+        slider = gr.ImageSlider(
+            label="Before | after", format="png", interactive=False, max_height=640,
+            buttons=["fullscreen"], elem_id="slider",
+        )  # fmt: skip
+        with gr.Row():
+            download = gr.DownloadButton("Download the photo (PNG)", variant="primary")
+            download_report = gr.DownloadButton("Download the report (JSON)")
+        with gr.Accordion("What each recogniser says", open=True):
+            recognisers = gr.HTML(padding=False)
+        with gr.Accordion("How sturdy is it?", open=False):
+            sturdiness = gr.HTML(padding=False)
+        with gr.Accordion("Expression", open=False):
+            expressions = gr.HTML(padding=False)
+        with gr.Accordion("All numbers", open=False):
+            numbers = gr.HTML(padding=False)
+    return ResultArea(
+        empty, area, verdict, slider, download, download_report, recognisers, expressions,
+        sturdiness, numbers,
+    )  # fmt: skip
+
+
+def check_tab() -> tuple[gr.Image, gr.Image, gr.Button, gr.HTML]:
+    """Two photos, a button and the answer."""
+    gr.Markdown(texts.CHECK_INTRO)
+    with gr.Row():
+        first, second = (
+            gr.Image(
+                label=label, sources=["upload", "webcam", "clipboard"], format="png", height=300,
+                buttons=[], alt_text=label,
+            )
+            for label in ("First photo", "Second photo")
+        )  # fmt: skip
+    button = gr.Button("Compare", variant="primary", size="lg")
+    return first, second, button, gr.HTML(padding=False)
+
+
+def explanations() -> None:
+    """How it works in one picture, what it doesn't promise, privacy, paper."""
+    picture = ASSETS / "how-it-works.svg"
+    if picture.is_file():
+        gr.HTML(f'<div class="map-how">{picture.read_text()}</div>', padding=False)
+    for text in (texts.HOW_IT_WORKS, texts.NO_PROMISE, texts.PRIVACY, texts.PAPER):
+        gr.Markdown(text)
+
+
+def theme() -> gr.themes.Base:
+    """The page's own theme, light and dark."""
+    return gr.themes.Soft(
+        primary_hue="indigo",
+        secondary_hue="violet",
+        neutral_hue="slate",
+        radius_size="lg",
+        # Fonts of the visitor's own system: nothing is requested from third parties.
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    ).set(
+        background_fill_primary="*neutral_50",
+        # Headings of the form as plain bold text instead of coloured pills.
+        block_title_background_fill="none",
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_title_text_weight="600",
+        block_title_padding="0",
+        block_title_background_fill_dark="none",
+        block_label_background_fill="*neutral_50",
+        block_label_background_fill_dark="*neutral_800",
+        block_label_text_color="*body_text_color",
+        block_label_text_color_dark="*body_text_color",
+        button_large_radius="*radius_xl",
+    )

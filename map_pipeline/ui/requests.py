@@ -1,0 +1,43 @@
+"""Around every request: who sent it, and errors in words that a visitor understands."""
+
+import logging
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gradio as gr
+
+from map_pipeline.errors import MAPError
+from map_pipeline.ui import texts
+
+logger = logging.getLogger(__name__)
+
+
+def visitor(request: gr.Request) -> str:
+    """Address of whoever sent a request; on a Space, only its proxy knows it."""
+    forwarded = request.headers.get("x-forwarded-for") if "SPACE_ID" in os.environ else None
+    return forwarded.split(",")[0].strip() if forwarded else request.client.host
+
+
+def plain(error: MAPError) -> str:
+    """An error of the package as a visitor reads it."""
+    return str(error).replace("`", "")
+
+
+@contextmanager
+def errors_in_plain_words() -> Iterator[None]:
+    """Turn every error into a `gr.Error`, the only kind that ZeroGPU passes on to the visitor."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except MAPError as error:
+        traceback.clear_frames(error.__traceback__)  # Gradio keeps errors, and these the photo
+        raise gr.Error(plain(error), print_exception=False) from None
+    except Exception as error:
+        # Where it happened, without the message: that may tell something about the photo.
+        places = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("%s at\n%s", type(error).__name__, places)
+        traceback.clear_frames(error.__traceback__)
+        raise gr.Error(texts.WRONG_ON_OUR_SIDE, print_exception=False) from None

@@ -1,0 +1,152 @@
+"""What the page is built from (`PageSettings`) and what a visitor chose on it (`Choices`)."""
+
+import math
+import os
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from map_pipeline.config import EMOTIONS, MODES
+from map_pipeline.errors import UnknownOptionError
+
+PACKAGE = Path(__file__).parents[1]
+MAX_STEPS = 60  # fine-tuning steps offered on the page
+MAX_SEED = 2**32 - 1  # a number that people can still copy
+ZERO_GPU_CONCURRENCY = 8
+SECONDS = {"minute": 60, "hour": 3600, "day": 86400}
+
+# Seconds of GPU time to ask for. Chosen with a margin, as ZeroGPU aborts what overruns, but a
+# visitor's whole quota is two minutes a day.
+GPU_SECONDS_BASE, GPU_SECONDS_PER_FACE = 8, 2
+GPU_SECONDS_PER_STEP = {"fast": 0.15, "strong": 0.3}
+MAX_GPU_SECONDS = {"fast": 20, "strong": 60}
+
+
+@dataclass(frozen=True)
+class PageSettings:
+    """Everything that distinguishes one deployment of the page from another.
+
+    Attributes:
+        checkpoint: folder of the trained networks.
+        examples: folder with `examples.json` and the pictures it names.
+        max_upload_mb: size limit of an upload, megabytes.
+        keep_seconds: age at which uploads and results are deleted.
+        queue_size: how many visitors may wait; more are told to come back.
+        concurrency: how many photos are protected at once.
+        rate_limit: how many photos one visitor may have protected in `rate_seconds`; 0: no limit.
+        rate_seconds: the time the limit counts for, seconds.
+    """
+
+    checkpoint: Path = PACKAGE / "checkpoint"
+    examples: Path = PACKAGE.parent / "examples"
+    max_upload_mb: int = 20
+    keep_seconds: int = 600
+    queue_size: int = 20
+    concurrency: int = 1
+    rate_limit: int = 0
+    rate_seconds: int = 3600
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+        """The defaults, changed by `MAP_RATE_LIMIT` ("20/hour") and `MAP_CONCURRENCY` ("2").
+
+        ZeroGPU gives every photo a process of its own, so there several are protected at once.
+
+        Raises:
+            UnknownOptionError: one of them can't be read.
+        """
+        calls, seconds = _rate(environment.get("MAP_RATE_LIMIT", "0/hour"))
+        default = str(ZERO_GPU_CONCURRENCY if environment.get("SPACES_ZERO_GPU") else 1)
+        concurrency = environment.get("MAP_CONCURRENCY", default)
+        if not (concurrency.isdecimal() and int(concurrency) > 0):
+            raise UnknownOptionError(
+                f"`MAP_CONCURRENCY` must be a whole number above 0, got {concurrency!r}."
+            )
+        return cls(concurrency=int(concurrency), rate_limit=calls, rate_seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a visitor chose; `check` it, as clients of the API can send anything.
+
+    Attributes:
+        emotion: one of `EMOTIONS`.
+        expression_strength: how far the expression is changed, in [0,1].
+        target: "auto" or the name of a built-in target.
+        consent: whether the person in the visitor's own target picture agreed.
+        faces: numbers of the faces to protect, 1 for the largest; none: all clear ones.
+        mode: "fast" or "strong".
+        strength: visible change that the protection may cost, in [0.05,1].
+        steps: fine-tuning steps per face, up to `MAX_STEPS`; 0 is the number of the mode.
+        detector: what finds the faces; "auto" is the best one at hand.
+        seed: of the random views, >= 0.
+        random_seed: take a new seed for every run, see `with_seed`.
+    """
+
+    emotion: str = "happy"
+    expression_strength: float = MODES["fast"].expression_strength
+    target: str = "auto"
+    consent: bool = False
+    faces: Sequence[int] = ()
+    mode: str = "fast"  # unlike the pipeline's own default: a visitor waits for the result
+    strength: float = 0.5
+    steps: int = 0
+    detector: str = "auto"
+    seed: int = 0
+    random_seed: bool = False
+
+    def check(self, targets: Collection[str], detectors: Collection[str]) -> None:
+        """Raise `UnknownOptionError` for a value outside its choices or range.
+
+        Args:
+            targets: names of the built-in targets.
+            detectors: names of the detectors at hand.
+        """
+        _check_choice("emotion", self.emotion, EMOTIONS)
+        _check_number("expression_strength", self.expression_strength, 0, 1)
+        _check_choice("target", self.target, ("auto", *targets))
+        if not isinstance(self.faces, list | tuple) or not all(type(n) is int for n in self.faces):
+            raise UnknownOptionError(f"`faces` must be a list of numbers, got {self.faces!r}.")
+        _check_choice("mode", self.mode, tuple(MODES))
+        _check_number("seed", self.seed, 0, MAX_SEED, whole=True)
+        _check_number("strength", self.strength, 0.05, 1)
+        _check_number("steps", self.steps, 0, MAX_STEPS, whole=True)
+        _check_choice("detector", self.detector, detectors)
+
+    def with_seed(self) -> Self:
+        """These choices with the seed that the run will take."""
+        if not self.random_seed:
+            return self
+        return replace(self, seed=random.randint(0, MAX_SEED), random_seed=False)
+
+    def gpu_seconds(self, faces: int) -> int:
+        """GPU time to ask for, in whole seconds, for so many faces."""
+        steps = self.steps or MODES[self.mode].refine_steps
+        per_face = GPU_SECONDS_PER_FACE + GPU_SECONDS_PER_STEP[self.mode] * steps
+        return min(MAX_GPU_SECONDS[self.mode], math.ceil(GPU_SECONDS_BASE + per_face * faces))
+
+
+def _rate(text: str) -> tuple[int, int]:
+    """ "20/hour" as (20, 3600)."""
+    calls, _, unit = text.strip().partition("/")
+    if not calls.isdecimal() or unit not in SECONDS:
+        raise UnknownOptionError(
+            "`MAP_RATE_LIMIT` must be a number and minute, hour or day, such as 20/hour, "
+            f"got {text!r}."
+        )
+    return int(calls), SECONDS[unit]
+
+
+def _check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    if value not in choices:
+        raise UnknownOptionError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
+
+
+def _check_number(name: str, value: Any, low: float, high: float, whole: bool = False) -> None:
+    kind = int if whole else int | float
+    # The comparison is also false for NaN.
+    if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+        article = "a whole number" if whole else "a number"
+        raise UnknownOptionError(f"`{name}` must be {article} in [{low}, {high}], got {value!r}.")

@@ -1,0 +1,399 @@
+"""The page over HTTP, as programs and browsers drive it, with small networks of random weights."""
+
+import json
+import logging
+import os
+import pickle
+import re
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import httpx
+import numpy as np
+import pytest
+import spaces
+import torch
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+import app
+from map_pipeline import MAPPipeline
+from map_pipeline.errors import CheckpointError
+from map_pipeline.ui.cache import sweep
+from map_pipeline.ui.models import prepare_models
+from map_pipeline.ui.requests import errors_in_plain_words
+from map_pipeline.ui.settings import PageSettings
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ASTRONAUT, VIDEO_CALL = EXAMPLES / "astronaut.png", EXAMPLES / "video-call.png"
+FACE_BOX = (177, 62, 270, 180)  # where the astronaut's face is, px
+
+# Every call over the boundary to the GPU process: duration asked for, faces, what came back.
+gpu_calls: list[tuple[int, int, list]] = []
+
+
+def pickling_gpu(duration: Callable[..., int]) -> Callable:
+    """What `spaces.GPU` does to a generator on ZeroGPU, as far as a CPU can: ask for a duration
+    with exactly the call's arguments, and pass arguments, results and errors through pickle."""
+
+    def decorate(task: Callable) -> Callable:
+        def call(*args: Any) -> Iterator:
+            told: list = []
+            gpu_calls.append((duration(*args), len(args[0].boxes), told))
+            try:
+                for item in task(*pickle.loads(pickle.dumps(args))):
+                    told.append(pickle.loads(pickle.dumps(item)))
+                    yield told[-1]
+            except GeneratorExit:
+                told.append("closed")
+                raise
+            except Exception as error:
+                raise pickle.loads(pickle.dumps(error)) from None
+
+        return call
+
+    return decorate
+
+
+def launch(patch: pytest.MonkeyPatch, settings: PageSettings, pipe: MAPPipeline) -> gr.Blocks:
+    patch.setattr(spaces, "GPU", pickling_gpu)
+    return app.start(
+        settings,
+        lambda: prepare_models(pipe, "cpu"),
+        prevent_thread_lock=True,
+        quiet=True,
+        server_name="127.0.0.1",
+        share=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(
+    tiny_pipeline: MAPPipeline, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[gr.Blocks]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
+        settings = PageSettings(checkpoint=tiny_checkpoint, concurrency=4)
+        page = launch(patch, settings, tiny_pipeline)
+        yield page
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def client(demo: gr.Blocks, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    return Client(
+        demo.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads"))
+    )
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    return np.array(Image.open(path).convert("RGB"))
+
+
+def protect(client: Client, photo: Path, **settings: Any) -> tuple[str, str, list, int]:
+    settings = {"steps": 1, **settings}
+    return client.predict(photo=handle_file(photo), **settings, api_name="/protect")
+
+
+@pytest.fixture(scope="module")
+def result(client: Client) -> tuple:
+    return protect(client, ASTRONAUT)
+
+
+def test_protected_photo_is_that_of_the_pipeline(result: tuple, tiny_pipeline: MAPPipeline) -> None:
+    alone = tiny_pipeline(
+        ASTRONAUT,
+        mode="fast",
+        strength=0.5,
+        expression_strength=0.5,
+        refine_steps=1,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    )
+    np.testing.assert_array_equal(pixels(result[0]), alone.images[0])
+    changed = np.argwhere((pixels(result[0]) != pixels(ASTRONAUT)).any(-1))
+    (top, left), (bottom, right) = changed.min(0), changed.max(0)
+    x0, y0, x1, y1 = FACE_BOX
+    assert left < x0 + 30 < x1 - 30 < right
+    assert top < y0 + 40 < y1 - 40 < bottom
+
+
+def test_download_has_no_metadata_and_a_generic_name(result: tuple) -> None:
+    assert Path(result[0]).name == "protected.png"
+    with Image.open(result[0]) as image:
+        assert image.format == "PNG"
+        assert image.info == {}
+
+
+def test_verdict_report_and_seed_come_with_it(result: tuple, tiny_pipeline: MAPPipeline) -> None:
+    _, text, [face], seed = result
+    assert "of 3 recognisers no longer match you" in text
+    titles = [net.config.title for net in tiny_pipeline.recognisers.values()]
+    assert [one["title"] for one in face["recognisers"]] == titles
+    assert face["target"] in tiny_pipeline.targets.names
+    assert seed == 0
+    json.dumps(face, allow_nan=False)
+
+
+def test_a_new_seed_is_told_and_gives_the_same_again(client: Client) -> None:
+    photo, _, _, seed = protect(client, ASTRONAUT, mode="strong", random_seed=True)
+    assert seed != 0
+    again, *_ = protect(client, ASTRONAUT, mode="strong", seed=seed)
+    np.testing.assert_array_equal(pixels(photo), pixels(again))
+
+
+def test_programs_find_the_endpoints_with_their_descriptions(client: Client) -> None:
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/protect", "/detect", "/compare", "/targets"}
+    assert all(one["description"] for one in endpoints.values())
+    parameters = {one["parameter_name"]: one for one in endpoints["/protect"]["parameters"]}
+    required = [name for name, one in parameters.items() if not one["parameter_has_default"]]
+    assert required == ["photo"]
+
+
+def test_faces_are_listed_and_chosen_by_number(client: Client) -> None:
+    faces = client.predict(handle_file(VIDEO_CALL), api_name="/detect")
+    assert [one["number"] for one in faces] == [1, 2, 3, 4]
+    assert all(one["clear"] for one in faces)
+    after, text, reports, _ = protect(client, VIDEO_CALL, faces=[2, 3])
+    assert [one["box"] for one in reports] == [faces[1]["box"], faces[2]["box"]]
+    assert "Face 2:" in text
+    x0, y0, x1, y1 = (round(corner) for corner in faces[0]["box"])
+    middle = (slice((2 * y0 + y1) // 3, (y0 + 2 * y1) // 3), slice((2 * x0 + x1) // 3, x1))
+    np.testing.assert_array_equal(pixels(after)[middle], pixels(VIDEO_CALL)[middle])
+    *_, everybody, _ = protect(client, VIDEO_CALL)
+    assert len(everybody) == 4
+
+
+def test_targets_are_listed_and_chosen_by_name(client: Client, tiny_pipeline: MAPPipeline) -> None:
+    targets = client.predict(api_name="/targets")
+    assert [one["name"] for one in targets] == tiny_pipeline.targets.names
+    _, _, [face], _ = protect(client, ASTRONAUT, target="second")
+    assert face["target"] == "second"
+
+
+def test_own_target_needs_consent(client: Client) -> None:
+    own = handle_file(EXAMPLES / "man-older-dark.png")
+    with pytest.raises(AppError, match="this person has agreed"):
+        protect(client, ASTRONAUT, own_target=own)
+    _, _, [face], _ = protect(client, ASTRONAUT, own_target=own, consent=True)
+    assert face["target"] == "own image"
+
+
+def test_two_photos_are_compared_by_every_recogniser(
+    client: Client, tiny_pipeline: MAPPipeline
+) -> None:
+    same = client.predict(handle_file(ASTRONAUT), handle_file(ASTRONAUT), api_name="/compare")
+    assert [one["name"] for one in same] == list(tiny_pipeline.recognisers)
+    assert all(one["similarity"] == pytest.approx(1, abs=1e-4) for one in same)
+    assert all(one["matches"] for one in same)
+
+
+def test_four_users_at_once_get_their_own_photos(client: Client, tmp_path: Path) -> None:
+    """Each result is, to the last bit, that of a user who is alone."""
+    photos = []
+    for number in range(4):
+        photos.append(tmp_path / f"{number}.png")
+        Image.fromarray(np.roll(pixels(ASTRONAUT), 20 * number, axis=1)).save(photos[-1])
+    emotions = ["happy", "sad", "angry", "surprise"]
+
+    def run(number: int) -> np.ndarray:
+        after, *_ = protect(client, photos[number], emotion=emotions[number], seed=number, steps=2)
+        return pixels(after)
+
+    with ThreadPoolExecutor(4) as users:
+        together = list(users.map(run, range(4)))
+    for number, after in enumerate(together):
+        np.testing.assert_array_equal(after, run(number))
+
+
+def test_progress_counts_the_steps(client: Client) -> None:
+    job = client.submit(photo=handle_file(ASTRONAUT), steps=3, api_name="/protect")
+    job.result()
+    told = [one[1] for one in job.outputs()]
+    assert told[0] == "Looking for faces"
+    assert "Protecting the face" in told
+    assert told[-2] == "Checking the result"
+    assert [one.done for one in gpu_calls[-1][2][:-1]] == [0, 1, 2, 3]
+
+
+def test_stopping_a_job_stops_the_work(client: Client) -> None:
+    job = client.submit(photo=handle_file(ASTRONAUT), steps=60, mode="strong", api_name="/protect")
+    while len(job.outputs()) < 3:
+        time.sleep(0.01)
+    job.cancel()
+    told = gpu_calls[-1][2]
+    for _ in range(100):
+        if told[-1] == "closed":
+            break
+        time.sleep(0.05)
+    assert told[-1] == "closed"
+    assert len(told) < 60
+    assert protect(client, ASTRONAUT)  # and the page goes on
+
+
+def test_calls_to_the_gpu_ask_for_their_own_duration(result: tuple) -> None:
+    duration, faces, told = gpu_calls[0]
+    assert result
+    assert faces == 1
+    assert 1 <= duration <= 20
+    assert told[-1].reports
+
+
+def bad_picture(folder: Path, name: str) -> Path:
+    path = folder / "upload.png"
+    photo = Image.open(ASTRONAUT).convert("RGB")
+    if name == "no face":
+        Image.new("RGB", (200, 200), "steelblue").save(path)
+    elif name == "small face":
+        photo.resize((170, 170)).save(path)  # its face becomes 31 px wide
+    elif name == "text":
+        path.write_text("not a picture")
+    elif name == "truncated":
+        photo.save(path)
+        path.write_bytes(path.read_bytes()[:2000])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no face", "must show a face"),
+        ("small face", "No face in this photo can be protected well"),
+        ("text", "image must be"),
+        ("truncated", "image must be"),
+    ],
+)
+def test_bad_upload_is_told_in_plain_words(
+    client: Client, tmp_path: Path, name: str, message: str
+) -> None:
+    calls = len(gpu_calls)
+    with pytest.raises(AppError, match=message) as error:
+        protect(client, bad_picture(tmp_path, name))
+    assert "Traceback" not in str(error.value)
+    assert "/" not in str(error.value)  # no path of the server
+    assert len(gpu_calls) == calls  # and no GPU time
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"emotion": "bored"}, "emotion must be one of"),
+        ({"target": str(ASTRONAUT)}, "target must be one of"),  # no file of the server
+        ({"faces": [7]}, "faces must be numbers from 1 to 1"),
+        ({"faces": "all"}, "faces must be a list"),
+        ({"mode": "slow"}, "mode must be one of"),
+        ({"expression_strength": 1.5}, "expression_strength must be a number in"),
+        ({"expression_strength": None}, "expression_strength must be a number in"),
+        ({"seed": -1}, "seed must be a whole number in"),
+        ({"strength": 2}, "strength must be a number in"),
+        ({"steps": 10_000}, "steps must be a whole number in"),
+        ({"detector": "insightface-download"}, "detector must be one of"),
+    ],
+)
+def test_bad_choice_is_told_in_plain_words(client: Client, change: dict, message: str) -> None:
+    with pytest.raises(AppError, match=message):
+        protect(client, ASTRONAUT, **change)
+
+
+def test_missing_photo_is_told_in_plain_words(client: Client) -> None:
+    with pytest.raises(AppError, match="Choose a photo first"):
+        client.predict(photo=None, api_name="/protect")
+    with pytest.raises(AppError, match="Choose two photos first"):
+        client.predict(None, None, api_name="/compare")
+
+
+def test_files_of_the_server_are_no_uploads(demo: gr.Blocks, tmp_path: Path) -> None:
+    private = tmp_path / "private.png"
+    private.write_bytes(ASTRONAUT.read_bytes())
+    stolen = {"path": str(private), "meta": {"_type": "gradio.FileData"}}
+    call = f"{demo.local_api_url}call/detect"
+    event = httpx.post(call, json={"data": [stolen, "auto"]}).json()["event_id"]
+    answer = httpx.get(f"{call}/{event}", timeout=20).text
+    assert "event: error" in answer
+    assert "clear" not in answer
+
+
+def test_unforeseen_error_tells_nothing_about_the_photo(caplog: pytest.LogCaptureFixture) -> None:
+    secret = "-".join(["me", "at", "home.jpg"])
+    with pytest.raises(gr.Error) as error, errors_in_plain_words():
+        raise RuntimeError(secret)
+    assert secret not in str(error.value)
+    assert error.value.print_exception is False
+    assert "RuntimeError" in caplog.text
+    assert "test_app.py" in caplog.text  # where it happened
+    assert secret not in caplog.text
+
+
+def test_quota_errors_pass_unchanged() -> None:
+    with pytest.raises(gr.Error, match="quota exceeded"), errors_in_plain_words():
+        raise gr.Error("ZeroGPU quota exceeded")
+
+
+def test_uploads_and_results_are_forgotten(
+    demo: gr.Blocks, result: tuple, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert result
+    assert demo.delete_cache == (600, 600)
+    assert demo.run_history is False
+    assert demo.analytics_enabled is False
+    assert not demo.enable_monitoring
+    assert "astronaut" not in caplog.text
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    written = {path.name for path in folder.rglob("*")}
+    assert {"astronaut.png", "protected.png", "report.json"} <= written
+    sweep(folder, keep_seconds=0)  # the files
+    sweep(folder, keep_seconds=0)  # and the folders, now empty
+    assert list(folder.iterdir()) == []
+
+
+def test_a_public_page_can_limit_its_visitors(
+    tiny_pipeline: MAPPipeline, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = PageSettings(checkpoint=tiny_checkpoint, rate_limit=1, rate_seconds=3600)
+    page = launch(monkeypatch, settings, tiny_pipeline)
+    try:
+        visitor = Client(page.local_url, verbose=False)
+        protect(visitor, ASTRONAUT)
+        with pytest.raises(AppError, match="at most 1 photos per visitor in 60 minutes"):
+            protect(visitor, ASTRONAUT)
+    finally:
+        page.close()
+
+
+def test_page_stands_while_networks_load_and_tells_why_they_dont(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load() -> None:
+        raise CheckpointError("`checkpoint` must be a folder, got a file.")
+
+    caplog.set_level(logging.ERROR)
+    monkeypatch.setattr(spaces, "GPU", pickling_gpu)
+    page = app.start(
+        PageSettings(checkpoint=tiny_checkpoint),
+        load,
+        prevent_thread_lock=True,
+        quiet=True,
+        server_name="127.0.0.1",
+    )
+    try:
+        with pytest.raises(AppError, match="checkpoint must be a folder"):
+            protect(Client(page.local_url, verbose=False), ASTRONAUT)
+    finally:
+        page.close()
+
+
+def test_example_of_the_readme_runs(demo: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    [code] = [one for one in re.findall(r"```python\n(.*?)```", readme, re.S) if "Client(" in one]
+    monkeypatch.chdir(EXAMPLES.parent)
+    told: dict[str, Any] = {}
+    exec(code.replace("http://127.0.0.1:7860", demo.local_url), told)
+    assert "no longer match you" in told["verdict"]
+    assert len(told["reports"]) == 1
+    assert [one["name"] for one in told["answers"]]

@@ -1,0 +1,197 @@
+"""A visitor's way in a browser: photo, choices, protection, result, download; examples; Stop."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from browsing import (
+    ASTRONAUT,
+    EXAMPLES,
+    VIDEO_CALL,
+    Site,
+    button,
+    open_site,
+    playwright,
+    screenshot,
+    section,
+    show_example,
+    upload,
+)
+from PIL import Image
+
+from map_pipeline import MAPPipeline
+from map_pipeline.ui.examples import load_examples
+from map_pipeline.ui.settings import PageSettings
+
+STEPS = 2  # of fine-tuning; enough to see that the page hands its choices on
+
+
+@pytest.fixture(scope="module")
+def site(bundled_pipeline: MAPPipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with open_site(bundled_pipeline, PageSettings(), tmp_path_factory.mktemp("cache")) as site:
+        yield site
+
+
+def set_steps(page: "playwright.Page", steps: int) -> None:
+    section(page, "Advanced")
+    page.get_by_label("number input for Steps").fill(str(steps))
+    page.keyboard.press("Tab")
+
+
+def pixels(file: Path | bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(file) if isinstance(file, bytes) else file))
+
+
+def download(page: "playwright.Page", name: str, folder: Path) -> Path:
+    with page.expect_download() as waiting:
+        button(page, name).click()
+    waiting.value.save_as(folder / waiting.value.suggested_filename)
+    return folder / waiting.value.suggested_filename
+
+
+def test_photo_is_protected_as_chosen_and_downloaded_to_the_last_bit(
+    site: Site, bundled_pipeline: MAPPipeline, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+    page = site.open()
+    page.on("request", lambda request: asked.append(request.url))
+    screenshot(page, "start")
+
+    upload(page, VIDEO_CALL)
+    playwright.expect(page.locator("#outlines .map-face-box")).to_have_count(4)
+    playwright.expect(page.get_by_role("img", name="4 faces found.")).to_be_visible()
+    for number in (1, 2, 4):
+        page.get_by_label(f"Face {number}", exact=True).uncheck()
+    page.get_by_label("Surprise", exact=True).check(force=True)
+    page.get_by_label("number input for How much of it").fill("0.8")
+    page.get_by_label("man, young, tan", exact=True).check(force=True)
+    set_steps(page, STEPS)
+    screenshot(page, "chosen")
+    button(page, "Protect").click()
+    playwright.expect(button(page, "Stop")).to_be_visible()
+    playwright.expect(button(page, "Protect")).to_be_disabled()
+    page.get_by_role("progressbar").first.wait_for()
+    screenshot(page, "working")
+    page.locator(".map-verdict").wait_for()
+
+    # The verdict comes into view and tells the numbers; charts and tables have every recogniser.
+    playwright.expect(button(page, "Protect")).to_be_enabled()  # sturdiness has been tested, too
+    playwright.expect(button(page, "Stop")).to_be_hidden()
+    playwright.expect(page.locator("#verdict")).to_be_in_viewport()
+    names = [one.config.title for one in bundled_pipeline.recognisers.values()]
+    playwright.expect(page.locator(".map-verdict")).to_contain_text(f"of {len(names)} recognisers")
+    for name in names:
+        playwright.expect(page.locator(".map-title").filter(has_text=name).first).to_be_visible()
+    screenshot(page, "result")
+    for title in ("How sturdy is it?", "Expression", "All numbers"):
+        section(page, title)
+    table = page.get_by_role("table", name="Similarity before → after, by recogniser")
+    playwright.expect(table.locator("tbody tr")).to_have_count(len(names))
+    playwright.expect(page.get_by_role("table", name="Expression before → after")).to_be_visible()
+    for text in ("JPEG", "half size", "Surprise"):
+        shown = page.locator(".map-chart:visible").filter(has_text=text)
+        playwright.expect(shown.first).to_be_visible()
+    screenshot(page, "result-details")
+
+    # Download, slider and report hold the pipeline's own output for the same settings.
+    face = bundled_pipeline.face_detector.detect(pixels(VIDEO_CALL))[2]
+    alone = bundled_pipeline(
+        VIDEO_CALL,
+        faces=[face.box],
+        emotion="surprise",
+        expression_strength=0.8,
+        target="man-young-tan",
+        mode="fast",
+        strength=0.5,
+        refine_steps=STEPS,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    )
+    photo = download(page, "Download the photo (PNG)", tmp_path)
+    assert photo.name == "protected.png"
+    np.testing.assert_array_equal(pixels(photo), alone.images[0])
+    before, after = (
+        page.request.get(one.get_attribute("src")).body()
+        for one in page.locator("#slider img[src]").all()
+    )
+    np.testing.assert_array_equal(pixels(before), pixels(VIDEO_CALL))
+    np.testing.assert_array_equal(pixels(after), alone.images[0])
+    [report] = json.loads(download(page, "Download the report (JSON)", tmp_path).read_text())
+    expected = alone.reports[0][0].to_dict()
+    assert {**report, "seconds": 0} == {**expected, "seconds": 0}
+
+    # Nothing is asked of other servers: no fonts, no analytics.
+    own = (page.url.partition("?")[0], "data:", "blob:")
+    assert [url for url in asked if not url.startswith(own)] == []
+    assert asked
+
+
+def test_examples_show_their_results_and_run_no_network(site: Site) -> None:
+    page = site.open()
+    calls = site.networks.calls
+    for number, example in enumerate(load_examples(EXAMPLES)):
+        with page.expect_response(f"**/{example.protected.name}"):
+            show_example(page, number)
+        shown = page.locator("#slider img[src]").last
+        playwright.expect(shown).to_have_js_property(
+            "naturalWidth", Image.open(example.protected).width
+        )
+        playwright.expect(page.get_by_label(example.emotion.capitalize())).to_be_checked()
+        cards = page.locator(".map-chart:visible .map-card")
+        playwright.expect(cards.first).to_be_visible()
+        screenshot(page, f"example-{number}")
+    assert site.networks.calls == calls
+
+
+@pytest.mark.parametrize("leave", [False, True], ids=["stop", "leave"])
+def test_nobody_works_for_a_visitor_who_stopped_or_left(site: Site, leave: bool) -> None:
+    page = site.open()
+    upload(page, ASTRONAUT)
+    page.locator("#outlines .map-face-box").wait_for()
+    page.get_by_label("Strong · about").check(force=True)
+    set_steps(page, 60)
+    calls = site.networks.calls
+    button(page, "Protect").click()
+    page.get_by_text("step 2 of 60").wait_for()
+    if leave:
+        page = site.open()
+        upload(page, ASTRONAUT)
+        page.locator("#outlines .map-face-box").wait_for()
+        section(page, "Advanced")
+    else:
+        button(page, "Stop").click()
+        playwright.expect(button(page, "Stop")).to_be_hidden()
+        screenshot(page, "stopped")
+        page.get_by_label("Fast · about").check(force=True)
+
+    # The page works for one visitor at a time, so the next one has a turn when the work has ended.
+    page.get_by_label("number input for Steps").fill("1")
+    page.keyboard.press("Tab")
+    button(page, "Protect").click()
+    page.locator(".map-verdict").wait_for()
+    playwright.expect(button(page, "Protect")).to_be_enabled()
+    asked = site.networks.calls - calls
+    assert asked < 60 * 3  # what 60 steps would ask three recognisers
+    page.wait_for_timeout(2000)
+    assert site.networks.calls - calls == asked
+
+
+def test_check_a_photo_tells_what_every_recogniser_says(
+    site: Site, bundled_pipeline: MAPPipeline
+) -> None:
+    page = site.open()
+    page.get_by_role("tab", name="Check a photo").click()
+    for number, path in enumerate((ASTRONAUT, ASTRONAUT)):
+        upload(page, path, number)
+    button(page, "Compare").click()
+    names = [one.config.title for one in bundled_pipeline.recognisers.values()]
+    cards = page.locator(".map-chart:visible .map-card")
+    playwright.expect(cards).to_have_count(len(names))
+    for card, name in zip(cards.all(), names, strict=True):
+        playwright.expect(card).to_contain_text(name)
+        playwright.expect(card).to_contain_text("1.00")  # the same photo
+    screenshot(page, "check")

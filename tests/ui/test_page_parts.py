@@ -1,0 +1,273 @@
+"""The parts of the page one by one, without a server."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from map_pipeline import MAPPipeline
+from map_pipeline.config import EMOTIONS, MODES
+from map_pipeline.errors import FaceTooSmallError, NoFaceError, UnknownOptionError
+from map_pipeline.report import FaceReport, RecogniserReport
+from map_pipeline.ui import found_faces, layout, results, style, texts
+from map_pipeline.ui.cache import sweep
+from map_pipeline.ui.jobs import run_in_steps
+from map_pipeline.ui.limits import RateLimit, RateLimitError
+from map_pipeline.ui.models import expected_seconds, prepare_models
+from map_pipeline.ui.settings import Choices, PageSettings
+from map_pipeline.ui.studio import FoundFace, choose_faces, step_text
+
+# Settings
+
+
+def test_settings_come_from_the_environment() -> None:
+    settings = PageSettings.from_environment({"MAP_RATE_LIMIT": "20/day", "MAP_CONCURRENCY": "3"})
+    assert (settings.rate_limit, settings.rate_seconds, settings.concurrency) == (20, 86400, 3)
+    assert PageSettings.from_environment({}) == PageSettings()
+
+
+@pytest.mark.parametrize("text", ["20", "many/hour", "-1/hour", "20/week", ""])
+def test_unreadable_rate_limit_is_told(text: str) -> None:
+    with pytest.raises(UnknownOptionError, match="MAP_RATE_LIMIT"):
+        PageSettings.from_environment({"MAP_RATE_LIMIT": text})
+
+
+@pytest.mark.parametrize("text", ["0", "two", "-1"])
+def test_unreadable_concurrency_is_told(text: str) -> None:
+    with pytest.raises(UnknownOptionError, match="MAP_CONCURRENCY"):
+        PageSettings.from_environment({"MAP_CONCURRENCY": text})
+
+
+def test_form_has_a_component_for_every_choice() -> None:
+    import gradio as gr
+
+    with gr.Blocks():
+        form = layout.form(gr.CheckboxGroup([]), [])
+    defaults = [component.value for component in form.choices]
+    assert defaults[4] == []  # no face is ticked before a photo is there
+    defaults[4] = ()
+    assert Choices(*defaults) == Choices()
+
+
+# Rate limit
+
+
+def test_rate_limit_counts_each_visitor_and_forgets() -> None:
+    now = [0.0]
+    limit = RateLimit(calls=2, seconds=3600, clock=lambda: now[0])
+    for visitor in ("a", "a", "b"):
+        limit.count(visitor)
+    now[0] = 1800
+    with pytest.raises(RateLimitError, match=r"at most 2 photos per visitor in 60 minutes.*30 min"):
+        limit.count("a")
+    limit.count("b")
+    now[0] = 3601
+    limit.count("a")
+
+
+def test_no_rate_limit_by_default() -> None:
+    settings = PageSettings()
+    limit = RateLimit(settings.rate_limit, settings.rate_seconds)
+    for _ in range(1000):
+        limit.count("a")
+
+
+# Work in steps
+
+
+def test_work_tells_its_steps_and_returns_its_result() -> None:
+    def work(tell: Callable[[int], None]) -> str:
+        for step in range(3):
+            tell(step)
+        return "done"
+
+    steps = run_in_steps(work)
+    assert [next(steps) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    assert end.value.value == "done"
+
+
+def test_closing_stops_the_work_and_waits_for_its_end() -> None:
+    done = []
+
+    def work(tell: Callable[[int], None]) -> None:
+        for step in range(1000):
+            tell(step)
+            done.append(step)
+            time.sleep(0.005)
+
+    steps = run_in_steps(work)
+    threads = threading.active_count()
+    next(steps)
+    steps.close()
+    assert len(done) < 10
+    assert threading.active_count() == threads
+
+
+def test_errors_of_the_work_arrive() -> None:
+    def work(tell: Callable[[int], None]) -> None:
+        tell(0)
+        raise NoFaceError("nobody there")
+
+    steps = run_in_steps(work)
+    next(steps)
+    with pytest.raises(NoFaceError, match="nobody"):
+        next(steps)
+
+
+# Faces
+
+
+def face(number: int, *problems: str, possible: bool = True) -> FoundFace:
+    return FoundFace(number, (10.0 * number, 20.0, 10.0 * number + 8, 30.0), problems, possible)
+
+
+def test_all_clear_faces_are_chosen_by_default() -> None:
+    found = [face(1), face(2, "turned to the side"), face(3), face(4, "too small", possible=False)]
+    assert [one.number for one in choose_faces(found, [])] == [1, 3]
+    assert [one.number for one in choose_faces(found, [2])] == [2]
+
+
+def test_faces_that_cannot_be_chosen_are_named() -> None:
+    found = [face(1, "turned to the side"), face(2, "too small", possible=False)]
+    with pytest.raises(NoFaceError, match="face 1 is turned to the side; face 2 is too small"):
+        choose_faces(found, [])
+    with pytest.raises(FaceTooSmallError, match="Face 2 can't be protected: it's too small"):
+        choose_faces(found, [1, 2])
+    with pytest.raises(NoFaceError, match=r"from 1 to 2.*\[3\]"):
+        choose_faces(found, [3])
+
+
+def test_faces_are_outlined_numbered_and_named() -> None:
+    found = [face(1), face(2, "turned to the side"), face(3, "too small", possible=False)]
+    drawn = found_faces.outlines((400, 200), found)
+    assert 'viewBox="0 0 400 200"' in drawn
+    assert drawn.count("map-face-clear") == 1
+    assert drawn.count("map-face-unclear") == 2
+    assert all(f">{number}</text>" in drawn for number in (1, 2, 3))
+    assert found_faces.choices(found) == [("Face 1", 1), ("Face 2 (turned to the side)", 2)]
+    assert "Face 3 can't be protected: too small." in found_faces.summary(found)
+
+
+def test_progress_names_the_face() -> None:
+    told = [step_text(done, 6, faces=3) for done in range(7)]
+    first, second, third = (f"Protecting face {number} of 3" for number in (1, 2, 3))
+    assert told == [first, first, second, second, third, third, "Checking the result"]
+
+
+# Results
+
+
+def report(*matches: tuple[bool | None, bool | None, bool]) -> FaceReport:
+    """A face report with (no_longer_matches, impersonates, used) per recogniser R1, R2 ..."""
+    recognisers = [
+        RecogniserReport("r", f"R{n}", "f", used, {}, 0.0, 0.5, 0.2, impersonates, unmatched)
+        for n, (unmatched, impersonates, used) in enumerate(matches, 1)
+    ]
+    return FaceReport((0, 0, 9, 9), "d", "happy", "t", 0.97, 33.0, 1.0, recognisers)
+
+
+def test_verdict_counts_recognisers_with_a_threshold() -> None:
+    text = results.verdict([report((True, True, True), (True, False, False), (None, None, 0))], "")
+    assert "Protected. No recogniser here" in text
+    assert "2 of 2 recognisers no longer match you; 1 of 2 see the target" in text
+    assert "one of them, R2, was not used in the editing" in text
+
+
+def test_failure_comes_first_with_what_could_help() -> None:
+    failed = [report((True, True, True), (False, False, False))]
+    fast, strong = (results.verdict(failed, mode) for mode in ("fast", "strong"))
+    headline = "Not fully protected: R2 still recognises you."
+    assert fast.index(headline) < fast.index("1 of 2 recognisers no longer match you")
+    assert "Try Strong mode, or another target." in fast
+    assert "Strong mode" not in strong
+    assert "another target" in strong
+
+
+def test_verdict_has_a_line_per_face() -> None:
+    faces = [report((True, True, True)), report((False, False, True))]
+    assert "R1 still recognises you" in results.verdict(faces, "fast")
+    _, first, second = results.plain_verdict(faces).splitlines()
+    assert first.startswith("Face 1: 1 of 1")
+    assert second.startswith("Face 2: 0 of 1")
+
+
+def test_texts_in_html_are_escaped() -> None:
+    odd = replace(report((True, True, True)), target="<script>", detector="<b>")
+    assert "<script>" not in results.details([odd], seed=0)
+    assert "<b>" not in results.details([odd], seed=0)
+
+
+# Time
+
+
+@pytest.mark.parametrize("faces", [1, 2, 50])
+def test_gpu_seconds_grow_with_work_and_stay_below_the_limit(faces: int) -> None:
+    for mode, limit in (("fast", 20), ("strong", 60)):
+        asked = [Choices(mode=mode, steps=n).gpu_seconds(faces) for n in (1, 10, 25, 60)]
+        assert asked == sorted(asked)
+        assert all(isinstance(s, int) and 1 <= s <= limit for s in asked)
+        own = Choices(mode=mode, steps=MODES[mode].refine_steps)
+        assert Choices(mode=mode).gpu_seconds(faces) == own.gpu_seconds(faces)
+    assert Choices(mode="strong").gpu_seconds(1) <= 20  # a visitor's quota is two minutes a day
+
+
+def test_modes_name_their_seconds_once_they_are_known() -> None:
+    assert [mode for _, mode in texts.mode_choices(None)] == list(MODES)
+    (fast, _), (strong, _) = texts.mode_choices({"fast": 4.4, "strong": 43.0})
+    assert "about 4 s" in fast
+    assert "about 45 s" in strong
+    assert "s" not in texts.mode_choices(None)[0][0].removeprefix("Fast")
+
+
+def test_strong_mode_is_expected_to_take_longer(tiny_pipeline: MAPPipeline) -> None:
+    seconds = expected_seconds(tiny_pipeline, "cpu")
+    assert 0 < seconds["fast"] < seconds["strong"]
+
+
+def test_detectors_share_their_networks(tiny_pipeline: MAPPipeline) -> None:
+    models = prepare_models(tiny_pipeline, "cpu")
+    assert set(models.protecting) == {"auto", "bundled"}
+    assert models.judging is models.protecting  # on the CPU nothing needs to be copied
+    assert models.protecting["bundled"].unet is tiny_pipeline.unet
+
+
+# Looks and files
+
+
+def test_built_in_targets_are_those_of_the_checkpoint(
+    tiny_pipeline: MAPPipeline, tiny_checkpoint: Path
+) -> None:
+    cards = style.built_in_targets(tiny_checkpoint)
+    bank = tiny_pipeline.targets
+    assert [one.name for one in cards] == bank.names
+    for one in cards:
+        np.testing.assert_array_equal(np.array(one.picture), np.array(bank.picture(one.name)))
+
+
+def test_every_emotion_target_and_example_has_its_picture() -> None:
+    targets = [one.picture for one in style.built_in_targets(PageSettings().checkpoint)]
+    css = style.page_css(targets, targets[:2])
+    for tiles, count in (("emotion label", len(EMOTIONS)), ("examples button", 2)):
+        assert all(f"#{tiles}:nth-of-type({n + 1})" in css for n in range(count))
+    assert css.count("#target label:nth-of-type(") >= len(targets) + 1
+
+
+def test_sweeping_goes_by_age(tmp_path: Path) -> None:
+    old, new = tmp_path / "a" / "old.png", tmp_path / "b" / "new.png"
+    for path in (old, new):
+        path.parent.mkdir()
+        path.touch()
+    os.utime(old, (0, 0))
+    sweep(tmp_path, keep_seconds=600)
+    assert not old.exists()
+    assert new.exists()
+    os.utime(old.parent, (0, 0))
+    sweep(tmp_path, keep_seconds=600)
+    assert not old.parent.exists()

@@ -1,0 +1,141 @@
+"""A dry run of what ZeroGPU does to the page, as far as a machine without its platform can.
+
+`spaces` itself can't be put into its ZeroGPU mode here: that needs a CUDA build of torch and the
+platform's scheduler. So these tests stand in for its decorator, its fork and its pickling.
+"""
+
+import inspect
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import spaces
+import torch
+from PIL import Image
+
+import app
+from map_pipeline import MAPPipeline
+from map_pipeline.config import MODES
+from map_pipeline.ui.models import Models, prepare_models
+from map_pipeline.ui.settings import MAX_STEPS, Choices, PageSettings
+from map_pipeline.ui.studio import Job, Progress, Protected, Studio
+
+ROOT = Path(__file__).parents[2]
+ASTRONAUT = ROOT / "examples" / "astronaut.png"
+ANONYMOUS_QUOTA = 120  # s a day
+SCHEDULED = 1.5  # ZeroGPU books so many seconds for each one asked for
+
+
+@pytest.fixture(scope="module")
+def models(tiny_pipeline: MAPPipeline) -> Models:
+    return prepare_models(tiny_pipeline, "cpu")
+
+
+@pytest.fixture(scope="module")
+def studio(models: Models) -> Studio:
+    return Studio(lambda: models, background=False)
+
+
+@pytest.fixture
+def decorated(
+    models: Models, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[Callable, Callable]]:
+    """(function, duration) of everything on the page that asks for a GPU."""
+    found = []
+
+    def gpu(duration: Callable) -> Callable:
+        def decorate(task: Callable) -> Callable:
+            found.append((task, duration))
+            return task
+
+        return decorate
+
+    monkeypatch.setattr(spaces, "GPU", gpu)
+    app.build_demo(PageSettings(checkpoint=tiny_checkpoint), lambda: models)
+    return found
+
+
+def job(studio: Studio, **choices: Any) -> Job:
+    return studio.prepare(Image.open(ASTRONAUT).convert("RGB"), None, Choices(**choices))
+
+
+def test_importing_the_page_touches_neither_torch_nor_cuda() -> None:
+    code = "import sys, app; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+def test_spaces_is_imported_before_everything_else() -> None:
+    lines = (ROOT / "app.py").read_text().splitlines()
+    imports = [line for line in lines if line.startswith(("import ", "from "))]
+    assert imports[0].startswith("import spaces")
+
+
+def test_one_generator_asks_for_the_gpu(decorated: list[tuple[Callable, Callable]]) -> None:
+    [(task, _)] = decorated
+    assert inspect.isgeneratorfunction(task)  # a plain function couldn't be stopped
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+@pytest.mark.parametrize("steps", [0, 1, MAX_STEPS])
+@pytest.mark.parametrize("faces", [1, 4, 50])
+def test_duration_fits_the_quota_in_every_mode(
+    decorated: list[tuple[Callable, Callable]], mode: str, steps: int, faces: int
+) -> None:
+    [(task, duration)] = decorated
+    assert list(inspect.signature(task).parameters) == list(inspect.signature(duration).parameters)
+    picture = Image.new("RGB", (64, 64))
+    asked = duration(Job(picture, "auto", ((0, 0, 9, 9),) * faces, Choices(mode=mode, steps=steps)))
+    assert 1 <= asked <= {"fast": 20, "strong": 60}[mode]
+    assert asked * SCHEDULED <= ANONYMOUS_QUOTA
+
+
+def test_everything_that_crosses_the_boundary_pickles(studio: Studio) -> None:
+    sent = job(studio, steps=1, mode="strong")
+    received = pickle.loads(pickle.dumps(sent))
+    assert received.photo.tobytes() == sent.photo.tobytes()
+    assert [getattr(received, one.name) for one in fields(Job)[1:]] == [
+        getattr(sent, one.name) for one in fields(Job)[1:]
+    ]
+    *told, result = (pickle.loads(pickle.dumps(one)) for one in studio.run(received))
+    assert all(isinstance(one, Progress) for one in told)
+    assert isinstance(result, Protected)
+    [here] = [one for one in studio.run(sent) if isinstance(one, Protected)]
+    assert result.photo.tobytes() == here.photo.tobytes()
+
+
+def test_only_the_gpu_function_runs_gradients(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backward pass in the main process would break CUDA in the GPU process forked from it."""
+    protected = list(studio.run(job(studio, steps=1)))[-1]
+
+    def forbidden(*_args: Any, **_kwargs: Any) -> None:
+        raise AssertionError("a backward pass outside of the GPU function")
+
+    monkeypatch.setattr(torch.autograd, "grad", forbidden)
+    monkeypatch.setattr(torch.Tensor, "backward", forbidden)
+    prepare_models(studio.models.protecting["auto"], "cpu")
+    studio.check_sturdiness(job(studio), protected)
+    studio.compare(protected.photo, protected.photo)
+    with pytest.raises(AssertionError, match="outside of the GPU function"):
+        list(studio.run(job(studio, steps=1)))
+
+
+def test_models_load_in_the_calling_thread_before_the_page_is_launched(models: Models) -> None:
+    loaded_in = []
+
+    def load() -> Models:
+        loaded_in.append(threading.current_thread())
+        return models
+
+    assert Studio(load, background=False).loading is False
+    assert loaded_in == [threading.current_thread()]
