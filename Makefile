@@ -2,15 +2,20 @@
 PYTHON ?= python3
 PORT ?= 7860
 VENV ?= .venv
+SECONDS ?= 300
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow fuzz hashes audit licences lint clean
 
 help:
 	@echo "make demo       start the page on http://127.0.0.1:$(PORT)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the slow tests"
+	@echo "make fuzz       throw hostile pictures at every entrance for SECONDS=$(SECONDS)"
 	@echo "make lint       check style and formatting"
+	@echo "make hashes     write the SHA-256 of the bundled weights anew, after replacing some"
+	@echo "make audit      look up known vulnerabilities of what is installed (needs a network)"
+	@echo "make licences   list the licences of what is installed"
 	@echo "make clean      remove $(VENV)"
 	@echo "PYTHON=python3.12, PORT=8000 or VENV=folder change the defaults."
 
@@ -23,12 +28,25 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python tests/robustness/fuzz.py --seconds $(SECONDS)
+
+hashes: $(VENV)/.installed
+	$(BIN)/python -m map_pipeline.integrity
+
+# Both tools get an environment of their own and look at ours from outside.
+audit: $(VENV)/.installed $(VENV)-tools/.installed
+	$(VENV)-tools/bin/pip-audit --path "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+licences: $(VENV)/.installed $(VENV)-tools/.installed
+	$(VENV)-tools/bin/pip-licenses --python=$(BIN)/python --format=markdown
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-tools
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
@@ -42,4 +60,9 @@ $(VENV)/.installed: requirements.txt | $(BIN)/python
 
 $(VENV)/.installed-dev: requirements.txt pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)-tools/.installed: | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)-tools
+	$(VENV)-tools/bin/python -m pip install --quiet --disable-pip-version-check pip-audit pip-licenses
 	touch $@

@@ -1,0 +1,41 @@
+"""The only place that reads, writes and converts pictures.
+
+Three forms exist: a PIL image in mode RGB, a `uint8 [H,W,3]` array, and a tensor
+`[1,3,H,W] float32 RGB in [0,1]`. `load_image` is the gate that every picture of a user passes, from
+the page, the command line and Python alike; its rules stand in `rules.py`. Whatever else a file
+carried (EXIF, GPS, comments, colour profile, alpha, more frames) is gone behind it.
+"""
+
+from map_pipeline.images.forms import ImageInput, to_array, to_pil, to_tensor, uint8_tensor
+from map_pipeline.images.gate import load_image, quiet_pillow
+from map_pipeline.images.rules import (
+    FORMATS,
+    MAX_BYTES,
+    MAX_PIXELS,
+    MAX_SECONDS,
+    MIN_SIDE,
+    SUFFIXES,
+    Rule,
+    rules_table,
+)
+from map_pipeline.images.writing import save_image, write_atomically
+
+__all__ = [
+    "FORMATS",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "MAX_SECONDS",
+    "MIN_SIDE",
+    "SUFFIXES",
+    "ImageInput",
+    "Rule",
+    "load_image",
+    "quiet_pillow",
+    "rules_table",
+    "save_image",
+    "to_array",
+    "to_pil",
+    "to_tensor",
+    "uint8_tensor",
+    "write_atomically",
+]

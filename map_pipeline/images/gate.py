@@ -1,0 +1,158 @@
+"""The input gate: any picture of a user becomes upright sRGB pixels, or an `InvalidImageError`.
+
+Nothing here trusts a file. Its name tells nothing, its size is checked before any pixel is decoded,
+and the decoders read through `_Meter`, which ends what takes too long or reads too much.
+"""
+
+import io
+import logging
+import os
+import stat
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from map_pipeline.errors import InvalidImageError
+from map_pipeline.images.forms import ImageInput, check_size, to_uint8
+from map_pipeline.images.metadata import JPEG_START, bare_jpeg, orientation
+from map_pipeline.images.normalise import normalise
+from map_pipeline.images.rules import FORMATS, MAX_BYTES, MAX_SECONDS, TIFF_COMPRESSIONS, Rule
+
+READS_PER_BYTE = 4  # decoders read a file once, TIFF tags up to three times; bombs 65,000 times
+BLOCK = 4096  # bytes that a decoder gets at once, so that the time is looked at often enough
+
+
+def load_image(source: ImageInput) -> Image.Image:
+    """Read any accepted input as an upright PIL image in mode RGB without metadata.
+
+    Args:
+        source: a path, the bytes of a file, a PIL image, a `uint8 [H,W]`, `[H,W,3]` or `[H,W,4]`
+            array, a float array of these shapes in [0,1], or a tensor `[3,H,W]` or `[1,3,H,W]`,
+            uint8 or float in [0,1].
+
+    Raises:
+        InvalidImageError: one of the rules in `rules.Rule` is broken; the text says which.
+    """
+    if isinstance(source, np.ndarray | Tensor):
+        return normalise(Image.fromarray(to_uint8(source)))
+    if isinstance(source, Image.Image):
+        return _load_opened(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _decode(bytes(source), "the upload")
+    if isinstance(source, str | os.PathLike):
+        path = os.fsdecode(source)
+        name = repr(Path(path).name)
+        return _decode(_read_file(path, name), name)
+    raise Rule.KIND.error(type(source).__name__)
+
+
+def quiet_pillow() -> None:
+    """Keep Pillow's comments on odd files out of a program's output; what matters is an error.
+
+    For programs, not for `load_image`: what is shown of other libraries is the caller's choice.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
+def _load_opened(image: Image.Image) -> Image.Image:
+    """A PIL image of the caller; perhaps of a file whose pixels are yet to be read."""
+    check_size(*image.size)
+    with _refusing("a PIL image"):
+        image.load()
+        return _upright(image, image.info.get("exif", b""))
+
+
+def _read_file(path: str, name: str) -> bytes:
+    """The content of a regular file; pipes, devices and folders are refused without waiting."""
+    try:
+        with open(path, "rb", opener=_open_at_once) as file:
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            content = file.read(MAX_BYTES + 1) if regular else b""
+    except OSError as error:  # its text holds the full path, which isn't for everybody
+        raise Rule.FILE.error(f"{name} ({error.strerror})") from None
+    except ValueError:  # a null character, or one that file names can't hold
+        raise Rule.FILE.error(f"{name}, which can't be a file name") from None
+    if not regular:
+        raise Rule.FILE.error(f"{name}, which is something else")
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """`os.open` that doesn't wait for the other end of a pipe (Windows has no such pipes)."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _decode(content: bytes, name: str) -> Image.Image:
+    """The picture in the content of a file; `name` is for the errors."""
+    if len(content) > MAX_BYTES:
+        raise Rule.BYTES.error(f"{name} of more")
+    with _refusing(name):
+        content, exif = bare_jpeg(content) if content.startswith(JPEG_START) else (content, b"")
+        with Image.open(_Meter(content), formats=FORMATS) as image:
+            check_size(*image.size)
+            packing = image.info.get("compression") if image.format == "TIFF" else "raw"
+            if packing not in TIFF_COMPRESSIONS:
+                raise Rule.FORMAT.error(f"{name}, a TIFF packed as {packing}")
+            image.decodermaxblock = BLOCK
+            image.load()
+            return _upright(image, exif or image.info.get("exif", b""))
+
+
+def _upright(image: Image.Image, exif: bytes) -> Image.Image:
+    # Pillow turns a TIFF by itself and leaves what its EXIF block says.
+    return normalise(image, 1 if image.format == "TIFF" else orientation(exif))
+
+
+class _Meter(io.BytesIO):
+    """The content of a file that may only be read for so long, and so many bytes of it.
+
+    Pillow's loops over chunks, tags, scans and comments all read here, so this one limit holds for
+    every way of being slow: a 2-MB JPEG of 160,000 scans takes minutes, a TIFF whose tags all name
+    the same bytes takes any amount of memory.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._soonest = time.monotonic() + MAX_SECONDS
+        self._end = time.thread_time() + MAX_SECONDS
+        self._budget = READS_PER_BYTE * len(content) + BLOCK
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as a file does.
+
+        Raises:
+            InvalidImageError: the time or the bytes are used up.
+        """
+        part = super().read(size)
+        self._budget -= len(part)
+        if self._budget < 0 or self._is_late():
+            raise Rule.TIME.error("a file made to take longer")
+        return part
+
+    def _is_late(self) -> bool:
+        # The clock on the wall costs nothing; the one of the thread is a system call.
+        return time.monotonic() > self._soonest and time.thread_time() > self._end
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Turn whatever decoding the file called `name` raises into an `InvalidImageError`."""
+    try:
+        yield
+    except InvalidImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise Rule.SIZE.error(f"{name} of far more") from None
+    except UnidentifiedImageError:
+        raise Rule.FORMAT.error(f"{name}, which is none of these") from None
+    # Everything: what Pillow raises for a damaged file has no end (OSError, SyntaxError, KeyError,
+    # struct.error, ZeroDivisionError ...), and nothing of ours runs inside.
+    except Exception as error:
+        raise Rule.FORMAT.error(f"{name} ({error})") from None

@@ -1,0 +1,40 @@
+"""Writing pictures and other files so that each is whole or absent."""
+
+import io
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from map_pipeline.errors import InvalidImageError
+from map_pipeline.images.forms import to_array
+
+
+def save_image(image: Image.Image, path: str | os.PathLike) -> None:
+    """Write pixels and nothing else, atomically: PNG, or JPEG at quality 95 for .jpg/.jpeg.
+
+    Raises:
+        InvalidImageError: the suffix is neither .png nor .jpg/.jpeg.
+        OSError: the folder can't be written; no partial file is left.
+    """
+    path = Path(path)
+    buffer = io.BytesIO()
+    pixels = Image.fromarray(to_array(image))  # a fresh image: no `info`, so no metadata is kept
+    if path.suffix.lower() == ".png":
+        pixels.save(buffer, "PNG")
+    elif path.suffix.lower() in (".jpg", ".jpeg"):
+        pixels.save(buffer, "JPEG", quality=95, subsampling=0)
+    else:
+        raise InvalidImageError(f"`OUT` must end in .png, .jpg or .jpeg, got {path.name!r}.")
+    write_atomically(path, buffer.getvalue())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name beside it and rename it, so it is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
