@@ -17,7 +17,7 @@ from map_pipeline.ui.examples import load_examples
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.memory import give_back_large_blocks
 from map_pipeline.ui.requests import errors_in_plain_words
-from map_pipeline.ui.settings import Choices, PageSettings
+from map_pipeline.ui.settings import MAX_FACES, Choices, PageSettings
 from map_pipeline.ui.studio import Files, Job, Progress, Protected, Studio, read_photo
 
 ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
@@ -92,7 +92,7 @@ def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
         except gr.Error as error:
             gr.Warning(error.message)  # an error would leave the outlines of the photo before
             return clear
-        ticked = [one.number for one in found if one.clear]
+        ticked = [one.number for one in found if one.clear][:MAX_FACES]
         several = len(found) > 1 or not ticked
         return {
             top.outlines: found_faces.outlines(picture.size, found),

@@ -92,7 +92,7 @@ class Endpoints:
             expression_strength: how far the expression is changed, in [0, 1].
             target: whom recognisers should see: "auto" or a name from `/targets`.
             consent: true if the person in `own_target` has agreed; needed with `own_target`.
-            faces: numbers of the faces as `/detect` lists them; empty: all clear ones.
+            faces: at most 8 numbers of faces as `/detect` lists them; empty: the clear ones.
             mode: "fast" or "strong".
             strength: visible change that the protection may cost, in [0.05, 1].
             steps: fine-tuning steps per face; 0 is the number of the mode.

@@ -14,6 +14,7 @@ from map_pipeline.report import (
     recogniser_row,
     remaining_matches,
 )
+from map_pipeline.ui import texts
 from map_pipeline.ui.studio import Progress
 
 
@@ -29,7 +30,7 @@ def verdict(reports: Sequence[FaceReport], mode: str) -> str:
         return _box("warn", headline(reports), [])
     if not remaining_matches(reports):
         return _box("good", headline(reports), lines)
-    return _box("warn", headline(reports), [*lines, advice(mode)])
+    return _box("warn", headline(reports), [*lines, texts.SAME_PHOTO, advice(mode)])
 
 
 def plain_verdict(reports: Sequence[FaceReport]) -> str:

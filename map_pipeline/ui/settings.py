@@ -13,6 +13,7 @@ from map_pipeline.errors import UnknownOptionError
 
 PACKAGE = Path(__file__).parents[1]
 MAX_STEPS = 60  # fine-tuning steps offered on the page
+MAX_FACES = 8  # protected in one go, so that a photo of a crowd doesn't block the queue for minutes
 MAX_SEED = 2**32 - 1  # a number that people can still copy
 ZERO_GPU_CONCURRENCY = 8
 SECONDS = {"minute": 60, "hour": 3600, "day": 86400}

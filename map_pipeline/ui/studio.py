@@ -22,7 +22,7 @@ from map_pipeline.errors import (
 )
 from map_pipeline.report import FaceReport
 from map_pipeline.ui.jobs import run_in_steps
-from map_pipeline.ui.settings import Choices
+from map_pipeline.ui.settings import MAX_FACES, Choices
 
 # The page is shown before torch is loaded; methods that need it import it.
 if TYPE_CHECKING:
@@ -260,9 +260,10 @@ def write_files(before: Image.Image, protected: Protected, folder: str) -> Files
 
 
 def choose_faces(found: Sequence[FoundFace], numbers: Sequence[int]) -> list[FoundFace]:
-    """The faces of these numbers; all clear ones if there are no numbers.
+    """The faces of these numbers; if there are none, the clear ones, the largest `MAX_FACES`.
 
     Raises:
+        UnknownOptionError: more than `MAX_FACES` numbers.
         NoFaceError: there is no face of that number, or none is clear.
         FaceTooSmallError: a chosen face is too small.
     """
@@ -271,7 +272,11 @@ def choose_faces(found: Sequence[FoundFace], numbers: Sequence[int]) -> list[Fou
         if not clear:
             reasons = "; ".join(f"face {one.number} is {', '.join(one.problems)}" for one in found)
             raise NoFaceError(f"No face in this photo can be protected well: {reasons}.")
-        return clear
+        return clear[:MAX_FACES]
+    if len(set(numbers)) > MAX_FACES:
+        raise UnknownOptionError(
+            f"`faces` must be at most {MAX_FACES} at once, got {len(set(numbers))}."
+        )
     chosen = [one for one in found if one.number in numbers]
     unknown = sorted(set(numbers) - {one.number for one in chosen})
     if unknown:

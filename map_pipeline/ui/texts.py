@@ -62,6 +62,10 @@ EXPRESSION_INFO = "0 hardly changes the expression, 1 shows it in full."
 STRENGTH_INFO = "How much visible change the protection may cost. Less looks better, protects less."
 SEED_INFO = "The same seed gives the same result."
 CHOOSE_PHOTO = "Choose a photo first."
+SAME_PHOTO = (
+    "This compares with the very same photo, the hardest test. Other photos of you are less alike: "
+    "try them under “Check a photo”."
+)
 WRONG_ON_OUR_SIDE = "Something went wrong on our side. Please try again or choose another photo."
 EMPTY_RESULT = """<div class="map-empty"><p><b>Your result appears here</b></p>
 <p>Choose a photo, or try an example: its result shows at once.</p></div>"""

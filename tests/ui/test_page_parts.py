@@ -144,6 +144,13 @@ def test_faces_that_cannot_be_chosen_are_named() -> None:
         choose_faces(found, [3])
 
 
+def test_a_crowd_is_protected_in_parts() -> None:
+    crowd = [face(number) for number in range(1, 13)]
+    assert [one.number for one in choose_faces(crowd, [])] == list(range(1, 9))
+    with pytest.raises(UnknownOptionError, match="at most 8 at once, got 9"):
+        choose_faces(crowd, list(range(1, 10)))
+
+
 def test_faces_are_outlined_numbered_and_named() -> None:
     found = [face(1), face(2, "turned to the side"), face(3, "too small", possible=False)]
     drawn = found_faces.outlines((400, 200), found)
