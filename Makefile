@@ -3,15 +3,17 @@ PYTHON ?= python3
 PORT ?= 7860
 VENV ?= .venv
 SECONDS ?= 300
+CLIENTS ?= 8
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow fuzz hashes audit licences lint clean
+.PHONY: help demo test test-slow fuzz load hashes audit licences lint clean
 
 help:
 	@echo "make demo       start the page on http://127.0.0.1:$(PORT)"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the slow tests"
 	@echo "make fuzz       throw hostile pictures at every entrance for SECONDS=$(SECONDS)"
+	@echo "make load       let CLIENTS=$(CLIENTS) use the page at once for SECONDS=$(SECONDS)"
 	@echo "make lint       check style and formatting"
 	@echo "make hashes     write the SHA-256 of the bundled weights anew, after replacing some"
 	@echo "make audit      look up known vulnerabilities of what is installed (needs a network)"
@@ -30,6 +32,9 @@ test-slow: $(VENV)/.installed-dev
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python tests/robustness/fuzz.py --seconds $(SECONDS)
+
+load: $(VENV)/.installed-dev
+	$(BIN)/python tests/robustness/load.py --clients $(CLIENTS) --seconds $(SECONDS)
 
 hashes: $(VENV)/.installed
 	$(BIN)/python -m map_pipeline.integrity

@@ -117,6 +117,10 @@ def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
     def busy() -> tuple[gr.Button, gr.Button]:
         return gr.Button(interactive=False), gr.Button(visible=True)
 
+    def stopping() -> tuple[gr.Button, str]:
+        # Until the work has ended Gradio would drop another press of the first button.
+        return gr.Button(visible=False), texts.STOPPING
+
     def idle() -> tuple[gr.Button, gr.Button, str]:
         return gr.Button(interactive=True), gr.Button(visible=False), ""
 
@@ -166,7 +170,7 @@ def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
         job.success(None, js=layout.SHOW_RESULT, api_visibility="private")
         for ended in (job.success, job.failure):
             ended(idle, outputs=[*buttons, status], **AT_ONCE)
-        stop.click(idle, outputs=[*buttons, status], cancels=job, **AT_ONCE)
+        stop.click(stopping, outputs=[stop, status], cancels=job, **AT_ONCE)
         first, second, compare_button, answer = check
         compare_button.click(
             compare_on_page, [first, second], answer, preprocess=False, **AT_ONCE

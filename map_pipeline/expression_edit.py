@@ -42,12 +42,12 @@ REDDEST = 0.98  # quantile of a crop's redness that counts as its reddest
 # a judge and by eye. A smile is clear early, a surprised mouth must open wide to differ from a
 # frightened one.
 INTENSITY = {
-    "angry": 0.9,
-    "disgust": 0.8,
-    "fear": 0.85,
+    "angry": 0.85,
+    "disgust": 0.65,
+    "fear": 0.8,
     "happy": 0.75,
     "neutral": 1.0,
-    "sad": 0.95,
+    "sad": 0.9,
     "surprise": 1.35,
 }
 # What the landmark network sees between closed lips, as a share of the side.

@@ -15,8 +15,8 @@ from map_pipeline.faces.detect import insightface_pack_present
 from map_pipeline.pipeline import MAPPipeline
 
 # What one face takes in each mode, in forward passes as `forward_seconds` times them: processor
-# seconds of both for examples/astronaut.png on one core (6.9 and 18.8 s to 0.153 s).
-FORWARDS = {"fast": 45, "strong": 122}
+# seconds of both for examples/astronaut.png on one core (6.8 and 24.9 s to 0.15 to 0.19 s).
+FORWARDS = {"fast": 45, "strong": 150}
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ TARGET_NOTICE = """Recognition software may take you for the person in this pict
 picture of somebody who agreed to that, and never to pass as somebody else."""
 
 TARGET_INFO = "Auto takes a face that resembles yours without being you. All are averages of many."
+STOPPING = '<p class="map-note" role="status">Stopping …</p>'
 NOT_TESTED = '<p class="map-note">Not tested on this example.</p>'
 FACES_INFO = "None ticked: all clear ones."
 EXPRESSION_INFO = "0 hardly changes the expression, 1 shows it in full."

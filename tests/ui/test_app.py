@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import pickle
-import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -386,14 +385,3 @@ def test_page_stands_while_networks_load_and_tells_why_they_dont(
             protect(Client(page.local_url, verbose=False), ASTRONAUT)
     finally:
         page.close()
-
-
-def test_example_of_the_readme_runs(demo: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
-    readme = (EXAMPLES.parent / "README.md").read_text()
-    [code] = [one for one in re.findall(r"```python\n(.*?)```", readme, re.S) if "Client(" in one]
-    monkeypatch.chdir(EXAMPLES.parent)
-    told: dict[str, Any] = {}
-    exec(code.replace("http://127.0.0.1:7860", demo.local_url), told)
-    assert "no longer match you" in told["verdict"]
-    assert len(told["reports"]) == 1
-    assert [one["name"] for one in told["answers"]]
