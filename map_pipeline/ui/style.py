@@ -21,6 +21,7 @@ LAYOUT = """
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
 #intro h1 { font-size: clamp(1.5rem, 3.2vw, 2.1rem); line-height: 1.2; margin: .4em 0 .2em; }
 #intro p { font-size: 1.05rem; color: var(--body-text-color-subdued); max-width: 70ch; }
+.prose pre, .prose pre code { white-space: pre-wrap !important; overflow-wrap: anywhere; }
 .map-note { color: var(--body-text-color-subdued); font-size: 13px; margin: 4px 0; }
 .html-container { padding: 0 !important; }
 /* Room for Gradio's own display of the queue. */
@@ -134,7 +135,8 @@ LAYOUT = """
     border-radius: 50%; background: var(--map-tone); color: #fff; font-weight: 700;
 }
 .dark .map-verdict-mark { color: #111; }
-.map-scroll { overflow-x: auto; margin-bottom: 12px; }
+/* Its width isn't that of its content, or tables would widen the page. */
+.map-scroll { overflow-x: auto; contain: inline-size; margin-bottom: 12px; }
 .map-table { border-collapse: collapse; width: 100%; font-size: 13px; }
 .map-table caption { text-align: left; font-weight: 600; padding: 4px 0; }
 .map-table th, .map-table td {

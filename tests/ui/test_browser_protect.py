@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,7 +148,9 @@ def test_examples_show_their_results_and_run_no_network(site: Site) -> None:
     assert site.networks.calls == calls
 
 
-@pytest.mark.parametrize("leave", [False, True], ids=["stop", "leave"])
+@pytest.mark.parametrize(
+    "leave", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["stop", "leave"]
+)
 def test_nobody_works_for_a_visitor_who_stopped_or_left(site: Site, leave: bool) -> None:
     page = site.open()
     upload(page, ASTRONAUT)
@@ -156,7 +159,7 @@ def test_nobody_works_for_a_visitor_who_stopped_or_left(site: Site, leave: bool)
     set_steps(page, 60)
     calls = site.networks.calls
     button(page, "Protect").click()
-    page.get_by_text("step 2 of 60").wait_for()
+    page.get_by_text(re.compile(r"step [2-9] of 60")).wait_for()
     if leave:
         page = site.open()
         upload(page, ASTRONAUT)

@@ -1,0 +1,330 @@
+"""Many clients at once, for a bounded time: `make load CLIENTS=8 SECONDS=300`.
+
+One client protects every photo alone. Then each client protects a photo of its own again and again,
+and has to get, to the last bit, what the one client got for it. Prints what happened as Markdown;
+exit code 1 if a rule of `broken_rules` doesn't hold.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Barrier
+
+import httpx
+import numpy as np
+from gradio_client import Client, handle_file
+from gradio_client.utils import Status
+from PIL import Image, ImageOps
+
+from map_pipeline.config import EMOTIONS
+from map_pipeline.ui.cache import SWEEP_SECONDS
+from map_pipeline.ui.settings import PageSettings
+
+ROOT = Path(__file__).parents[2]
+PORTRAITS = ("astronaut.png", "man-older-dark.png", "woman-young-tan.png", "hopper-grey.png")
+START_SECONDS = 120  # until the page must answer
+GROWTH = 100  # MB that the server may be larger at the end than after the one client
+SLOWDOWN = 0.2  # share of the one client's throughput that may be lost
+
+# The page of app.py with another checkpoint and other seconds until files are deleted.
+SERVER = """
+import sys
+import app
+from pathlib import Path
+page = app.PageSettings(checkpoint=Path(sys.argv[1]), keep_seconds=int(sys.argv[2]))
+app.start(page, lambda: app.load_shipped(page))
+"""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One call: its seconds, the highest position in the queue that was told, and what failed."""
+
+    seconds: float
+    position: int | None
+    failure: str | None = None
+
+
+@dataclass
+class Phase:
+    """What so many clients did in so many seconds."""
+
+    clients: int
+    seconds: float = 0.0
+    visits: list[Visit] = field(default_factory=list)
+
+    @property
+    def done(self) -> list[Visit]:
+        """Calls that brought the right photo."""
+        return [one for one in self.visits if not one.failure]
+
+    @property
+    def failures(self) -> list[str]:
+        """What went wrong, call by call."""
+        return [one.failure for one in self.visits if one.failure]
+
+    @property
+    def per_minute(self) -> float:
+        """Throughput in photos."""
+        return 60 * len(self.done) / self.seconds
+
+    @property
+    def position(self) -> int | None:
+        """The highest position in the queue that anybody was told."""
+        return max((one.position for one in self.visits if one.position is not None), default=None)
+
+
+@dataclass
+class Outcome:
+    """Both phases, and the server around the second one.
+
+    Attributes:
+        memory: resident MB when idle before, at most meanwhile, and when idle at the end.
+        files: files of visitors on disk right after the last call, and when they should be gone.
+        log: what the server wrote.
+    """
+
+    alone: Phase
+    together: Phase
+    memory: tuple[float, float, float]
+    files: tuple[int, int]
+    log: str
+
+
+def photos(count: int, folder: Path) -> list[Path]:
+    """Portraits that differ from each other: the examples, mirrored and cut a little."""
+    paths = []
+    for number in range(count):
+        photo = Image.open(ROOT / "examples" / PORTRAITS[number % len(PORTRAITS)]).convert("RGB")
+        if number // len(PORTRAITS) % 2:
+            photo = ImageOps.mirror(photo)
+        photo = photo.crop((0, number, photo.width, photo.height))
+        paths.append(folder / f"{number}.png")
+        photo.save(paths[-1])
+    return paths
+
+
+class Visitor:
+    """A client with its photo and its choices; `reference` is the result it should get."""
+
+    def __init__(self, url: str, number: int, photo: Path, steps: int) -> None:
+        folder = photo.with_name(f"downloads-{number}")
+        self.client = Client(url, verbose=False, download_files=folder, analytics_enabled=False)
+        self.photo, self.steps = photo, steps
+        self.emotion = EMOTIONS[number % len(EMOTIONS)]
+        self.reference: np.ndarray | None = None
+
+    def visit(self) -> Visit:
+        """Protect the photo; the first result becomes the reference."""
+        started, position = time.monotonic(), None
+        try:
+            job = self.client.submit(
+                photo=handle_file(self.photo),
+                emotion=self.emotion,
+                steps=self.steps,
+                mode="fast",
+                api_name="/protect",
+            )
+            while not job.done():
+                status = job.status()
+                if status.code == Status.IN_QUEUE and status.rank is not None:
+                    position = max(position or 0, status.rank + 1)
+                time.sleep(0.05)
+            result = np.array(Image.open(job.result()[0]))
+        except Exception as error:  # whatever a client meets is a finding
+            failure = f"{type(error).__name__}: {str(error)[:200]}"
+            return Visit(time.monotonic() - started, position, failure)
+        seconds = time.monotonic() - started
+        if self.reference is None:
+            self.reference = result
+            original = np.array(Image.open(self.photo))
+            if result.shape != original.shape or (result == original).all():
+                return Visit(seconds, position, "the result isn't the own photo, changed")
+        same = np.array_equal(result, self.reference)
+        return Visit(seconds, position, None if same else "another photo than alone")
+
+    def visit_until(self, start: Barrier, seconds: float) -> list[Visit]:
+        """Visit again and again; the last visit begins before the seconds are over."""
+        start.wait()
+        end = time.monotonic() + seconds
+        visits = []
+        while time.monotonic() < end or not visits:
+            visits.append(self.visit())
+        return visits
+
+
+def one_by_one(visitors: list[Visitor]) -> Phase:
+    """Everybody once, nobody waits for anybody."""
+    started = time.monotonic()
+    visits = [one.visit() for one in visitors]
+    return Phase(1, time.monotonic() - started, visits)
+
+
+def all_at_once(visitors: list[Visitor], seconds: float) -> Phase:
+    """Everybody again and again, for so many seconds."""
+    start = Barrier(len(visitors))
+    started = time.monotonic()
+    with ThreadPoolExecutor(len(visitors)) as threads:
+        visits = list(threads.map(lambda one: one.visit_until(start, seconds), visitors))
+    return Phase(
+        len(visitors), time.monotonic() - started, [one for part in visits for one in part]
+    )
+
+
+def run(clients: int, seconds: float, steps: int, checkpoint: Path, keep_seconds: int) -> Outcome:
+    """Start a page, load it with clients, and wait until it should have deleted their files."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = photos(clients, Path(folder))
+        with running_page(Path(folder), checkpoint, keep_seconds) as (url, process, cache, log):
+            visitors = [Visitor(url, *one, steps) for one in enumerate(paths)]
+            visitors[0].visit()  # the first one also waits for the networks to load
+            alone = one_by_one(visitors)
+            before = memory(process.pid)
+            reset_peak(process.pid)
+            together = all_at_once(visitors, seconds)
+            left = len(files(cache))
+            wait_until_empty(cache, keep_seconds + min(SWEEP_SECONDS, keep_seconds) + 30)
+            usage = (before, memory(process.pid, "VmHWM"), memory(process.pid))
+            return Outcome(alone, together, usage, (left, len(files(cache))), log.read_text())
+
+
+@contextlib.contextmanager
+def running_page(
+    folder: Path, checkpoint: Path, keep_seconds: int
+) -> Iterator[tuple[str, subprocess.Popen, Path, Path]]:
+    """The page in a process of its own: address, process, folder of all its files, log."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    cache, log = folder / "cache", folder / "log"
+    cache.mkdir()
+    settings = {
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_TEMP_DIR": str(cache),
+        "TMPDIR": str(cache),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+    }
+    command = [sys.executable, "-c", SERVER, str(checkpoint), str(keep_seconds)]
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output
+        )
+    try:
+        url = f"http://127.0.0.1:{port}/"
+        wait_for(url, process, log)
+        yield url, process, cache, log
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
+    """Wait until the page answers."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url, timeout=5).status_code == 200:
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"the page doesn't start:\n{log.read_text()[-2000:]}")
+
+
+def memory(pid: int, kind: str = "VmRSS") -> float:
+    """Resident memory of a process, MB; "VmHWM" is its peak."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(rf"{kind}:\s+(\d+)", status)[1]) / 1024
+
+
+def reset_peak(pid: int) -> None:
+    """Let the peak of the resident memory be counted from now on."""
+    with contextlib.suppress(OSError):  # not everywhere allowed; the peak is only told
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def wait_until_empty(folder: Path, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while files(folder) and time.monotonic() < end:
+        time.sleep(1)
+
+
+def broken_rules(outcome: Outcome) -> list[str]:
+    """What must hold and doesn't, in one line each."""
+    alone, together = outcome.alone, outcome.together
+    before, _, after = outcome.memory
+    waiting = together.clients > 1
+    slower = f"from {alone.per_minute:.1f} to {together.per_minute:.1f} photos a minute"
+    rules = {
+        f"{len(alone.failures)} calls of the one client failed": alone.failures,
+        f"{len(together.failures)} calls failed": together.failures,
+        "nobody was told a position in the queue": waiting and together.position is None,
+        f"throughput fell {slower}": together.per_minute < (1 - SLOWDOWN) * alone.per_minute,
+        f"memory grew from {before:.0f} to {after:.0f} MB": after > before + GROWTH,
+        f"{outcome.files[1]} files weren't deleted": outcome.files[1],
+        "the server's log holds an error": "Traceback" in outcome.log or " at\n" in outcome.log,
+    }
+    return [text for text, broken in rules.items() if broken]
+
+
+def table(outcome: Outcome) -> str:
+    """Markdown."""
+    lines = [
+        "| clients | seconds | photos | a minute | median wait | longest wait | queue position, "
+        "highest | failures |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in (outcome.alone, outcome.together):
+        waits = [visit.seconds for visit in one.visits]
+        lines.append(
+            f"| {one.clients} | {one.seconds:.0f} | {len(one.done)} | {one.per_minute:.1f} | "
+            f"{statistics.median(waits):.1f} s | {max(waits):.1f} s | {one.position or '-'} | "
+            f"{len(one.failures)} |"
+        )
+    before, peak, after = outcome.memory
+    lines += [
+        "",
+        "| server | before | meanwhile | at the end |",
+        "| --- | --- | --- | --- |",
+        f"| memory | {before:.0f} MB | {peak:.0f} MB | {after:.0f} MB |",
+        f"| files of visitors | - | {outcome.files[0]} | {outcome.files[1]} |",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run it and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--steps", type=int, default=0, help="of fine-tuning; 0: as many as usual")
+    parser.add_argument("--checkpoint", type=Path, default=PageSettings().checkpoint)
+    parser.add_argument(
+        "--keep", type=int, default=180, help="seconds until the page deletes a file"
+    )
+    options = parser.parse_args()
+    outcome = run(options.clients, options.seconds, options.steps, options.checkpoint, options.keep)
+    print(table(outcome))
+    failures = [*outcome.alone.failures, *outcome.together.failures]
+    broken = broken_rules(outcome)
+    print("\n".join(["", *sorted(set(failures)), *(broken or ["all rules hold"])]))
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""A small version of `make load`, with small networks; the long one is for the shipped ones."""
+
+from pathlib import Path
+
+import load
+
+
+def test_two_clients_get_their_own_photos_and_nothing_stays(tiny_checkpoint: Path) -> None:
+    outcome = load.run(clients=2, seconds=5, steps=1, checkpoint=tiny_checkpoint, keep_seconds=10)
+    print(load.table(outcome))
+    # Two short phases tell nothing about throughput: `make load` does.
+    assert [one for one in load.broken_rules(outcome) if "throughput" not in one] == []
+    assert len(outcome.together.done) >= 2
+    assert outcome.files[0] >= 2  # there was something to delete
+
+
+def test_every_broken_rule_is_told() -> None:
+    good = load.Visit(seconds=1, position=None)
+    wrong = load.Visit(seconds=1, position=None, failure="another photo than alone")
+    outcome = load.Outcome(
+        alone=load.Phase(1, 10, [good, good]),
+        together=load.Phase(8, 100, [good, wrong]),
+        memory=(500, 800, 700),
+        files=(9, 3),
+        log="Traceback (most recent call last)",
+    )
+    assert load.broken_rules(outcome) == [
+        "1 calls failed",
+        "nobody was told a position in the queue",
+        "throughput fell from 12.0 to 0.6 photos a minute",
+        "memory grew from 500 to 700 MB",
+        "3 files weren't deleted",
+        "the server's log holds an error",
+    ]
