@@ -148,7 +148,7 @@ def test_examples_show_their_results_and_run_no_network(site: Site) -> None:
     assert site.networks.calls == calls
 
 
-# Slow, as one run in four lost the press on Protect in Gradio's event stream and then waits in vain;
+# Slow: one run in four lost the press on Protect in Gradio's event stream and then waited in vain.
 # tests/ui/test_app.py stops a run through the API.
 @pytest.mark.slow
 @pytest.mark.parametrize("leave", [False, True], ids=["stop", "leave"])
