@@ -4,6 +4,7 @@ import spaces  # isort: skip  (first: on ZeroGPU it has to patch CUDA before tor
 
 import importlib.util
 import os
+import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -192,9 +193,16 @@ def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
 
 
 def start(settings: PageSettings, load: Callable[[], Any], **options: Any) -> gr.Blocks:
-    """Build and launch the page; `options` go to `launch`."""
+    """Build and launch the page without waiting for its end; `options` go to `launch`."""
+    served = threading.Event()
+
+    def load_once_served() -> Any:
+        # Loading takes the processor, and Gradio gives its own page three seconds to answer.
+        served.wait()
+        return load()
+
     use_own_cache(settings.keep_seconds)
-    demo = build_demo(settings, load)
+    demo = build_demo(settings, load if ZERO_GPU else load_once_served)
     targets = [one.picture for one in style.built_in_targets(settings.checkpoint)]
     photos = [Image.open(one.photo) for one in load_examples(settings.examples)]
     demo.queue(max_size=settings.queue_size, default_concurrency_limit=settings.concurrency)
@@ -209,8 +217,9 @@ def start(settings: PageSettings, load: Callable[[], Any], **options: Any) -> gr
         # Ours are gr.Error and are always shown; Gradio's own texts name files on the server.
         show_error=False,
         mcp_server=importlib.util.find_spec("mcp") is not None,
-        **options,
+        **{**options, "prevent_thread_lock": True},
     )
+    served.set()
     return demo
 
 
@@ -226,4 +235,4 @@ def load_shipped(settings: PageSettings) -> Any:
 
 if __name__ == "__main__":
     page = PageSettings.from_environment()
-    start(page, lambda: load_shipped(page))
+    start(page, lambda: load_shipped(page)).block_thread()

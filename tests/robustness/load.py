@@ -43,7 +43,7 @@ import sys
 import app
 from pathlib import Path
 page = app.PageSettings(checkpoint=Path(sys.argv[1]), keep_seconds=int(sys.argv[2]))
-app.start(page, lambda: app.load_shipped(page))
+app.start(page, lambda: app.load_shipped(page)).block_thread()
 """
 
 
