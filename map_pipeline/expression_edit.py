@@ -39,8 +39,8 @@ MOUTH_COLOUR, MEAN_BRIGHTNESS = (0.20, 0.09, 0.08), 0.45
 JAW_SHARE, FOREHEAD = 1.0, 0.8  # see `_face_outline`
 REDDEST = 0.98  # quantile of a crop's redness that counts as its reddest
 # How much of its measured displacement an emotion shows at full strength; chosen on twelve faces by
-# a judge and by eye. A smile is clear early, a surprised mouth must open wide to differ from a
-# frightened one.
+# a judge and by eye, and for angry, disgust, fear and sad lowered by up to .15 after a look at 49
+# others. A smile is clear early, a surprised mouth must open wide to differ from a frightened one.
 INTENSITY = {
     "angry": 0.85,
     "disgust": 0.65,

@@ -22,12 +22,12 @@ _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 
 def check_folder(folder: Path) -> None:
-    """Check all weight files of a folder that has a list; do nothing where there's none.
+    """Check all weight files of a folder; only the bundled ones must have a list to check by.
 
     Raises:
         CheckpointError: a file is missing, isn't listed or isn't what the list says.
     """
-    if not (folder / FILE_NAME).is_file():
+    if not (folder / FILE_NAME).is_file() and folder not in bundled_folders():
         return
     listed = read_list(folder)
     for name in [*listed, *weight_files(folder)]:

@@ -147,3 +147,13 @@ def test_nothing_shipped_can_run_code_when_loaded() -> None:
     suffixes = {Path(name).suffix for name in tracked.stdout.splitlines()}
     assert ".safetensors" in suffixes
     assert not suffixes & UNSAFE_SUFFIXES
+
+
+def test_bundled_weights_without_a_list_are_not_taken_on_trust(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkpoint / FILE_NAME).unlink()
+    check_folder(checkpoint)  # somebody's own checkpoint needs none
+    monkeypatch.setattr("map_pipeline.integrity.bundled_folders", lambda: [checkpoint])
+    with pytest.raises(CheckpointError, match=rf"{FILE_NAME}` must be a readable file"):
+        check_folder(checkpoint)
