@@ -66,12 +66,10 @@ class MAPConfig:
             raise ValueError(f"`{name}` must be {rule}, got {getattr(self, name)!r}.")
 
 
-# Settings of a call's `mode`. "fast" takes few, large steps and looks at the plain picture only;
-# its expression is that of the edit alone.
+# Settings of a call's `mode`. "fast" takes half the steps and looks at the plain picture only; its
+# expression is that of the edit alone.
 MODES = {
-    "fast": MAPConfig(
-        num_inversion_steps=6, refine_steps=10, learning_rate=4e-4, views=0, expression_share=0.0
-    ),
+    "fast": MAPConfig(num_inversion_steps=6, refine_steps=10, views=0, expression_share=0.0),
     "strong": MAPConfig(),
 }
 DEFAULT_MODE = "strong"

@@ -38,6 +38,8 @@ OPENING = 0.03  # share of the side that lips part until the mouth between them 
 MOUTH_COLOUR, MEAN_BRIGHTNESS = (0.20, 0.09, 0.08), 0.45
 JAW_SHARE, FOREHEAD = 1.0, 0.8  # see `_face_outline`
 REDDEST = 0.98  # quantile of a crop's redness that counts as its reddest
+WHITE_TINT = 0.3  # how far teeth and the whites of eyes go from grey to the colour of the skin
+JAW_MOBILITY = 0.7  # all of it would drag neck, collar and background along, which nobody sees
 # How much of its measured displacement an emotion shows at full strength; chosen on twelve faces by
 # a judge and by eye, and for angry, disgust, fear and sad lowered by up to .15 after a look at 49
 # others. A smile is clear early, a surprised mouth must open wide to differ from a frightened one.
@@ -48,7 +50,7 @@ INTENSITY = {
     "happy": 0.75,
     "neutral": 1.0,
     "sad": 0.9,
-    "surprise": 1.35,
+    "surprise": 1.2,
 }
 # What the landmark network sees between closed lips, as a share of the side.
 CLOSED_GAP = 0.006
@@ -73,7 +75,7 @@ class EditSettings:
     level: int = 400
     inversion_steps: int = 5
     generation_steps: int = 4
-    guidance: float = 8.0
+    guidance: float = 11.0
     exaggeration: float = 1.0
     warp: float = 0.75
     cavity: float = 0.9
@@ -237,15 +239,18 @@ def smooth(images: Tensor, sigma: float) -> Tensor:
 def natural_colours(painted: Tensor, before: Tensor) -> Tensor:
     """Bring a face `[1,3,s,s]` to colours that faces have, of the same luma.
 
-    No bluer and no greener than grey, no redder than the reddest of the face as it was (its lips);
-    what was beyond that before may stay.
+    No bluer and no greener than teeth are in the light of the photo, no redder than the reddest of
+    the face as it was (its lips); what was beyond that before may stay.
     """
-    luma = to_grey(painted)
+    luma, luma_before = to_grey(painted), to_grey(before)
     red, _, blue = (painted - luma).unbind(1)
-    red_before, _, blue_before = (before - to_grey(before)).unbind(1)
+    red_before, _, blue_before = (before - luma_before).unbind(1)
     reddest = red_before.flatten().quantile(REDDEST).clamp(min=0)
-    red = red.maximum(red_before.clamp(max=0)).minimum(red_before.maximum(reddest))
-    blue = blue.minimum(blue_before.clamp(min=0))
+    tint = WHITE_TINT * luma[:, 0] / luma_before.mean().clamp(min=1e-3)
+    least_red = tint * red_before.mean().clamp(min=0)
+    most_blue = tint * blue_before.mean().clamp(max=0)
+    red = red.maximum(red_before.minimum(least_red)).minimum(red_before.maximum(reddest))
+    blue = blue.minimum(blue_before.maximum(most_blue))
     weight_red, weight_green, weight_blue = GREY_WEIGHTS
     green = -(weight_red * red + weight_blue * blue) / weight_green
     return luma + torch.stack([red, green, blue], 1)
@@ -330,6 +335,7 @@ def mobility() -> Tensor:
     weights = torch.ones(POINTS, 1)
     weights[[0, 1, 2, 14, 15, 16, 27, 28]] = 0
     weights[[3, 13, 29, 30]] = 0.5
+    weights[4:13] = JAW_MOBILITY
     return weights
 
 

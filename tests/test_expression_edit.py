@@ -11,6 +11,7 @@ from torch import Tensor
 from map_pipeline.conditioning import FaceConditioner, embedding_width
 from map_pipeline.expression import EMOTIONS, to_grey
 from map_pipeline.expression_edit import (
+    WHITE_TINT,
     EditSettings,
     ExpressionEdit,
     ExpressionShapes,
@@ -193,6 +194,23 @@ def test_colours_that_no_face_has_are_left_out_and_brightness_stays() -> None:
         untouched = torch.ones(8, 8).bool()
         untouched[4, 4] = False
         assert torch.allclose(result[..., untouched], skin[..., untouched], atol=1e-6)
+
+
+def test_white_takes_some_of_the_warmth_of_the_light() -> None:
+    skin = torch.tensor([0.7, 0.5, 0.4]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    teeth = skin.clone()
+    teeth[..., 4, 4] = 0.8
+    red, _, blue = natural_colours(teeth, skin)[0, :, 4, 4]
+    luma, luma_skin = 0.8, float(to_grey(skin).mean())
+    assert float(red) / luma - 1 == pytest.approx(WHITE_TINT * (0.7 / luma_skin - 1), abs=0.01)
+    assert float(blue) / luma - 1 == pytest.approx(WHITE_TINT * (0.4 / luma_skin - 1), abs=0.01)
+
+
+def test_in_neutral_light_white_stays_white() -> None:
+    grey = torch.full((1, 3, 8, 8), 0.4)
+    teeth = grey.clone()
+    teeth[..., 4, 4] = 0.8
+    assert torch.allclose(natural_colours(teeth, grey), teeth, atol=1e-6)
 
 
 def test_blue_paint_that_was_there_before_stays() -> None:

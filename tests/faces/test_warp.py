@@ -47,7 +47,7 @@ def at(scale: float, degrees: float, shift: tuple[float, float]) -> Alignment:
 
 
 def test_flow_brings_landmarks_where_asked() -> None:
-    before, after = landmarks(), raised(6.0)
+    before, after = landmarks(), raised(4.0)
     flow = displacement(before, after, SIZE)
     assert flow.shape == (1, 2, 2 * SIZE, 2 * SIZE)
     found = after + warp._sample(flow, after).T
@@ -88,7 +88,7 @@ def test_least_area_of_a_uniform_stretch() -> None:
 
 def test_deform_moves_a_spot_with_its_landmark() -> None:
     crop = torch.zeros(1, 3, SIZE, SIZE)
-    before, after = landmarks(), raised(6.0)
+    before, after = landmarks(), raised(4.0)
     x, y = before[48].round().long().tolist()
     crop[..., y - 2 : y + 3, x - 2 : x + 3] = 1
     result = deform_crop(crop, displacement(before, after, SIZE))[0, 0]
