@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it.
 _MODULES = {
-    "EMOTIONS": "expression",
+    "EMOTIONS": "config",
     "CheckpointError": "errors",
     "ExpressionEncoder": "expression",
     "FaceRecogniser": "recognition",

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 from map_pipeline.config import DEFAULT_MODE, DETECTORS, MODES
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
-from map_pipeline.evaluation.command import add_evaluate
-from map_pipeline.evaluation.side_commands import add_blind, add_curves, add_profile
+from map_pipeline.evaluation.commands.blind import add_blind
+from map_pipeline.evaluation.commands.curves import add_curves
+from map_pipeline.evaluation.commands.evaluate import add_evaluate
+from map_pipeline.evaluation.commands.profile import add_profile
 from map_pipeline.training.command import add_train
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.

@@ -14,7 +14,7 @@ from diffusers import ConfigMixin, ModelMixin, UNet2DModel
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from map_pipeline.expression import EMOTIONS
+from map_pipeline.config import EMOTIONS
 
 POINTS = 68
 # Spread of the landmarks between faces, in units of the crop's side: scales inputs to about 1.

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from map_pipeline import diffusion
 from map_pipeline.conditioning import POINTS, Condition, FaceConditioner, is_grey
-from map_pipeline.expression import EMOTIONS, GREY_WEIGHTS, to_grey
+from map_pipeline.config import EMOTIONS
+from map_pipeline.expression import GREY_WEIGHTS, to_grey
 from map_pipeline.faces.align import Alignment, apply_affine, invert_affine, similarity_transform
 from map_pipeline.faces.paste import paste_residual
 from map_pipeline.faces.warp import deform_crop, deform_photo, displacement

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from map_pipeline import diffusion
 from map_pipeline.conditioning import FaceConditioner, describe
-from map_pipeline.config import CHANGE_AT_FULL_STRENGTH, DEFAULT_MODE, MODES, MAPConfig
+from map_pipeline.config import CHANGE_AT_FULL_STRENGTH, DEFAULT_MODE, EMOTIONS, MODES, MAPConfig
 from map_pipeline.errors import CheckpointError, GPUMemoryError, MAPError, UnknownOptionError
 from map_pipeline.expression import (
-    EMOTIONS,
     ExpressionEncoder,
     TransformersExpressionEncoder,
     mean_probabilities,

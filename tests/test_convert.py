@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from map_pipeline.config import EMOTIONS
 from map_pipeline.convert import dlib, tfjs
 from map_pipeline.convert.__main__ import RECIPES, convert, main
 from map_pipeline.convert.builder import GraphBuilder
 from map_pipeline.errors import CheckpointError
-from map_pipeline.expression import EMOTIONS, ExpressionEncoder
+from map_pipeline.expression import ExpressionEncoder
 from map_pipeline.networks import GraphNetwork, Node
 
 SEED = 5

@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification
 
 import map_pipeline.expression as expression
+from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import CheckpointError
 from map_pipeline.expression import (
-    EMOTIONS,
     ExpressionEncoder,
     TransformersExpressionEncoder,
     expression_template,

@@ -9,7 +9,8 @@ from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from map_pipeline.conditioning import FaceConditioner, embedding_width
-from map_pipeline.expression import EMOTIONS, to_grey
+from map_pipeline.config import EMOTIONS
+from map_pipeline.expression import to_grey
 from map_pipeline.expression_edit import (
     WHITE_TINT,
     EditSettings,

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 from tqdm import tqdm
 
-from map_pipeline.config import MODES, MAPConfig
+from map_pipeline.config import EMOTIONS, MODES, MAPConfig
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
 from map_pipeline.evaluation.data import PhotoSet, Problem
 from map_pipeline.evaluation.gallery import look
@@ -35,7 +35,6 @@ from map_pipeline.evaluation.plots import (
 )
 from map_pipeline.evaluation.settings import Settings, surrogates_without
 from map_pipeline.evaluation.subjects import Goals, one_line
-from map_pipeline.expression import EMOTIONS
 from map_pipeline.guidance import Side, active, mode_objectives
 from map_pipeline.images import load_image, to_array, write_atomically
 from map_pipeline.pipeline import MAPPipeline

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from map_pipeline.config import EMOTIONS
 from map_pipeline.evaluation.gallery import Seen
 from map_pipeline.evaluation.results import PhotoRow
 from map_pipeline.evaluation.verification import rate
-from map_pipeline.expression import EMOTIONS, ExpressionEncoder
+from map_pipeline.expression import ExpressionEncoder
 
 NO_FACE = "no face"  # what the judge "sees" where no face was found
 

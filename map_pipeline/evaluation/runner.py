@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import CheckpointError, MAPError, NoFaceError, UnknownOptionError
 from map_pipeline.evaluation.cost import Cost, measure
 from map_pipeline.evaluation.data import PhotoSet
@@ -49,7 +50,6 @@ from map_pipeline.evaluation.settings import (
     transformation,
 )
 from map_pipeline.evaluation.subjects import Goals, Subject, Tools, label, one_line
-from map_pipeline.expression import EMOTIONS
 from map_pipeline.images import save_image, to_pil
 from map_pipeline.pipeline import MAPPipeline
 

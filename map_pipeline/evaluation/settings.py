@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods import method_names
 from map_pipeline.evaluation.purify import purify
 from map_pipeline.evaluation.styles import STYLES
 from map_pipeline.evaluation.transforms import TRANSFORMS
-from map_pipeline.expression import EMOTIONS
 from map_pipeline.images import write_atomically
 from map_pipeline.pipeline import MAPPipeline
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from map_pipeline.expression import EMOTIONS
+from map_pipeline.config import EMOTIONS
 from map_pipeline.expression_edit import POINTS, ExpressionShapes, straighten
 from map_pipeline.faces.contour import MIRRORED
 from map_pipeline.training.faces import FaceSet

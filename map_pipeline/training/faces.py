@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from map_pipeline.conditioning import is_grey
+from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import InvalidImageError
-from map_pipeline.expression import EMOTIONS
 from map_pipeline.images import SUFFIXES, write_atomically
 
 HAND_LABELS = "labels.jsonl"

@@ -26,8 +26,8 @@ from torch.optim import Adam
 
 from map_pipeline import diffusion
 from map_pipeline.conditioning import Condition, FaceConditioner
-from map_pipeline.config import MAPConfig
-from map_pipeline.expression import EMOTIONS, ExpressionEncoder
+from map_pipeline.config import EMOTIONS, MAPConfig
+from map_pipeline.expression import ExpressionEncoder
 from map_pipeline.faces.contour import five_points
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.guidance import Candidate, Goal, Objective, Side, active, default_objectives

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from map_pipeline import diffusion
 from map_pipeline.conditioning import FaceConditioner, is_conditional
+from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import MAPError
-from map_pipeline.expression import EMOTIONS
 from map_pipeline.images import to_pil, write_atomically
 from map_pipeline.training.augment import Batch
 from map_pipeline.training.validation import GENERATION_STEPS, INVERSION_STEPS, round_trip

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from map_pipeline.cli import build_parser
-from map_pipeline.evaluation.command import config_of
+from map_pipeline.evaluation.commands.evaluate import config_of
 from map_pipeline.evaluation.data import Problem
 from map_pipeline.evaluation.methods import trade_off
 from map_pipeline.evaluation.results import PhotoRow, Row

@@ -15,7 +15,7 @@ from conftest import ASTRONAUT
 from PIL import Image
 
 from map_pipeline.cli import build_parser, main
-from map_pipeline.evaluation.command import config_of, to_arguments
+from map_pipeline.evaluation.commands.evaluate import config_of, to_arguments
 from map_pipeline.evaluation.results import photos_file, results_file
 
 ROOT = Path(__file__).parents[2]
@@ -192,7 +192,7 @@ def test_help_does_not_wait_for_torch() -> None:
     assert done.returncode == 0
     assert "--leave-out" in done.stdout
     modules = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
-    assert "map_pipeline.evaluation.command" in modules
+    assert "map_pipeline.evaluation.commands.evaluate" in modules
     assert not modules & {"torch", "numpy", "PIL", "torchmetrics"}
 
 

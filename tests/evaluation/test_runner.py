@@ -12,6 +12,7 @@ from conftest import ASTRONAUT
 from PIL import Image
 
 from map_pipeline import MAPPipeline
+from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import NoFaceError, UnknownOptionError
 from map_pipeline.evaluation import runner
 from map_pipeline.evaluation.data import PhotoSet
@@ -35,7 +36,6 @@ from map_pipeline.evaluation.settings import (
 )
 from map_pipeline.evaluation.subjects import Tools
 from map_pipeline.evaluation.verification import verification
-from map_pipeline.expression import EMOTIONS
 from map_pipeline.images import load_image, to_array
 
 EXAMPLES = ASTRONAUT.parent

@@ -5,7 +5,7 @@ from synthetic import make_summary
 
 from map_pipeline.cli import build_parser
 from map_pipeline.evaluation import wording
-from map_pipeline.evaluation.command import config_of
+from map_pipeline.evaluation.commands.evaluate import config_of
 
 NOTHING = {"rate": None, "low": None, "high": None, "n": 0}
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from map_pipeline.expression import EMOTIONS
+from map_pipeline.config import EMOTIONS
 from map_pipeline.faces.contour import MIRRORED
 from map_pipeline.training import expression_shapes as shapes_module
 from map_pipeline.training.expression_shapes import (

@@ -9,8 +9,8 @@ import torch
 from made_up import faces, pictures, write_folder
 from PIL import Image
 
+from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import InvalidImageError
-from map_pipeline.expression import EMOTIONS
 from map_pipeline.training.faces import (
     FaceSet,
     find_grey,

@@ -7,7 +7,7 @@ import torch
 from conftest import ASTRONAUT, tiny_encoder
 from made_up import write_folder
 
-from map_pipeline.expression import EMOTIONS
+from map_pipeline.config import EMOTIONS
 from map_pipeline.faces.align import Alignment, arcface_template, warp_affine
 from map_pipeline.faces.contour import five_points
 from map_pipeline.faces.detect import BundledDetector

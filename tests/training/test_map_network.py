@@ -15,8 +15,7 @@ from torch import Tensor
 
 from map_pipeline import diffusion
 from map_pipeline.conditioning import FaceConditioner
-from map_pipeline.config import MAPConfig
-from map_pipeline.expression import EMOTIONS
+from map_pipeline.config import EMOTIONS, MAPConfig
 from map_pipeline.faces.contour import five_points
 from map_pipeline.guidance import Candidate, Goal, default_objectives
 from map_pipeline.refine import trainable_parameters

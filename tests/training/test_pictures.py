@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from map_pipeline.conditioning import FaceConditioner
+from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import MAPError
-from map_pipeline.expression import EMOTIONS
 from map_pipeline.training import pictures
 from map_pipeline.training.pictures import (
     GAP,
