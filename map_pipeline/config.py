@@ -36,9 +36,9 @@ class MAPConfig:
     start_timestep: int = 300
     num_inversion_steps: int = 12
     num_inference_steps: int = 1
-    refine_steps: int = 20
+    refine_steps: int = 24
     expression_strength: float = 0.5
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-4
     adam_betas: tuple[float, float] = (0.5, 0.9)
     expression_share: float = 0.25
     projection: bool = True
@@ -66,10 +66,12 @@ class MAPConfig:
             raise ValueError(f"`{name}` must be {rule}, got {getattr(self, name)!r}.")
 
 
-# Settings of a call's `mode`. "fast" takes half the steps and looks at the plain picture only; its
-# expression is that of the edit alone.
+# Settings of a call's `mode`. "fast" takes few, larger steps and looks at the plain picture only;
+# its expression is that of the edit alone.
 MODES = {
-    "fast": MAPConfig(num_inversion_steps=6, refine_steps=10, views=0, expression_share=0.0),
+    "fast": MAPConfig(
+        num_inversion_steps=6, refine_steps=10, learning_rate=3e-4, views=0, expression_share=0.0
+    ),
     "strong": MAPConfig(),
 }
 DEFAULT_MODE = "strong"

@@ -16,7 +16,7 @@ from map_pipeline.pipeline import MAPPipeline
 
 # What one face takes in each mode, in forward passes as `forward_seconds` times them: processor
 # seconds of both for examples/astronaut.png on one core (6.8 and 24.9 s to 0.15 to 0.19 s).
-FORWARDS = {"fast": 45, "strong": 150}
+FORWARDS = {"fast": 45, "strong": 180}
 
 
 @dataclass(frozen=True)
