@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,6 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     protect.add_argument(
         "--refine-steps", type=int, help="fine-tuning steps on each face (default: the mode's)"
+    )
+    protect.add_argument(
+        "--compile",
+        action="store_true",
+        help="use torch.compile: slower for the first photo, made for folders on a CUDA card",
     )
     protect.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     protect.add_argument("--detector", choices=DETECTORS)
@@ -265,6 +271,7 @@ def protect_file(
         strength=options.strength,
         expression_strength=options.expression_strength,
         refine_steps=options.refine_steps,
+        config=replace(MODES[options.mode], compile=options.compile),
         generator=torch.Generator().manual_seed(options.seed),
     )
     save_image(result.images[0], output)

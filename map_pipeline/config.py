@@ -31,6 +31,8 @@ class MAPConfig:
         ssim_budget: structural similarity of the aligned crop, over three scales, down to which
             change is free, in (0,1); the pipeline's `strength` sets it.
         autocast: arithmetic of the score network: "bf16" or "fp32".
+        compile: use `torch.compile` for the fine-tuned copy. The first face takes a minute or more
+            longer, so this is for many photos on CUDA.
     """
 
     start_timestep: int = 300
@@ -46,6 +48,7 @@ class MAPConfig:
     views: int = 1
     ssim_budget: float = 1 - CHANGE_AT_FULL_STRENGTH / 2
     autocast: Literal["bf16", "fp32"] = "bf16"
+    compile: bool = False
 
     def __post_init__(self) -> None:
         self._check("start_timestep", self.start_timestep >= 1, ">= 1")

@@ -51,7 +51,7 @@ INTENSITY = {
     "happy": 0.75,
     "neutral": 1.0,
     "sad": 0.9,
-    "surprise": 1.2,
+    "surprise": 1.45,
 }
 # What the landmark network sees between closed lips, as a share of the side.
 CLOSED_GAP = 0.006

@@ -110,6 +110,8 @@ def refine(
     clean = diffusion.to_latents(goal.source_crop, patch)
     # A float32 copy: half-precision weights would swallow Adam's small steps.
     unet = copy.deepcopy(networks.unet).float().requires_grad_(False)
+    if config.compile:
+        unet.compile(dynamic=False)  # what is compiled for one copy serves the next ones, too
     with torch.no_grad(), _autocast(device, config):
         start = diffusion.invert(
             unet,

@@ -1,4 +1,6 @@
+import copy
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -6,6 +8,7 @@ import torch.nn.functional as F
 from conftest import tiny_encoder, tiny_recogniser, tiny_unet
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
+from torch._dynamo.utils import counters
 
 from map_pipeline import EMOTIONS, MAPConfig, Objective, default_objectives, diffusion, with_weights
 from map_pipeline.diffusion import crop_size
@@ -229,6 +232,40 @@ def test_settings_change_the_result(face: Face) -> None:
     for settings in ({"projection": False}, {"ema_decay": 0.0}, {"expression_share": 0.0}):
         without, _ = run(face, dataclasses.replace(config, **settings))
         assert not torch.equal(with_mean, without)
+
+
+def test_compiled_once_for_all_faces_with_the_same_result(
+    face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = UNet2DModel.compile
+    # What is traced is what counts here; inductor would need a C++ compiler on every machine.
+    monkeypatch.setattr(
+        UNet2DModel, "compile", lambda unet, **options: whole(unet, backend="eager", **options)
+    )
+    torch.compiler.reset()
+    graphs = counters["stats"]
+    graphs.clear()
+    compiled = dataclasses.replace(QUICK, compile=True)
+    first, _ = run(face, compiled)
+    once = graphs["unique_graphs"]
+    again, _ = run(face, compiled)
+    assert once > 0
+    assert graphs["unique_graphs"] == once, "the second face was compiled anew"
+    expected, _ = run(face)
+    torch.testing.assert_close(first, expected, atol=1e-4, rtol=1e-3)
+    assert torch.equal(first, again)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_really_compiled_the_network_is_the_same() -> None:
+    plain = tiny_unet()
+    compiled = copy.deepcopy(plain)
+    compiled.compile(dynamic=False)
+    size, channels = plain.config.sample_size, plain.config.in_channels
+    latents, level = torch.randn(1, channels, size, size), torch.tensor([100])
+    expected = plain(latents, level).sample
+    torch.testing.assert_close(compiled(latents, level).sample, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_gradients_that_are_not_finite_stop_the_run(face: Face) -> None:

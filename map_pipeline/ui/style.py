@@ -18,6 +18,7 @@ TILE_PIXELS = 112  # side of a target's picture in the page, twice what is shown
 
 # Radio buttons stay radio buttons: the keyboard and screen readers work as ever.
 LAYOUT = """
+.dark { --color-accent: var(--primary-400); }
 .gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
 #intro h1 { font-size: clamp(1.5rem, 3.2vw, 2.1rem); line-height: 1.2; margin: .4em 0 .2em; }
 #intro p { font-size: 1.05rem; color: var(--body-text-color-subdued); max-width: 70ch; }

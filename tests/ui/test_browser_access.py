@@ -44,6 +44,45 @@ CONTROLS = """() => [...document.querySelectorAll(
         && !one.disabled && one.tabIndex >= 0 && one.type !== "file";
 }).map((one, number) => { one.dataset.control = number; return one.outerHTML.slice(0, 200); })"""
 
+# Contrast (https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio) of every visible text with the nearest
+# opaque background; texts on pictures and gradients, and what is switched off, don't count.
+FAINT_TEXT = """() => {
+    const paint = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+    const rgba = colour => {
+        paint.clearRect(0, 0, 1, 1); paint.fillStyle = colour; paint.fillRect(0, 0, 1, 1);
+        return [...paint.getImageData(0, 0, 1, 1).data];
+    };
+    const luminance = ([r, g, b]) => [r, g, b].map(v => v / 255)
+        .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+    const over = (front, back) => front.slice(0, 3)
+        .map((v, i) => v * front[3] / 255 + back[i] * (1 - front[3] / 255));
+    const found = [];
+    const texts = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+    for (let node; node = texts.nextNode();) {
+        const own = node.parentElement, text = node.data.trim();
+        if (!text || own.closest("svg, script, style, .icon, [disabled]")) continue;
+        if (!own.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+        if (own.getBoundingClientRect().width < 2) continue;
+        const layers = [];
+        let pictured = false;
+        for (let one = own; one; one = one.parentElement) {
+            const style = getComputedStyle(one), colour = rgba(style.backgroundColor);
+            pictured ||= style.backgroundImage !== "none";
+            if (colour[3]) layers.push(colour);
+            if (colour[3] === 255 || pictured) break;
+        }
+        if (pictured) continue;
+        let back = [255, 255, 255];
+        for (const layer of layers.reverse()) back = over(layer, back);
+        const front = over(rgba(getComputedStyle(own).color), back);
+        const [light, dark] = [luminance(front), luminance(back)].sort((a, b) => b - a);
+        const ratio = (light + .05) / (dark + .05);
+        if (ratio < 4.5) found.push(`${ratio.toFixed(1)} ${text.slice(0, 60)} of ${own.className}`);
+    }
+    return found;
+}"""
+
 
 @pytest.fixture(scope="module")
 def site(tiny_pipeline: MAPPipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
@@ -136,6 +175,19 @@ def test_keyboard_chooses_and_starts(site: Site) -> None:
     page.get_by_role("tab", name="Check a photo").focus()
     page.keyboard.press("Enter")
     playwright.expect(button(page, "Compare")).to_be_visible()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_text_can_be_read(site: Site, dark: bool) -> None:
+    page = site.open(dark=dark)
+    for title in FORM_SECTIONS:
+        section(page, title)
+    show_example(page)
+    for tab in TABS:
+        page.get_by_role("tab", name=tab).click()
+        page.wait_for_timeout(500)  # colours fade
+        faint = page.evaluate(FAINT_TEXT)
+        assert not faint, f"{tab}: {faint}"
 
 
 def test_every_control_has_a_name(site: Site) -> None:
