@@ -39,11 +39,12 @@ OPENING = 0.03  # share of the side that lips part until the mouth between them 
 MOUTH_COLOUR, MEAN_BRIGHTNESS = (0.20, 0.09, 0.08), 0.45
 JAW_SHARE, FOREHEAD = 1.0, 0.8  # see `_face_outline`
 REDDEST = 0.98  # quantile of a crop's redness that counts as its reddest
-WHITE_TINT = 0.3  # how far teeth and the whites of eyes go from grey to the colour of the skin
-JAW_MOBILITY = 0.7  # all of it would drag neck, collar and background along, which nobody sees
+WHITE_TINT = 0.3  # how far teeth and the whites of eyes go from grey to the mean colour of the crop
+JAW_MOBILITY = 0.7  # all of it would drag neck and collar along and make nothing clearer
 # How much of its measured displacement an emotion shows at full strength; chosen on twelve faces by
-# a judge and by eye, and for angry, disgust, fear and sad lowered by up to .15 after a look at 49
-# others. A smile is clear early, a surprised mouth must open wide to differ from a frightened one.
+# a judge and by eye, surprise also on 24 protected ones; angry, disgust, fear and sad were lowered
+# by up to .15 after a look at 49 others. A smile is clear early, a surprised mouth must open wide
+# to differ from a frightened one.
 INTENSITY = {
     "angry": 0.85,
     "disgust": 0.65,
@@ -51,7 +52,7 @@ INTENSITY = {
     "happy": 0.75,
     "neutral": 1.0,
     "sad": 0.9,
-    "surprise": 1.45,
+    "surprise": 1.3,
 }
 # What the landmark network sees between closed lips, as a share of the side.
 CLOSED_GAP = 0.006
@@ -177,30 +178,30 @@ def edit_expression(
     unit = contour / size
     moved = shapes.target(unit, emotion, strength * settings.warp)
     told = shapes.target(unit, emotion, strength * settings.exaggeration)
-    flow = displacement(contour, moved * size, size)
+    flow, reached = displacement(contour, moved * size, size)
     if strength == 0:
         return ExpressionEdit(flow, torch.zeros_like(crop).cpu(), contour)
     warped = deform_crop(crop, flow)
-    opened = _darken_mouth(warped, contour, moved * size, settings.cavity)
+    opened = _darken_mouth(warped, contour, reached, settings.cavity)
     grey = is_grey(crop)[0].float()
     wanted = F.one_hot(torch.tensor(emotion), len(EMOTIONS)).float()
     now = torch.zeros_like(wanted) if present is None else present.cpu().float()
     conditions = [
-        _condition(conditioner, strength * now, moved, grey),
+        _condition(conditioner, strength * now, reached / size, grey),
         _condition(conditioner, strength * wanted, told, grey),
     ]
     with torch.autocast(crop.device.type, autocast_dtype, enabled=autocast_dtype is not None):
         plain, asked = _paint(unet, scheduler, opened, conditions, settings)
     change = asked - plain
-    parts = [polygon_mask((moved * size)[part], size) for part in (MOUTH, *EYES)]
+    parts = [polygon_mask(reached[part], size) for part in (MOUTH, *EYES)]
     features = smooth(torch.stack(parts).amax(0), size / 100).to(crop)
     change = _clean(change, features, settings)
-    change = change * smooth(polygon_mask(_face_outline(moved * size), size), size / 24).to(crop)
+    change = change * smooth(polygon_mask(_face_outline(reached), size), size / 24).to(crop)
     painted = natural_colours((opened + change).float(), warped.float())
     painting = painted - warped
     if grey:
         painting = to_grey(painting).expand_as(painting)
-    return ExpressionEdit(flow, painting.cpu(), moved * size)
+    return ExpressionEdit(flow, painting.cpu(), reached)
 
 
 def apply_edit(
@@ -332,7 +333,10 @@ def _face_outline(shape: Tensor) -> Tensor:
 
 
 def mobility() -> Tensor:
-    """`[68,1]` in [0,1]: how far expressions move a point; 0 where only the head's pose does."""
+    """`[68,1]` in [0,1]: share of its measured motion that a point makes.
+
+    0 where only the head's pose moves it.
+    """
     weights = torch.ones(POINTS, 1)
     weights[[0, 1, 2, 14, 15, 16, 27, 28]] = 0
     weights[[3, 13, 29, 30]] = 0.5

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from map_pipeline import MAPPipeline, MAPPipelineOutput, __version__
 from map_pipeline.cli import main, plan_jobs
+from map_pipeline.config import MODES
 from map_pipeline.errors import InvalidImageError
 
 
@@ -89,15 +91,18 @@ def test_mode_and_expression_reach_the_pipeline(
 
     def watch(pipe: MAPPipeline, *photos: Path, **settings: Any) -> MAPPipelineOutput:
         asked.append(settings)
-        return protect(pipe, *photos, **settings | {"refine_steps": 1})
+        return protect(pipe, *photos, **settings | {"refine_steps": 1, "config": None})
 
     monkeypatch.setattr(MAPPipeline, "__call__", watch)
     call = ["protect", str(portrait), str(tmp_path / "a.png"), "--checkpoint", str(tiny_checkpoint)]
     assert main(call) == 0
     assert main([*call, "--mode", "fast", "--expression-strength", "0.75"]) == 0
+    assert main([*call, "--compile"]) == 0
     names = ("mode", "expression_strength", "refine_steps")
     found = [tuple(one[name] for name in names) for one in asked]
-    assert found == [("strong", None, None), ("fast", 0.75, None)]
+    assert found == [("strong", None, None), ("fast", 0.75, None), ("strong", None, None)]
+    compiled = replace(MODES["strong"], compile=True)
+    assert [one["config"] for one in asked] == [MODES["strong"], MODES["fast"], compiled]
 
 
 def test_originals_are_never_overwritten(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from map_pipeline.config import EMOTIONS
+from map_pipeline.config import EMOTIONS, MODES
 from map_pipeline.errors import CheckpointError, MAPError, NoFaceError, UnknownOptionError
 from map_pipeline.evaluation.cost import Cost, measure
 from map_pipeline.evaluation.data import PhotoSet
@@ -50,6 +50,7 @@ from map_pipeline.evaluation.settings import (
     transformation,
 )
 from map_pipeline.evaluation.subjects import Goals, Subject, Tools, label, one_line
+from map_pipeline.expression_edit import INTENSITY, EditSettings
 from map_pipeline.images import save_image, to_pil
 from map_pipeline.pipeline import MAPPipeline
 
@@ -380,6 +381,8 @@ class Evaluation:
             "judge": self.tools.judge is not None,
             "lpips": self.tools.lpips is not None,
             "facepp": self.tools.facepp is not None,
+            "modes": {name: asdict(mode) for name, mode in MODES.items()},
+            "edit": asdict(EditSettings()) | {"intensity": INTENSITY},
         }
 
 

@@ -47,8 +47,8 @@ STRIP_PIXELS = 1_000_000  # most photo pixels warped at once, see `faces.paste`
 GRID = 4  # it is evaluated at every so many px of the crop and enlarged from there
 
 
-def displacement(landmarks: Tensor, moved: Tensor, size: int) -> Tensor:
-    """The flow `[1,2,2s,2s]` that brings landmarks to other places; never folds.
+def displacement(landmarks: Tensor, moved: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The flow that brings landmarks to other places, and where it brings them; never folds.
 
     Interpolation with Wendland's C2 function (1995, https://doi.org/10.1007/BF02123482): smooth as
     a thin-plate spline, but zero beyond its reach.
@@ -57,14 +57,19 @@ def displacement(landmarks: Tensor, moved: Tensor, size: int) -> Tensor:
         landmarks: `[68,2]` crop px, where they are.
         moved: `[68,2]` crop px, where they shall be.
         size: s, side of the crop, px.
+
+    Returns:
+        the flow `[1,2,2s,2s]`, and the places reached `[68,2]` crop px: `moved`, or on the way
+        there if going all of it would fold the picture.
     """
     centres = moved.detach().double().cpu()
     shifts = (landmarks - moved).detach().double().cpu()
+    share = 1.0
     flow = _sequence(centres, shifts, size)
     while least_area(flow) < MIN_AREA:
-        shifts = shifts * SMALLER
-        flow = _sequence(centres, shifts, size)
-    return flow * feather_mask(2 * size)
+        share *= SMALLER
+        flow = _sequence(centres, share * shifts, size)
+    return flow * feather_mask(2 * size), torch.lerp(landmarks, moved, share)
 
 
 def _sequence(centres: Tensor, shifts: Tensor, size: int) -> Tensor:

@@ -32,7 +32,12 @@ from map_pipeline.faces.contour import five_points
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.guidance import Candidate, Goal, Objective, Side, active, default_objectives
 from map_pipeline.recognition import FaceRecogniser
-from map_pipeline.refine import GradientCombiner, objective_gradient, trainable_parameters
+from map_pipeline.refine import (
+    GradientCombiner,
+    compile_network,
+    objective_gradient,
+    trainable_parameters,
+)
 from map_pipeline.training.augment import Batch, mirror
 from map_pipeline.training.faces import FaceSet
 from map_pipeline.training.prior import (
@@ -163,9 +168,7 @@ def train_map(
         parameters, layers = parameters + own, layers + [count] * len(own)
         count += 1
     if config.compile:
-        # Three gradients are taken through one forward pass.
-        torch._functorch.config.donated_buffer = False
-        unet.compile(dynamic=False)
+        compile_network(unet)
     optimizer = Adam(parameters, config.learning_rate, betas=(0.9, 0.99))
     average = EMAModel(parameters, decay=config.average_decay, foreach=True)
     combine = GradientCombiner(config.protection, layers)

@@ -215,6 +215,8 @@ def theme() -> gr.themes.Base:
         color_accent="*primary_600",  # and in the dark, see `style`
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
+        button_secondary_background_fill_hover_dark="*neutral_600",
         checkbox_label_background_fill_selected="*primary_600",
         # Headings of the form as plain bold text instead of coloured pills.
         block_title_background_fill="none",

@@ -15,7 +15,8 @@ from map_pipeline.faces.detect import insightface_pack_present
 from map_pipeline.pipeline import MAPPipeline
 
 # What one face takes in each mode, in forward passes as `forward_seconds` times them: processor
-# seconds of both for examples/astronaut.png on one core (6.8 and 24.9 s to 0.15 to 0.19 s).
+# seconds of both for examples/astronaut.png on one core (6.8 and 24.9 s to 0.15 to 0.19 s;
+# strong then took 20 steps, and is scaled to its 24).
 FORWARDS = {"fast": 45, "strong": 180}
 
 

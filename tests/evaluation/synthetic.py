@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from map_pipeline.cli import build_parser
+from map_pipeline.config import EMOTIONS
 from map_pipeline.evaluation.commands.evaluate import config_of
 from map_pipeline.evaluation.data import Problem
 from map_pipeline.evaluation.methods import trade_off
@@ -70,7 +71,6 @@ STRENGTH = {
     "purify200": 0.55,
 }
 AGES = ("20-39", "40-59", "60+")
-EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 
 
 ALL = METHODS | ABLATED | VARIED

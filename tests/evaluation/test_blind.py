@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic import EMOTIONS, make_rows
+from synthetic import make_rows
 
 from map_pipeline.cli import main
+from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import MAPError, UnknownOptionError
 from map_pipeline.evaluation.blind import CAPTION, FACE, GAP, confusion, make_sheets, score
 from map_pipeline.evaluation.results import PhotoRow, append_rows, photos_file

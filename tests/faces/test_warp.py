@@ -48,7 +48,8 @@ def at(scale: float, degrees: float, shift: tuple[float, float]) -> Alignment:
 
 def test_flow_brings_landmarks_where_asked() -> None:
     before, after = landmarks(), raised(4.0)
-    flow = displacement(before, after, SIZE)
+    flow, reached = displacement(before, after, SIZE)
+    torch.testing.assert_close(reached, after)
     assert flow.shape == (1, 2, 2 * SIZE, 2 * SIZE)
     found = after + warp._sample(flow, after).T
     assert (found - before).norm(dim=1).max() < 1.5
@@ -56,11 +57,11 @@ def test_flow_brings_landmarks_where_asked() -> None:
 
 
 def test_nothing_moves_when_nothing_is_asked() -> None:
-    assert displacement(landmarks(), landmarks(), SIZE).abs().max() == 0
+    assert displacement(landmarks(), landmarks(), SIZE)[0].abs().max() == 0
 
 
 def test_flow_is_zero_at_its_border_and_far_from_what_moves() -> None:
-    flow = displacement(landmarks(), raised(6.0), SIZE)
+    flow, _ = displacement(landmarks(), raised(6.0), SIZE)
     edge = [flow[..., 0, :], flow[..., -1, :], flow[..., :, 0], flow[..., :, -1]]
     assert torch.cat(edge, -1).abs().max() == 0
     assert flow[..., : SIZE // 2 + 30, :].abs().max() < 0.2  # above the eyes
@@ -68,13 +69,21 @@ def test_flow_is_zero_at_its_border_and_far_from_what_moves() -> None:
 
 @pytest.mark.parametrize("by", [3.0, 10.0, 30.0, -40.0])
 def test_flow_never_folds(by: float) -> None:
-    assert least_area(displacement(landmarks(), raised(by), SIZE)) > 0
+    assert least_area(displacement(landmarks(), raised(by), SIZE)[0]) > 0
+
+
+def test_what_would_fold_goes_only_a_part_of_the_way() -> None:
+    before, after = landmarks(), raised(30.0)
+    _, reached = displacement(before, after, SIZE)
+    share = (reached - before).norm() / (after - before).norm()
+    assert 0 < share < 1
+    torch.testing.assert_close(reached, torch.lerp(before, after, share))
 
 
 def test_flow_never_folds_when_points_change_places() -> None:
     after = landmarks()
     after[[51, 57]] = after[[57, 51]]
-    assert least_area(displacement(landmarks(), after, SIZE)) > 0
+    assert least_area(displacement(landmarks(), after, SIZE)[0]) > 0
 
 
 def test_least_area_of_a_uniform_stretch() -> None:
@@ -91,7 +100,7 @@ def test_deform_moves_a_spot_with_its_landmark() -> None:
     before, after = landmarks(), raised(4.0)
     x, y = before[48].round().long().tolist()
     crop[..., y - 2 : y + 3, x - 2 : x + 3] = 1
-    result = deform_crop(crop, displacement(before, after, SIZE))[0, 0]
+    result = deform_crop(crop, displacement(before, after, SIZE)[0])[0, 0]
     rows, columns = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
     mean = torch.stack([(result * columns).sum(), (result * rows).sum()]) / result.sum()
     torch.testing.assert_close(mean, after[48], atol=1.2, rtol=0)
@@ -99,14 +108,14 @@ def test_deform_moves_a_spot_with_its_landmark() -> None:
 
 def test_deform_is_differentiable() -> None:
     crop = torch.rand(1, 3, SIZE, SIZE, requires_grad=True)
-    deform_crop(crop, displacement(landmarks(), raised(6.0), SIZE)).sum().backward()
+    deform_crop(crop, displacement(landmarks(), raised(6.0), SIZE)[0]).sum().backward()
     assert crop.grad is not None
     assert crop.grad.isfinite().all()
 
 
 def test_photo_keeps_its_bits_where_nothing_moves() -> None:
     photo, alignment = random_photo(300, 320), at(1.2, 10.0, (60.0, 50.0))
-    flow = displacement(landmarks(), raised(6.0), SIZE)
+    flow, _ = displacement(landmarks(), raised(6.0), SIZE)
     result = deform_photo(photo, alignment, flow)
     assert (result != photo).any()
     rows, columns = np.nonzero((result != photo).any(-1))
@@ -119,7 +128,7 @@ def test_photo_keeps_its_bits_where_nothing_moves() -> None:
 
 def test_strips_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     photo, alignment = random_photo(260, 240), at(1.3, -20.0, (30.0, 60.0))
-    flow = displacement(landmarks(), raised(8.0), SIZE)
+    flow, _ = displacement(landmarks(), raised(8.0), SIZE)
     whole = deform_photo(photo, alignment, flow)
     monkeypatch.setattr(warp, "STRIP_PIXELS", 5000)
     strips = deform_photo(photo, alignment, flow)
@@ -129,6 +138,6 @@ def test_strips_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_face_at_the_edge_of_the_photo() -> None:
     photo = random_photo(90, 100)
     result = deform_photo(
-        photo, at(1.0, 0.0, (-40.0, -30.0)), displacement(landmarks(), raised(6.0), SIZE)
+        photo, at(1.0, 0.0, (-40.0, -30.0)), displacement(landmarks(), raised(6.0), SIZE)[0]
     )
     assert result.shape == photo.shape
