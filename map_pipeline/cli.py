@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     protect.add_argument(
         "--compile",
         action="store_true",
-        help="use torch.compile: slower for the first photo, made for folders on a CUDA card",
+        help="use torch.compile, on cuda only: slower for the first photo, made for folders",
     )
     protect.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     protect.add_argument("--detector", choices=DETECTORS)

@@ -31,8 +31,8 @@ class MAPConfig:
         ssim_budget: structural similarity of the aligned crop, over three scales, down to which
             change is free, in (0,1); the pipeline's `strength` sets it.
         autocast: arithmetic of the score network: "bf16" or "fp32".
-        compile: use `torch.compile` for the fine-tuned copy. The first face takes a minute or more
-            longer, so this is for many photos on CUDA.
+        compile: use `torch.compile` for the fine-tuned copy, on CUDA only. The first face takes a
+            minute or more longer, so this is for many photos.
     """
 
     start_timestep: int = 300

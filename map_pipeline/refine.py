@@ -111,7 +111,7 @@ def refine(
     # A float32 copy: half-precision weights would swallow Adam's small steps.
     unet = copy.deepcopy(networks.unet).float().requires_grad_(False)
     if config.compile:
-        compile_network(unet)
+        diffusion.compile_network(unet)
     with torch.no_grad(), _autocast(device, config):
         start = diffusion.invert(
             unet,
@@ -274,13 +274,6 @@ def trainable_parameters(unet: UNet2DModel) -> tuple[list[nn.Parameter], list[in
                 layers += [count] * len(own)
                 count += 1
     return parameters, layers
-
-
-def compile_network(unet: UNet2DModel) -> None:
-    """Use `torch.compile` in place; what is compiled for one copy serves the next ones, too."""
-    # Several gradients are taken through one forward pass.
-    torch._functorch.config.donated_buffer = False
-    unet.compile(dynamic=False)
 
 
 def _candidate(

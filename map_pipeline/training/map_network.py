@@ -32,12 +32,7 @@ from map_pipeline.faces.contour import five_points
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.guidance import Candidate, Goal, Objective, Side, active, default_objectives
 from map_pipeline.recognition import FaceRecogniser
-from map_pipeline.refine import (
-    GradientCombiner,
-    compile_network,
-    objective_gradient,
-    trainable_parameters,
-)
+from map_pipeline.refine import GradientCombiner, objective_gradient, trainable_parameters
 from map_pipeline.training.augment import Batch, mirror
 from map_pipeline.training.faces import FaceSet
 from map_pipeline.training.prior import (
@@ -71,7 +66,7 @@ class MAPTrainingConfig:
         average_decay: of the averaged weights, which are the result.
         minutes, updates: the run ends at whichever comes first.
         report_every: updates between two reports.
-        compile: use `torch.compile`.
+        compile: use `torch.compile`, on CUDA only.
         mixed_precision: "bf16" or "no".
         seed: of everything random.
     """
@@ -168,7 +163,7 @@ def train_map(
         parameters, layers = parameters + own, layers + [count] * len(own)
         count += 1
     if config.compile:
-        compile_network(unet)
+        diffusion.compile_network(unet)
     optimizer = Adam(parameters, config.learning_rate, betas=(0.9, 0.99))
     average = EMAModel(parameters, decay=config.average_decay, foreach=True)
     combine = GradientCombiner(config.protection, layers)

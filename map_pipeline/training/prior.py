@@ -65,7 +65,7 @@ class PriorConfig:
         minutes, updates: the run ends at whichever comes first.
         validation_faces: kept out of the training.
         report_every: updates between two validations.
-        compile: use `torch.compile` (worth it on CUDA).
+        compile: use `torch.compile`, on CUDA only.
         gradient_checkpointing: trade time for memory (113 M networks at 256 px).
         mixed_precision: "bf16", "fp16" or "no".
         seed: of everything random.
@@ -197,7 +197,7 @@ def train_prior(
     )
     averaged = copy.deepcopy(model).eval().requires_grad_(False)  # neither compiled nor wrapped
     if config.compile:
-        unet.compile(dynamic=False)
+        diffusion.compile_network(unet)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
 
     # 3. Where a stopped run was.
