@@ -73,7 +73,7 @@ class MAPConfig:
 # its expression is that of the edit alone.
 MODES = {
     "fast": MAPConfig(
-        num_inversion_steps=6, refine_steps=10, learning_rate=3e-4, views=0, expression_share=0.0
+        num_inversion_steps=6, refine_steps=10, learning_rate=3.5e-4, views=0, expression_share=0.0
     ),
     "strong": MAPConfig(),
 }

@@ -122,6 +122,7 @@ def generate(
     condition: Tensor | None = None,
     away_from: Tensor | None = None,
     guidance: float = 1.0,
+    guided_steps: int | None = None,
 ) -> Tensor:
     """DDIM generation: from the noise level `start` down to clean latents.
 
@@ -129,17 +130,21 @@ def generate(
         condition: what to generate, `[B,width]`.
         away_from: what the start was inverted with; needed for a `guidance` other than 1.
         guidance: see `guided_noise`.
+        guided_steps: how many steps, the noisiest first, are guided; the others are plain; all if
+            None. Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724.
     """
     if guidance != 1.0 and away_from is None:
         raise ValueError(f"`away_from` must be given for a `guidance` of {guidance}, got None.")
     levels = timesteps(start, steps)
     alphas = [scheduler.alphas_cumprod[t].to(latents) for t in levels]
     alphas.append(scheduler.final_alpha_cumprod.to(latents))
-    for timestep, alpha, alpha_next in zip(levels, alphas, alphas[1:], strict=False):
-        if guidance == 1.0 or away_from is None:
+    guided = steps if guided_steps is None else guided_steps
+    scales = [guidance] * guided + [1.0] * (steps - guided)
+    for timestep, alpha, alpha_next, scale in zip(levels, alphas, alphas[1:], scales, strict=False):
+        if scale == 1.0 or away_from is None:
             noise = predict_noise(unet, latents, timestep, condition)
         else:
-            noise = guided_noise(unet, latents, timestep, condition, away_from, guidance)
+            noise = guided_noise(unet, latents, timestep, condition, away_from, scale)
         latents = ddim_step(latents, noise, alpha, alpha_next)
     return latents
 

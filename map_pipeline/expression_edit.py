@@ -66,6 +66,8 @@ class EditSettings:
         level: noise level of the inversion.
         inversion_steps, generation_steps: of DDIM.
         guidance: how many times the way from the present to the asked condition is gone.
+        guided_steps: how many of the generation's steps are guided. The last one paints fine
+            texture only, which guidance makes metallic.
         exaggeration: strength of the shape that the score network is told, relative to the asked.
         warp: strength of the warp relative to the asked strength.
         cavity: opacity of the dark painted between lips that part, before the inversion.
@@ -78,6 +80,7 @@ class EditSettings:
     inversion_steps: int = 5
     generation_steps: int = 4
     guidance: float = 11.0
+    guided_steps: int = 3
     exaggeration: float = 1.0
     warp: float = 0.75
     cavity: float = 0.9
@@ -143,7 +146,8 @@ class ExpressionShapes(ModelMixin, ConfigMixin):
         power = asked.square().sum()
         share = (present * asked).sum() / power if power > 0 else power
         change = (asked * share.clamp(min=1) - present) * mobility()
-        moved = _part_lips(shape[0], shape[0] + strength * change, asked, strength)
+        kept = share.clamp(0, 1)
+        moved = _part_lips(shape[0], shape[0] + strength * change, asked, strength, kept)
         return apply_affine(invert_affine(to_frame[0]), moved)
 
 
@@ -274,7 +278,8 @@ def _paint(
     ).float()
     schedule = (settings.level, settings.generation_steps)
     first = diffusion.generate(unet, scheduler, noise, *schedule, plain)
-    second = diffusion.generate(unet, scheduler, noise, *schedule, asked, plain, settings.guidance)
+    guidance = (settings.guidance, settings.guided_steps)
+    second = diffusion.generate(unet, scheduler, noise, *schedule, asked, plain, *guidance)
     return tuple(diffusion.to_crop(x.float(), patch).clamp(0, 1) for x in (first, second))
 
 
@@ -302,10 +307,18 @@ def lip_gap(shape: Tensor) -> Tensor:
     return (shape[list(INNER_LOWER), 1] - shape[list(INNER_UPPER), 1]).mean()
 
 
-def _part_lips(before: Tensor, after: Tensor, asked: Tensor, strength: float) -> Tensor:
-    """Correct the gap between the lips: what estimates leave open would show as a row of teeth."""
+def _part_lips(
+    before: Tensor, after: Tensor, asked: Tensor, strength: float, kept: Tensor
+) -> Tensor:
+    """Correct the gap between the lips: what estimates leave open would show as a row of teeth.
+
+    Args:
+        kept: share of the asked expression that the face shows already, in [0,1]: so far its mouth
+            may stay open wider than asked. Who laughs shall not have to smile with narrow lips.
+    """
     own = lip_gap(before)
     wanted = own.clamp(max=CLOSED_GAP) + lip_gap(asked).clamp(min=0)
+    wanted = wanted + kept * (own - wanted).clamp(min=0)
     excess = lip_gap(after) - ((1 - strength) * own + strength * wanted).clamp(min=0)
     result = after.clone()
     result[list(UPPER_LIP), 1] += excess / 2

@@ -61,6 +61,16 @@ def chroma_loss(change: Tensor) -> Tensor:
     return chroma.square().mean(dim=(1, 2, 3)).add(1e-12).sqrt()
 
 
+def luma_loss(change: Tensor) -> Tensor:
+    """Root mean square of the change's luma Y, `[B]` in [0,1]: what is left of PSNR without colour.
+
+    Structural similarity is blind to broad changes of light, which recognisers hardly see but
+    people do, as patchy skin.
+    """
+    luma = torch.einsum("c,bchw->bhw", change.new_tensor(_YCBCR[0]), change)
+    return luma.square().mean(dim=(1, 2)).add(1e-12).sqrt()
+
+
 def ssim(first: Tensor, second: Tensor) -> Tensor:
     """Mean structural similarity of two pictures, `[B]` in [-1,1].
 

@@ -200,6 +200,19 @@ def test_guided_generation(told_unet: UNet2DModel) -> None:
     assert torch.equal(guided(1.0), target)
     assert (guided(2.0) - source).norm() > 1.5 * (target - source).norm()
     # Two equal conditions leave nothing to exaggerate.
+    unguided = diffusion.generate(
+        told_unet, scheduler, latents, 300, 3, wanted, away, guidance=5.0, guided_steps=0
+    )
+    assert torch.equal(unguided, target)
+    partly, wholly = (
+        diffusion.generate(
+            told_unet, scheduler, latents, 300, 3, wanted, away, guidance=5.0, guided_steps=steps
+        )
+        for steps in (2, 3)
+    )
+    assert torch.equal(wholly, guided(5.0))
+    assert 0 < (partly - wholly).norm() < (unguided - wholly).norm()
+
     same = diffusion.generate(told_unet, scheduler, latents, 300, 3, away, away, guidance=5.0)
     torch.testing.assert_close(same, source, **close)
 

@@ -71,7 +71,7 @@ def test_every_objective_is_a_finite_scalar(name: str, unchanged: Candidate, goa
 def test_an_unchanged_face_costs_identity_and_nothing_else(
     unchanged: Candidate, goal: Goal
 ) -> None:
-    for name in ("smoothness", "chroma", "visibility", "score_matching"):
+    for name in ("smoothness", "chroma", "luma", "visibility", "score_matching"):
         assert value(name, unchanged, goal) == pytest.approx(0, abs=1e-5)
     assert value("dodging", unchanged, goal) > 0
     assert value("impersonation", unchanged, goal) > 0
@@ -121,7 +121,7 @@ def test_identity_losses_are_the_same_in_every_recognisers_unit(
 def test_changes_are_seen_by_the_prior_terms(unchanged: Candidate, goal: Goal) -> None:
     noisy = (goal.source_crop + 0.3 * torch.randn(1, 3, 32, 32)).clamp(0, 1)
     changed = dataclasses.replace(unchanged, crop=noisy)
-    for name in ("smoothness", "chroma", "visibility"):
+    for name in ("smoothness", "chroma", "luma", "visibility"):
         assert value(name, changed, goal) > 0.01
 
 

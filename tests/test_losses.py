@@ -65,6 +65,19 @@ def test_chroma_ignores_grey_and_measures_colour() -> None:
     torch.testing.assert_close(losses.chroma_loss(blue * 0.3), expected * 0.3)
 
 
+def test_luma_is_the_brightness_that_people_see() -> None:
+    """sRGB's weights: green counts most, and chroma leaves of a change what luma doesn't see."""
+    colours = torch.eye(3).view(3, 3, 1, 1).expand(3, 3, 8, 8)
+    expected = torch.tensor([0.299, 0.587, 0.114])
+    torch.testing.assert_close(losses.luma_loss(colours), expected)
+    torch.testing.assert_close(losses.luma_loss(-0.3 * colours), 0.3 * expected)
+    grey = torch.rand(2, 1, 8, 8)
+    expected = grey.square().mean((1, 2, 3)).sqrt()
+    torch.testing.assert_close(losses.luma_loss(grey.expand(2, 3, 8, 8)), expected)
+    red_for_green = torch.tensor([0.587, -0.299, 0.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    assert losses.luma_loss(red_for_green) < 1e-5 < losses.chroma_loss(red_for_green)
+
+
 @pytest.mark.parametrize("shape", [(7, 7), (16, 33), (64, 48)])
 def test_ssim_equals_scikit_image(shape: tuple[int, int]) -> None:
     first = torch.rand(3, 3, *shape)
@@ -116,6 +129,7 @@ def test_no_change_costs_nothing() -> None:
     source, zero = images(), torch.zeros(2, 3, 24, 24)
     assert (losses.smoothness_loss(zero) == 0).all()
     assert (losses.chroma_loss(zero) < 1e-5).all()
+    assert (losses.luma_loss(zero) < 1e-5).all()
     torch.testing.assert_close(losses.visibility_loss(source, source, 0.9), torch.zeros(2))
     assert (losses.score_matching_loss(source, source) == 0).all()
 
@@ -126,6 +140,7 @@ LOSSES = {
     "expression": lambda x: losses.expression_loss(x.flatten(1)[:, :7], 2),
     "smoothness": losses.smoothness_loss,
     "chroma": losses.chroma_loss,
+    "luma": losses.luma_loss,
     "visibility": lambda x: losses.visibility_loss(x, x.detach().flip(-1), 0.99),
     "visibility of itself": lambda x: losses.visibility_loss(x, x.detach(), 0.9),
     "score matching": lambda x: losses.score_matching_loss(x, torch.ones_like(x)),
@@ -143,7 +158,7 @@ def test_one_value_per_picture_and_finite_gradients(name: str, scale: float) -> 
     assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["smoothness", "chroma", "visibility", "expression"])
+@pytest.mark.parametrize("name", ["smoothness", "chroma", "luma", "visibility", "expression"])
 def test_gradients_point_somewhere(name: str) -> None:
     x = images(size=16).requires_grad_()
     (gradient,) = torch.autograd.grad(LOSSES[name](x).sum(), x)

@@ -544,7 +544,7 @@ def test_steps_are_compared_by_what_the_picture_shows() -> None:
     values = {o.name: torch.tensor(1.0) for o in objectives if o.weight > 0}
     config = MAPConfig(expression_share=0.25)
     weights = {o.name: o.weight for o in objectives}
-    prior = weights["smoothness"] + weights["chroma"] + weights["visibility"]
+    prior = sum(weights[name] for name in ("smoothness", "chroma", "luma", "visibility"))
     expected = weights["impersonation"] + 0.25 * weights["expression"] + prior
     assert picture_loss(objectives, values, config) == pytest.approx(expected)
     values["score_matching"] = torch.tensor(100.0)

@@ -92,6 +92,7 @@ STAGES = (
                 "expression_loss",
                 "smoothness_loss",
                 "chroma_loss",
+                "luma_loss",
                 "multiscale_ssim",
                 "visibility_loss",
                 "score_matching_loss",

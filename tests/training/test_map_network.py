@@ -353,7 +353,7 @@ def test_both_objectives_go_down(tmp_path: Path) -> None:
             values, _ = step(default_objectives(), torch.Generator().manual_seed(5))
         return {name: value.item() for name, value in values.items()}
 
-    off = dict.fromkeys(["smoothness", "chroma", "visibility", "score_matching"], 0.0)
+    off = dict.fromkeys(["smoothness", "chroma", "luma", "visibility", "score_matching"], 0.0)
     settings = {"updates": 30, "report_every": 10, "learning_rate": 1e-2, "average_decay": 0.0}
     before = measure(ScoreModel(model.unet, with_targets(model.conditioner, surrogates)))
     train(tmp_path, model, weights=off, **settings)
