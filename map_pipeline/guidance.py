@@ -161,7 +161,7 @@ def default_objectives() -> list[Objective]:
         Objective("expression", "L_E", "expression", 1.0, expression),
         Objective("smoothness", "L_S", "prior", 10.0, smoothness),
         Objective("chroma", "-", "prior", 12.0, chroma),
-        Objective("luma", "-", "prior", 6.0, luma),
+        Objective("luma", "-", "prior", 5.0, luma),
         Objective("visibility", "-", "prior", 10.0, visibility),
         Objective("score_matching", "L_SM", "prior", 1.0, score_matching),
     ]
