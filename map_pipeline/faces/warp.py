@@ -62,23 +62,22 @@ def displacement(landmarks: Tensor, moved: Tensor, size: int) -> tuple[Tensor, T
         the flow `[1,2,2s,2s]`, and the places reached `[68,2]` crop px: `moved`, or on the way
         there if going all of it would fold the picture.
     """
-    centres = moved.detach().double().cpu()
-    shifts = (landmarks - moved).detach().double().cpu()
-    share = 1.0
-    flow = _sequence(centres, shifts, size)
-    while least_area(flow) < MIN_AREA:
+    start, goal = landmarks.detach().double().cpu(), moved.detach().double().cpu()
+    reached, share = goal, 1.0
+    while least_area(flow := _sequence(start, reached, size)) < MIN_AREA:
         share *= SMALLER
-        flow = _sequence(centres, share * shifts, size)
-    return flow * feather_mask(2 * size), torch.lerp(landmarks, moved, share)
+        reached = torch.lerp(start, goal, share)
+    return flow * feather_mask(2 * size), reached.to(moved)
 
 
-def _sequence(centres: Tensor, shifts: Tensor, size: int) -> Tensor:
+def _sequence(landmarks: Tensor, moved: Tensor, size: int) -> Tensor:
     """A flow `[1,2,2s,2s]` that goes the way in `STEPS` small motions, one after the other.
 
     Args:
-        centres: `[68,2]` crop px, where landmarks shall be.
-        shifts: `[68,2]` crop px, from there to where they are.
+        landmarks: `[68,2]` crop px, where they are.
+        moved: `[68,2]` crop px, where they shall be.
     """
+    centres, shifts = moved, landmarks - moved
     coarse = 2 * size // GRID
     axis = torch.linspace(-size / 2, 1.5 * size - 1, coarse, dtype=torch.float64)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).reshape(-1, 2)

@@ -74,10 +74,16 @@ def test_flow_never_folds(by: float) -> None:
 
 def test_what_would_fold_goes_only_a_part_of_the_way() -> None:
     before, after = landmarks(), raised(30.0)
-    _, reached = displacement(before, after, SIZE)
+    flow, reached = displacement(before, after, SIZE)
     share = (reached - before).norm() / (after - before).norm()
     assert 0 < share < 1
     torch.testing.assert_close(reached, torch.lerp(before, after, share))
+    # What the flow shows at the places reached comes from the landmarks, a pixel or so apart.
+    columns, rows = (reached + SIZE / 2).round().long().unbind(1)
+    inside = (columns >= 0) & (columns < 2 * SIZE) & (rows >= 0) & (rows < 2 * SIZE)
+    shown = reached + flow[0, :, rows.clamp(0, 2 * SIZE - 1), columns.clamp(0, 2 * SIZE - 1)].T
+    moves = inside & ((after - before).norm(dim=1) > 0)
+    assert (shown - before)[moves].norm(dim=1).max() < 0.2 * (reached - before).norm(dim=1).max()
 
 
 def test_flow_never_folds_when_points_change_places() -> None:
