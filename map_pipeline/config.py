@@ -27,7 +27,8 @@ class MAPConfig:
             gradient, >= 0.
         projection: project conflicting gradients onto each other, per layer.
         ema_decay: decay of the gradients' EMA used as projection reference, in [0,1); 0 is no EMA.
-        views: random views per step besides the plain one, >= 0.
+        views: random views of the picture per step, >= 0; 0 looks at the picture as it is, which
+            protects less from recognisers that weren't used.
         ssim_budget: structural similarity of the aligned crop, over three scales, down to which
             change is free, in (0,1); the pipeline's `strength` sets it.
         autocast: arithmetic of the score network: "bf16" or "fp32".
@@ -45,7 +46,7 @@ class MAPConfig:
     expression_share: float = 0.25
     projection: bool = True
     ema_decay: float = 0.7
-    views: int = 1
+    views: int = 2
     ssim_budget: float = 1 - CHANGE_AT_FULL_STRENGTH / 2
     autocast: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
@@ -69,11 +70,11 @@ class MAPConfig:
             raise ValueError(f"`{name}` must be {rule}, got {getattr(self, name)!r}.")
 
 
-# Settings of a call's `mode`. "fast" takes few, larger steps and looks at the plain picture only;
-# its expression is that of the edit alone.
+# Settings of a call's `mode`. "fast" takes few, larger steps and looks at one view each; its
+# expression is that of the edit alone.
 MODES = {
     "fast": MAPConfig(
-        num_inversion_steps=6, refine_steps=10, learning_rate=3.5e-4, views=0, expression_share=0.0
+        num_inversion_steps=6, refine_steps=10, learning_rate=3.5e-4, views=1, expression_share=0.0
     ),
     "strong": MAPConfig(),
 }

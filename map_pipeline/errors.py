@@ -25,5 +25,9 @@ class CheckpointError(MAPError):
     """A checkpoint folder or weight file is missing, damaged or of the wrong kind."""
 
 
+class NotFiniteError(MAPError):
+    """A gradient overflowed; other settings, another precision or another seed may do."""
+
+
 class GPUMemoryError(MAPError):
     """The GPU ran out of memory; the text says what to lower."""

@@ -37,7 +37,7 @@ POLYGON_SCALE = 4  # polygons are drawn this many times larger
 OPENING = 0.03  # share of the side that lips part until the mouth between them is all dark
 # Colour of a mouth's inside in a picture of this mean brightness, RGB in [0,1].
 MOUTH_COLOUR, MEAN_BRIGHTNESS = (0.20, 0.09, 0.08), 0.45
-JAW_SHARE, FOREHEAD = 1.0, 0.8  # see `_face_outline`
+FOREHEAD = 0.8  # see `_face_outline`
 REDDEST = 0.98  # quantile of a crop's redness that counts as its reddest
 WHITE_TINT = 0.3  # how far teeth and the whites of eyes go from grey to the mean colour of the crop
 JAW_MOBILITY = 0.7  # all of it would drag neck and collar along and make nothing clearer
@@ -179,12 +179,13 @@ def edit_expression(
     settings = settings or EditSettings()
     size = crop.shape[-1]
     contour = contour.cpu().float()
+    if strength == 0:
+        still = torch.zeros(1, 2, 2 * size, 2 * size)
+        return ExpressionEdit(still, torch.zeros_like(crop).cpu(), contour)
     unit = contour / size
     moved = shapes.target(unit, emotion, strength * settings.warp)
     told = shapes.target(unit, emotion, strength * settings.exaggeration)
     flow, reached = displacement(contour, moved * size, size)
-    if strength == 0:
-        return ExpressionEdit(flow, torch.zeros_like(crop).cpu(), contour)
     warped = deform_crop(crop, flow)
     opened = _darken_mouth(warped, contour, reached, settings.cavity)
     grey = is_grey(crop)[0].float()
@@ -338,11 +339,9 @@ def _clean(change: Tensor, features: Tensor, settings: EditSettings) -> Tensor:
 
 
 def _face_outline(shape: Tensor) -> Tensor:
-    """Polygon `[N,2]` a little within the jaw and above the brows of `[68,2]`, in its unit."""
-    centre = shape[30]
-    jaw = centre + (shape[0:17] - centre) * JAW_SHARE
+    """Polygon `[N,2]` along the jaw and above the brows of `[68,2]`, in its unit."""
     brows = shape[17:27] - torch.tensor([0.0, 1.0]) * (shape[30, 1] - shape[27, 1]) * FOREHEAD
-    return torch.cat([jaw, brows.flip(0)])
+    return torch.cat([shape[0:17], brows.flip(0)])
 
 
 def mobility() -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from map_pipeline import diffusion
 from map_pipeline.conditioning import is_grey
 from map_pipeline.config import MAPConfig
+from map_pipeline.errors import NotFiniteError
 from map_pipeline.expression import ExpressionEncoder, TransformersExpressionEncoder, to_grey
 from map_pipeline.faces.paste import add_residual
 from map_pipeline.guidance import Candidate, Goal, Objective, Side, active
@@ -285,16 +286,17 @@ def _candidate(
     views: int,
     generator: torch.Generator,
 ) -> Candidate:
-    """Paste the change and show the result to every network, plain and in random views."""
+    """Paste the change and show the result to every network in random views, or as it is."""
     crop = (goal.source_crop + change * placement.mask).clamp(0, 1)
     region = add_residual(goal.source_region, change, placement.region_to_crop, placement.mask)
-    pictures = torch.cat([region, *(random_view(region, generator) for _ in range(views))])
+    seen = [random_view(region, generator) for _ in range(views)]
     points = placement.landmarks.expand(views, -1, -1)
 
     def show(network: nn.Module) -> Tensor:
+        if not seen:
+            return network(region, placement.landmarks).float()
         # Each network gets landmarks of its own, as if found by a detector of its own.
-        landmarks = torch.cat([placement.landmarks, jitter_landmarks(points, generator)])
-        return network(pictures, landmarks).float()
+        return network(torch.cat(seen), jitter_landmarks(points, generator)).float()
 
     return Candidate(
         crop=crop,
@@ -347,7 +349,10 @@ def objective_gradient(
         total, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
     )
     if not torch.isfinite(norm(gradient)):
-        raise FloatingPointError(f"The gradient of {[o.name for o in objectives]} is not finite.")
+        raise NotFiniteError(
+            f"`objectives` must have finite gradients, got others from "
+            f"{', '.join(o.name for o in objectives)}; try a lower `learning_rate` or fp32."
+        )
     return list(gradient)
 
 

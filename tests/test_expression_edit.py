@@ -116,6 +116,18 @@ def test_no_strength_no_change(networks: tuple, shapes: ExpressionShapes) -> Non
     assert found.painting.abs().max() == 0
 
 
+def test_no_strength_no_change_even_with_crossed_lips(
+    networks: tuple, shapes: ExpressionShapes
+) -> None:
+    """Landmarks of closed lips may cross, and lips are pulled apart for any expression."""
+    crossed = neutral_shape()
+    crossed[[65, 66, 67], 1] -= 0.03
+    crop = torch.rand(1, 3, SIZE, SIZE)
+    found = edit_expression(*networks, shapes, crop, crossed * SIZE, SAD, 0.0, SETTINGS)
+    assert found.flow.abs().max() == 0
+    assert torch.equal(found.shape, crossed * SIZE)
+
+
 def test_motion_grows_with_strength(networks: tuple, shapes: ExpressionShapes) -> None:
     motion = [edit(networks, shapes, strength=s).flow.abs().mean() for s in (0.25, 0.5, 1.0)]
     assert motion[0] < motion[1] < motion[2]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from map_pipeline.errors import MAPError
+from map_pipeline.errors import MAPError, NoFaceError
 from map_pipeline.faces.align import arcface_template, extract_region
 from map_pipeline.faces.detect import BundledDetector
 from map_pipeline.images import load_image, to_array, to_tensor
@@ -143,7 +143,11 @@ def embed_composites(composites: Tensor, recogniser: FaceRecogniser) -> Tensor:
 def embed_strangers(
     source: Path, detector: BundledDetector, recognisers: Mapping[str, FaceRecogniser]
 ) -> dict[str, Tensor]:
-    """Recogniser name -> embeddings `[M,D]` of the largest face of each picture in `source`."""
+    """Recogniser name -> embeddings `[M,D]` of the largest face of each picture in `source`.
+
+    Raises:
+        NoFaceError: no picture shows a face.
+    """
     embeddings: dict[str, list[Tensor]] = {name: [] for name in recognisers}
     for _, content in read_files(source, is_picture):
         photo = to_array(load_image(content))
@@ -154,6 +158,8 @@ def embed_strangers(
         with torch.no_grad():
             for name, recogniser in recognisers.items():
                 embeddings[name].append(recogniser(region.image, region.landmarks[None]).float())
+    if not all(embeddings.values()):
+        raise NoFaceError(f"`impostors` must show faces, got none in {source}.")
     return {name: torch.cat(parts) for name, parts in embeddings.items()}
 
 

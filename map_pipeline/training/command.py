@@ -149,6 +149,8 @@ def run_prior(options: argparse.Namespace) -> int:
     if options.start:
         unet, scheduler, conditioner = load_start(options.start)
         config = _of_network(config, unet, options.set)
+        if conditioner is not None:
+            config = replace(config, hidden=conditioner.config.hidden)
     faces = load_faces(options.faces)
     if options.dry_run:
         unet = unet or prior.new_unet(config, faces.images.shape[-1])

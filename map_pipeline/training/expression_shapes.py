@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS
+from map_pipeline.errors import MAPError
 from map_pipeline.expression_edit import POINTS, ExpressionShapes, straighten
 from map_pipeline.faces.contour import MIRRORED
 from map_pipeline.training.faces import FaceSet
@@ -182,6 +183,9 @@ def measure_shapes(faces: FaceSet) -> ExpressionShapes:
     Args:
         faces: those with landmarks and a certain emotion (probability 1) count; their emotions
             should be given by hand.
+
+    Raises:
+        MAPError: no such face shows an emotion that has to be measured.
     """
     known = faces.has_contour & (faces.emotions.max(1).values == 1)
     emotions = faces.emotions[known].argmax(1)
@@ -189,16 +193,21 @@ def measure_shapes(faces: FaceSet) -> ExpressionShapes:
     # Both halves of every face count: displacements are symmetric, and there is twice the data.
     shapes, emotions = torch.cat([shapes, mirrored(shapes)]), emotions.repeat(2)
     neutral_rows = emotions == EMOTIONS.index("neutral")
+    measured = [name for name in EMOTIONS if name == "neutral" or RECIPES[name].measured > 0]
+    missing = [name for name in measured if not (emotions == EMOTIONS.index(name)).any()]
+    if missing:
+        raise MAPError(
+            f"`faces` must show each of {', '.join(measured)} with certainty, got no "
+            f"{', '.join(missing)}."
+        )
     reference = shapes[neutral_rows].mean(0)
     shapes = straighten(shapes, reference)[0]
     neutral = shapes[neutral_rows].mean(0)
-    means = [shapes[emotions == e].mean(0) - neutral for e in range(len(EMOTIONS))]
-    displacements = torch.stack(
-        [
-            RECIPES[name].measured * mean + action_units(RECIPES[name].units)
-            for name, mean in zip(EMOTIONS, means, strict=True)
-        ]
-    )
+    displacements = torch.stack([action_units(RECIPES[name].units) for name in EMOTIONS])
+    for name in measured:
+        index = EMOTIONS.index(name)
+        mean = shapes[emotions == index].mean(0) - neutral
+        displacements[index] += RECIPES[name].measured * mean
     deviations = (shapes - neutral).flatten(1)
     result = ExpressionShapes()
     result.neutral.copy_(neutral)

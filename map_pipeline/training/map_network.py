@@ -11,6 +11,7 @@ Told no target, the network stays the prior (it inverts and reconstructs); told 
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,10 +28,12 @@ from torch.optim import Adam
 from map_pipeline import diffusion
 from map_pipeline.conditioning import Condition, FaceConditioner
 from map_pipeline.config import EMOTIONS, MAPConfig
+from map_pipeline.errors import UnknownOptionError
 from map_pipeline.expression import ExpressionEncoder
 from map_pipeline.faces.contour import five_points
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.guidance import Candidate, Goal, Objective, Side, active, default_objectives
+from map_pipeline.measure import working_threshold
 from map_pipeline.recognition import FaceRecogniser
 from map_pipeline.refine import GradientCombiner, objective_gradient, trainable_parameters
 from map_pipeline.training.augment import Batch, mirror
@@ -85,6 +88,22 @@ class MAPTrainingConfig:
     compile: bool = False
     mixed_precision: str = "bf16"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "updates", "report_every"):
+            self._check(name, getattr(self, name) >= 1, ">= 1")
+        for name in ("learning_rate", "minutes"):
+            self._check(name, 0 < getattr(self, name) < math.inf, "> 0")
+        for name in ("warmup", "seed"):
+            self._check(name, getattr(self, name) >= 0, ">= 0")
+        self._check("cooldown", 0 <= self.cooldown <= 1, "in [0, 1]")
+        self._check("average_decay", 0 <= self.average_decay < 1, "in [0, 1)")
+        # fp16 would need the loss scaled, and each side's gradient is taken by itself.
+        self._check("mixed_precision", self.mixed_precision in ("bf16", "no"), "bf16 or no")
+
+    def _check(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise UnknownOptionError(f"`{name}` must be {rule}, got {getattr(self, name)!r}.")
 
 
 PRESETS = {
@@ -146,6 +165,9 @@ def train_map(
     device = accelerator.device
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
+    objectives = [
+        replace(o, weight=config.weights.get(o.name, o.weight)) for o in default_objectives()
+    ]
     unet, conditioner, scheduler = prior
     unet, conditioner = unet.float().to(device), with_targets(conditioner, surrogates).to(device)
     surrogates = {name: net.to(device) for name, net in surrogates.items()}
@@ -153,6 +175,8 @@ def train_map(
     composites = {name: value.to(device).float() for name, value in composites.items()}
     model = ScoreModel(unet, conditioner).requires_grad_(False)
     averaged = copy.deepcopy(model).eval()
+    if config.compile:
+        diffusion.compile_network(unet)
     prepared = prepare(averaged, scheduler, faces, surrogates, template, config, accelerator)
     say(f"{len(prepared)} faces prepared")
 
@@ -162,14 +186,9 @@ def train_map(
         own = list(module.requires_grad_(True).parameters())
         parameters, layers = parameters + own, layers + [count] * len(own)
         count += 1
-    if config.compile:
-        diffusion.compile_network(unet)
     optimizer = Adam(parameters, config.learning_rate, betas=(0.9, 0.99))
     average = EMAModel(parameters, decay=config.average_decay, foreach=True)
     combine = GradientCombiner(config.protection, layers)
-    objectives = [
-        replace(o, weight=config.weights.get(o.name, o.weight)) for o in default_objectives()
-    ]
     alphas = scheduler.alphas_cumprod.to(device)
     sampling = PriorConfig(
         patch=diffusion.patch_size(unet), batch_size=config.batch_size, seed=config.seed
@@ -181,8 +200,12 @@ def train_map(
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * clock.rate
         values, rates = step(objectives, generator)
-        with accelerator.autocast():
-            values["score_matching"] = noise_loss(model, alphas, draw(), sampling, draw.generator)
+        if any(o.symbol == "L_SM" and o.weight > 0 for o in objectives):
+            faces_drawn = draw()
+            with accelerator.autocast():
+                values["score_matching"] = noise_loss(
+                    model, alphas, faces_drawn, sampling, draw.generator
+                )
         gradients = {
             side: objective_gradient(active(objectives, side), values, parameters)
             for side in ("identity", "expression", "prior")
@@ -213,12 +236,12 @@ def with_targets(
 ) -> FaceConditioner:
     """Copy a prior's conditioner with room for target embeddings, which say nothing at first.
 
-    A conditioner that already takes these embeddings goes on as it is.
+    A conditioner that already takes these very embeddings goes on as it is.
     """
     dims = {name: net.config.embedding_dim for name, net in surrogates.items()}
     told = FaceConditioner(conditioner.config.width, conditioner.config.hidden, dims)
     told.load_state_dict(conditioner.float().state_dict(), strict=False)
-    if not conditioner.target_in:
+    if conditioner.config.target_dims != dims:
         for parameter in told.target_out[-1].parameters():
             nn.init.zeros_(parameter)
     return told
@@ -329,7 +352,7 @@ class Step:
             source_crop=crops,
             source_embeddings=source,
             target_embeddings=targets,
-            thresholds={name: net.threshold(0.01) for name, net in self._surrogates.items()},
+            thresholds={name: working_threshold(net) for name, net in self._surrogates.items()},
             emotion=emotion,
             ssim_budget=self._config.protection.ssim_budget,
         )

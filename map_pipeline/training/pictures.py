@@ -116,7 +116,10 @@ def write_curves(runs: Sequence[Path], path: Path) -> None:
     Raises:
         MAPError: a run without a report, or matplotlib isn't installed.
     """
-    reports = {run.absolute().name: _reports(run) for run in runs}
+    names = [run.absolute().name for run in runs]
+    if len(set(names)) < len(names):  # a/map and b/map
+        names = [str(run) for run in runs]
+    reports = {name: _reports(run) for name, run in zip(names, runs, strict=True)}
     write_atomically(path, draw_curves(reports))
 
 
@@ -147,13 +150,16 @@ def _draw(
     for (run, reports), line in zip(runs.items(), LINES * len(runs), strict=False):
         updates = [report["update"] for report in reports]
         for name, colour in curves.items():
+            if name not in reports[0]:  # an objective that was switched off
+                continue
             label = f"{name}, {run}" if len(runs) > 1 else name
             values = [report[name] for report in reports]
             axes.plot(updates, values, line, color=colour, label=label, marker=".")
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#E3E3E3")
-    axes.legend(frameon=False)
+    if axes.get_lines():
+        axes.legend(frameon=False)
 
 
 def _reports(run: Path) -> list[dict[str, float]]:

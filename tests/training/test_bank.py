@@ -5,13 +5,16 @@ import pytest
 import torch
 from conftest import tiny_recogniser
 from made_up import write_folder
+from PIL import Image
 
-from map_pipeline.errors import MAPError
+from map_pipeline.errors import MAPError, NoFaceError
+from map_pipeline.faces.detect import BundledDetector
 from map_pipeline.targets import TargetBank
 from map_pipeline.training.bank import (
     build_bank,
     build_composite,
     embed_composites,
+    embed_strangers,
     impostor_rates,
     save_bank,
 )
@@ -47,6 +50,14 @@ def test_strangers_that_match_are_counted(composites: list[Composite]) -> None:
     strangers = {"one": torch.cat([own, own, -own, -own])}
     rates = impostor_rates(pictures[:1], strangers, {"one": recogniser})
     assert rates["one"].tolist() == [0.5]
+
+
+def test_strangers_without_a_face(tmp_path: Path) -> None:
+    strangers = tmp_path / "strangers"
+    strangers.mkdir()
+    Image.new("RGB", (64, 64), "grey").save(strangers / "wall.png")
+    with pytest.raises(NoFaceError, match=r"`impostors` must show faces, got none in .*strangers"):
+        embed_strangers(strangers, BundledDetector(), {"one": tiny_recogniser("one")})
 
 
 def test_too_few_faces_make_no_composite() -> None:

@@ -1,9 +1,11 @@
 """Shapes of expressions: the action units' table and what is measured on labelled faces."""
 
+import pytest
 import torch
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS
+from map_pipeline.errors import MAPError
 from map_pipeline.faces.contour import MIRRORED
 from map_pipeline.training import expression_shapes as shapes_module
 from map_pipeline.training.expression_shapes import (
@@ -80,6 +82,15 @@ def test_present_expression_is_seen() -> None:
     assert torch.corrcoef(torch.stack([corner, size]))[0, 1] > 0.9
     smiling = size > 0
     assert (corner[smiling].mean() - size[smiling].mean()).abs() < 0.01
+
+
+@pytest.mark.parametrize("absent", ["happy", "neutral"])
+def test_an_emotion_that_nobody_shows_is_told(absent: str) -> None:
+    """Its mean would be no number, and saved as such."""
+    faces, _ = face_set()
+    faces.emotions[faces.emotions[:, EMOTIONS.index(absent)] == 1] = 0
+    with pytest.raises(MAPError, match=f"must show each of .*{absent}.* got no {absent}"):
+        measure_shapes(faces)
 
 
 def test_faces_without_landmarks_or_label_do_not_count() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from map_pipeline import diffusion
 from map_pipeline.conditioning import FaceConditioner
 from map_pipeline.config import EMOTIONS, MAPConfig
+from map_pipeline.errors import UnknownOptionError
 from map_pipeline.faces.contour import five_points
 from map_pipeline.guidance import Candidate, Goal, default_objectives
 from map_pipeline.refine import trainable_parameters
@@ -105,6 +106,34 @@ def test_a_network_that_takes_targets_goes_on_as_it_is() -> None:
     again = with_targets(once, recognisers())
     told = replace(batch(4).condition, targets=composites(4))
     torch.testing.assert_close(again(told), once(told))
+
+
+def test_targets_of_other_recognisers_say_nothing_at_first() -> None:
+    once = with_targets(prior().conditioner, recognisers())
+    torch.nn.init.normal_(once.target_out[-1].weight)
+    other = with_targets(once, {"three": recognisers()["one"]})
+    told = batch(4).condition
+    targets = {"three": F.normalize(torch.randn(4, 16))}
+    torch.testing.assert_close(other(replace(told, targets=targets)), once(told))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("minutes", 0), ("updates", 0), ("batch_size", 0), ("mixed_precision", "fp16")],
+)
+def test_settings_outside_their_range_are_named(name: str, value: object) -> None:
+    with pytest.raises(UnknownOptionError, match=f"`{name}` must be .*, got {value!r}"):
+        MAPTrainingConfig(**{name: value})
+
+
+def test_what_cannot_run_is_told_before_any_face_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(map_network, "prepare", None)  # would raise a TypeError
+    with pytest.raises(UnknownOptionError, match="`compile` must be used on cuda"):
+        train(tmp_path, prior(), compile=True)
+    with pytest.raises(ValueError, match="`weight` of 'luma' must be >= 0"):
+        train(tmp_path, prior(), weights={"luma": -1.0})
 
 
 def test_the_face_as_it_is_has_no_emotion_and_no_target() -> None:

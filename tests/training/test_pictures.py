@@ -149,6 +149,22 @@ def test_curves_of_several_runs(tmp_path: Path) -> None:
     assert drawn(content).shape == drawn(draw_curves({"a": reports()})).shape
 
 
+def test_curves_of_folders_of_one_name(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    runs = [write_run(tmp_path / str(i) / "map", reports(i)) for i in (1, 3)]
+    write_curves(runs, tmp_path / "both.png")
+    write_curves(runs[1:], tmp_path / "last.png")
+    assert (tmp_path / "both.png").read_bytes() != (tmp_path / "last.png").read_bytes()
+
+
+def test_curves_of_a_run_without_one_objective() -> None:
+    pytest.importorskip("matplotlib")
+    without = [{k: v for k, v in report.items() if k != "dodging"} for report in reports()]
+    assert not np.array_equal(
+        drawn(draw_curves({"a": without})), drawn(draw_curves({"a": reports()}))
+    )
+
+
 def test_runs_without_reports(tmp_path: Path) -> None:
     with pytest.raises(MAPError, match=r"folder with training_map\.json, got .*missing"):
         write_curves([tmp_path / "missing"], tmp_path / "curves.png")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from map_pipeline.errors import NotFiniteError
 from map_pipeline.faces.align import warp_affine
 from map_pipeline.views import uniform
 
@@ -74,7 +75,9 @@ def descend(
         change = change.detach().requires_grad_(True)
         [gradient] = torch.autograd.grad(loss(image + change), change)
         if not gradient.isfinite().all():
-            raise FloatingPointError("The gradient of the identity loss is not finite.")
+            raise NotFiniteError(
+                "`photo` must give a finite gradient of the identity loss, got none."
+            )
         change = change.detach() - step * direction(gradient * mask)
         change = project(change, image, mask, budget)
     return change
