@@ -110,14 +110,14 @@ def check_sturdiness(
         one entry for each of `TREATMENTS`, in this order.
     """
     [face] = select_faces(pipe.face_detector.detect(original), [report.box])
-    before = pipe.view(original, face.landmarks)
-    goal = pipe.built_in_target(report.target, before) if target is None else _own(pipe, target)
+    source = pipe.embed(pipe.view(original, face.landmarks))
+    goal = pipe.built_in_target(report.target, source) if target is None else _own(pipe, target)
     used = {one.name for one in report.recognisers if one.used_in_optimisation}
     results = []
     for name, key in TREATMENTS.items():
         after = _treated_view(pipe, protected, face, TRANSFORMS[key])
         reports = [
-            compare_identities(key, net, key in used, before, after, goal.embeddings[key])
+            compare_identities(key, net, key in used, source[key], after, goal.embeddings[key])
             for key, net in pipe.recognisers.items()
         ]
         results.append(Sturdiness(name, reports))

@@ -49,11 +49,16 @@ def image_quality(before: Tensor, after: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def compare_identities(
-    name: str, net: FaceRecogniser, used: bool, before: View, after: View, target: Tensor
+    name: str, net: FaceRecogniser, used: bool, source: Tensor, after: View, target: Tensor
 ) -> RecogniserReport:
-    """How one recogniser sees the face; `target` is its embedding `[1,D]` of the target."""
-    first, second = net(*before).float(), net(*after).float()
-    target_after, source_after = float(second[0] @ target[0]), float(second[0] @ first[0])
+    """How one recogniser sees the protected face.
+
+    Args:
+        used: whether the optimisation differentiated through it.
+        source: `[1,D]`, its embedding of the unprotected face; target: of the target.
+    """
+    protected = net(*after).float()
+    target_after, source_after = float(protected[0] @ target[0]), float(protected[0] @ source[0])
     limit = net.threshold(FAR) if net.config.thresholds else None
     return RecogniserReport(
         name=name,
@@ -61,7 +66,7 @@ def compare_identities(
         family=net.config.family,
         used_in_optimisation=used,
         thresholds=dict(net.config.thresholds),
-        target_before=float(first[0] @ target[0]),
+        target_before=float(source[0] @ target[0]),
         target_after=target_after,
         source_after=source_after,
         impersonates=None if limit is None else target_after >= limit,

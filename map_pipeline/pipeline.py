@@ -375,13 +375,13 @@ class MAPPipeline(DiffusionPipeline):
                 result, finished = photo, []
                 for face in photo_faces:
                     started = time.perf_counter()
-                    face_target = own_target or self.built_in_target(
-                        target, self.view(photo, face.landmarks)
-                    )
                     try:
+                        source = self.embed(self.view(photo, face.landmarks))
+                        face_target = own_target or self.built_in_target(target, source)
                         result = self.protect_face(
                             result,
                             face,
+                            source,
                             EMOTIONS.index(emotion),
                             face_target,
                             surrogates,
@@ -392,12 +392,14 @@ class MAPPipeline(DiffusionPipeline):
                         )
                     except torch.OutOfMemoryError:
                         raise GPUMemoryError(OUT_OF_MEMORY) from None
-                    finished.append((face, face_target, time.perf_counter() - started))
+                    finished.append((face, source, face_target, time.perf_counter() - started))
                 # 3. Measure on the finished photo, when all its faces are done.
                 reports.append(
                     [
-                        self.report_face(photo, result, face, emotion, face_target, used, seconds)
-                        for face, face_target, seconds in finished
+                        self.report_face(
+                            photo, result, face, source, face_target, emotion, used, seconds
+                        )
+                        for face, source, face_target, seconds in finished
                     ]
                 )
                 results.append(result)
@@ -424,8 +426,12 @@ class MAPPipeline(DiffusionPipeline):
         if output_type not in ("pil", "np", "pt"):
             raise UnknownOptionError(f"`output_type` must be pil, np or pt; got {output_type!r}.")
 
-    def built_in_target(self, name: str, source: View) -> Target:
-        """Look up a composite, or choose one for `source` if `name` is "auto"."""
+    def built_in_target(self, name: str, source: dict[str, Tensor]) -> Target:
+        """Look up a composite, or choose one if `name` is "auto".
+
+        Args:
+            source: recogniser name -> embedding `[1,D]` of the face to protect.
+        """
         if self.targets is None:
             raise UnknownOptionError("`target` must be an image: this checkpoint has no targets.")
         stored = {key: self._bank_embeddings(key) for key in self.recognisers}
@@ -436,7 +442,7 @@ class MAPPipeline(DiffusionPipeline):
                 if self.recognisers[key].config.thresholds
             }
             ranker = self.config.target_ranker or self.surrogates[0]
-            name = self.targets.names[choose_target(self.embed(source), stored, limits, ranker)]
+            name = self.targets.names[choose_target(source, stored, limits, ranker)]
         index = self.targets.index(name)
         return Target(name, {key: value[index : index + 1] for key, value in stored.items()})
 
@@ -448,6 +454,7 @@ class MAPPipeline(DiffusionPipeline):
         self,
         photo: np.ndarray,
         face: Face,
+        source: dict[str, Tensor],
         emotion: int,
         target: Target,
         surrogates: Sequence[str],
@@ -460,13 +467,13 @@ class MAPPipeline(DiffusionPipeline):
 
         Args:
             face: a detected face of this photo.
+            source: recogniser name -> embedding `[1,D]` of this face, unprotected.
             emotion: index in `EMOTIONS`.
         """
         size = diffusion.crop_size(self.unet)
         template = torch.tensor(self.config.alignment_template) * size
         alignment = Alignment.from_landmarks(torch.as_tensor(face.landmarks), template, size)
         mask = feather_mask(size).to(self._execution_device)
-        source = self.embed(self.view(photo, face.landmarks))
         edited = self._express(photo, alignment, emotion, config, mask)
         crop, contour = self.aligned_crop(edited, alignment)
         landmarks = torch.as_tensor(face.landmarks)
@@ -562,8 +569,9 @@ class MAPPipeline(DiffusionPipeline):
         before: np.ndarray,
         after: np.ndarray,
         face: Face,
-        emotion: str,
+        source: dict[str, Tensor],
         target: Target,
+        emotion: str,
         used: Collection[str],
         seconds: float,
     ) -> FaceReport:
@@ -571,6 +579,7 @@ class MAPPipeline(DiffusionPipeline):
 
         Args:
             before: `uint8 [H,W,3]` original; after: the protected photo.
+            source: recogniser name -> embedding `[1,D]` of the face in the original.
             used: names of the networks that the optimisation differentiated through.
         """
         again = landmarks_again(self.face_detector, after, face)
@@ -587,7 +596,9 @@ class MAPPipeline(DiffusionPipeline):
             seconds=seconds,
             problems=list(face_problems(face, before)),
             recognisers=[
-                compare_identities(name, net, name in used, *views, target.embeddings[name])
+                compare_identities(
+                    name, net, name in used, source[name], views[1], target.embeddings[name]
+                )
                 for name, net in self.recognisers.items()
             ],
             expressions=[

@@ -73,7 +73,7 @@ class Goals:
         return self._get(name)
 
     def _resembling(self, face: Seen) -> str:
-        return self._pipe.built_in_target("auto", face.view).name
+        return self._pipe.built_in_target("auto", self._pipe.embed(face.view)).name
 
     def _get(self, name: str) -> Goal:
         if name not in self._known:

@@ -359,7 +359,7 @@ class Step:
         with self._accelerator.autocast():
             embeddings = {k: net(region, landmarks).float() for k, net in self._surrogates.items()}
             logits = {k: net(region, landmarks).float() for k, net in self._encoders.items()}
-        candidate = Candidate(crop, region, embeddings, logits, (change, change))
+        candidate = Candidate(crop, region, embeddings, logits, noise=None)
         values = {
             o.name: o.loss(candidate, goal)
             for o in objectives

@@ -482,7 +482,8 @@ def test_without_targets_composites_are_chosen(evaluate: Callable, files: dict[s
     evaluation = evaluate(pairs, dataclasses.replace(QUICK, targets=(), limit=1))
     assert evaluation.targets == ("auto",)
     subject = evaluation.subject(0, "plain")
-    expected = evaluation.pipe.built_in_target("auto", subject.clean("none").view).name
+    pipe = evaluation.pipe
+    expected = pipe.built_in_target("auto", pipe.embed(subject.clean("none").view)).name
     assert subject.goal.name == subject.goal.enroll == expected
 
 

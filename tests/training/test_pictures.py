@@ -151,6 +151,8 @@ def test_curves_of_several_runs(tmp_path: Path) -> None:
 
 def test_curves_of_folders_of_one_name(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
+    for i in (1, 3):
+        (tmp_path / str(i)).mkdir()
     runs = [write_run(tmp_path / str(i) / "map", reports(i)) for i in (1, 3)]
     write_curves(runs, tmp_path / "both.png")
     write_curves(runs[1:], tmp_path / "last.png")

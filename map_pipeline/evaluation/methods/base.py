@@ -145,7 +145,8 @@ def find_target(pipe: MAPPipeline, task: Task, place: FacePlace) -> Target:
         UnknownOptionError: there is no composite of that name.
     """
     if isinstance(task.target, str):
-        return pipe.built_in_target(task.target, pipe.view(task.photo, place.face.landmarks))
+        source = pipe.embed(pipe.view(task.photo, place.face.landmarks))
+        return pipe.built_in_target(task.target, source)
     try:
         [face] = select_faces(pipe.face_detector.detect(task.target), "largest")
     except MAPError as error:
