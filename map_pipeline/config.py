@@ -70,8 +70,8 @@ class MAPConfig:
             raise ValueError(f"`{name}` must be {rule}, got {getattr(self, name)!r}.")
 
 
-# Settings of a call's `mode`. "fast" takes few, larger steps and looks at one view each; its
-# expression is that of the edit alone.
+# Settings of a call's `mode`. "fast" takes few, larger steps, each with one view and one gradient;
+# see `guidance.mode_objectives`.
 MODES = {
     "fast": MAPConfig(
         num_inversion_steps=6, refine_steps=10, learning_rate=3.5e-4, views=1, expression_share=0.0

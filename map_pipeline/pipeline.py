@@ -40,7 +40,7 @@ from map_pipeline.faces.clarity import face_problems
 from map_pipeline.faces.contour import ContourFinder, five_points
 from map_pipeline.faces.detect import Face, FaceDetector, load_detector, select_faces
 from map_pipeline.faces.paste import feather_mask, paste_residual
-from map_pipeline.guidance import Goal, Objective, active, mode_objectives
+from map_pipeline.guidance import Goal, Objective, active, mode_objectives, sees_expression
 from map_pipeline.images import ImageInput, load_image, to_array, to_pil, to_tensor, uint8_tensor
 from map_pipeline.integrity import FILE_NAME, check_folder
 from map_pipeline.measure import (
@@ -348,7 +348,7 @@ class MAPPipeline(DiffusionPipeline):
         self.check_inputs(emotion, surrogates, output_type)
         objectives = mode_objectives(mode) if objectives is None else objectives
         used = set(surrogates if active(objectives, "identity") else ())
-        used |= set(self.encoders if active(objectives, "expression") else ())
+        used |= set(self.encoders if sees_expression(objectives) else ())
         # Without one, `torch.manual_seed` decides, as in diffusers.
         generator = generator or torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         images = image if isinstance(image, list | tuple) else [image]
@@ -430,7 +430,7 @@ class MAPPipeline(DiffusionPipeline):
         """Look up a composite, or choose one if `name` is "auto".
 
         Args:
-            source: recogniser name -> embedding `[1,D]` of the face to protect.
+            source: recogniser name -> embedding `[1,D]` of the face to protect; for "auto" only.
         """
         if self.targets is None:
             raise UnknownOptionError("`target` must be an image: this checkpoint has no targets.")
@@ -501,7 +501,7 @@ class MAPPipeline(DiffusionPipeline):
             told_source=told_source,
             told_target=told_target,
         )
-        encoders = self.encoders if active(objectives, "expression") else {}
+        encoders = self.encoders if sees_expression(objectives) else {}
         networks = Networks(self.unet, self.scheduler, tuned, encoders)
         residual = refine(networks, goal, placement, objectives, config, generator, on_step)
         return paste_residual(edited, residual.cpu(), alignment, mask.cpu())

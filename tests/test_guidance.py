@@ -6,12 +6,15 @@ import torch.nn.functional as F
 
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.guidance import (
+    SOLVED,
     Candidate,
     Goal,
     Objective,
     active,
     default_objectives,
     mode_objectives,
+    sees_expression,
+    unsolved_expression,
     with_weights,
 )
 
@@ -138,12 +141,36 @@ def test_with_weights_copies() -> None:
     assert objectives == default_objectives()
 
 
-def test_fast_leaves_out_what_costs_much() -> None:
-    """The expression networks and a pass of the score network; all the rest is the same."""
+def test_fast_takes_one_gradient_and_leaves_out_what_costs_much() -> None:
+    """L_E is added and no side of its own, L_SM is left out; all the rest is the same."""
     assert mode_objectives("strong") == default_objectives()
-    without = with_weights(default_objectives(), expression=0, score_matching=0)
-    assert mode_objectives("fast") == without
-    assert active(mode_objectives("fast"), "identity") == active(without, "identity") != []
+    fast = {o.name: o for o in mode_objectives("fast")}
+    assert active(list(fast.values()), "expression") == []
+    assert fast["expression"].side == "prior"
+    assert 0 < fast["expression"].weight < 1
+    assert fast["score_matching"].weight == 0
+    for objective in default_objectives():
+        if objective.name not in ("expression", "score_matching"):
+            assert fast[objective.name] == objective
+
+
+def test_a_solved_expression_asks_for_no_more(unchanged: Candidate, goal: Goal) -> None:
+    def value_of(logit: float) -> float:
+        logits = torch.zeros(2, 7)
+        logits[:, goal.emotion] = logit
+        return float(
+            unsolved_expression(dataclasses.replace(unchanged, logits={"e": logits}), goal)
+        )
+
+    assert value_of(3.0) == 0  # a probability of .77
+    assert value_of(0.0) == pytest.approx(float(torch.log(torch.tensor(7.0))) - SOLVED)
+
+
+def test_the_expression_is_looked_at_where_it_counts() -> None:
+    assert sees_expression(mode_objectives("strong"))
+    assert sees_expression(mode_objectives("fast"))
+    for mode in ("strong", "fast"):
+        assert not sees_expression(with_weights(mode_objectives(mode), expression=0))
 
 
 def test_unknown_objective() -> None:

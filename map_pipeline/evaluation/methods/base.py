@@ -145,8 +145,10 @@ def find_target(pipe: MAPPipeline, task: Task, place: FacePlace) -> Target:
         UnknownOptionError: there is no composite of that name.
     """
     if isinstance(task.target, str):
+        if task.target != "auto":
+            return pipe.built_in_target(task.target, {})
         source = pipe.embed(pipe.view(task.photo, place.face.landmarks))
-        return pipe.built_in_target(task.target, source)
+        return pipe.built_in_target("auto", source)
     try:
         [face] = select_faces(pipe.face_detector.detect(task.target), "largest")
     except MAPError as error:
