@@ -305,8 +305,9 @@ class MAPPipeline(DiffusionPipeline):
             target: name of a built-in composite, "auto" (one that resembles the person without
                 matching them), or a picture with a face. Use only pictures of people who agreed.
             faces: "largest", "all", or a list of boxes (x0, y0, x1, y1) in px.
-            mode: "fast", few and larger fine-tuning steps, or "strong", more steps that look at
-                more views and also steer the expression; see `config.MODES`.
+            mode: "fast", few and larger fine-tuning steps with one gradient of all losses, or
+                "strong", more steps that look at more views and project the two objectives onto
+                each other; see `config.MODES`.
             strength: visible change that protection may cost, in (0,1]: the structural similarity
                 of the aligned face may fall to `1 - CHANGE_AT_FULL_STRENGTH * strength`.
                 Default 0.5.

@@ -327,8 +327,8 @@ def _denoise(
 def side_gradients(
     objectives: Sequence[Objective], values: dict[str, Tensor], parameters: list[nn.Parameter]
 ) -> dict[Side, Gradient | None]:
-    """Gradient of each side. Without an expression there is no conflict to solve, and one pass
-    gives the sum of the two others (as "identity").
+    """Gradient of each side. Without an expression side there is no conflict to solve, and one
+    pass gives the sum of all the rest (as "identity").
     """
     sides: tuple[Side, ...] = ("identity", "expression", "prior")
     if active(objectives, "expression"):
