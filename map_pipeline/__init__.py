@@ -28,6 +28,7 @@ _MODULES = {
     "InvalidImageError": "errors",
     "MAPConfig": "config",
     "MAPError": "errors",
+    "MAPNetwork": "map_network",
     "MAPPipeline": "pipeline",
     "MAPPipelineOutput": "pipeline",
     "NoFaceError": "errors",

@@ -1,4 +1,4 @@
-"""What the score network is told about a face: its emotion, the shape of its features, its target.
+"""What the score network is told about a face: its emotion, the shape of its features, its colour.
 
 One vector per face is added to the U-Net's time embedding (`class_embed_type="identity"`). Every
 part can be left out - that is how classifier-free guidance (Ho and Salimans 2022,
@@ -6,8 +6,7 @@ https://arxiv.org/abs/2207.12598) gets its unconditional answer - and a vector o
 nothing at all.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
@@ -32,15 +31,12 @@ class Condition:
         shape: `[B,68,2]` landmarks in units of the crop's side.
         has_shape: `[B]` 1 where `shape` is known, else 0.
         grey: `[B]` 1 for pictures without colour.
-        targets: recogniser name -> `[B,D]` L2-normalised embedding of the target identity, or
-            zeros; a recogniser that isn't named counts as zeros.
     """
 
     emotion: Tensor
     shape: Tensor
     has_shape: Tensor
     grey: Tensor
-    targets: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class FaceConditioner(ModelMixin, ConfigMixin):
@@ -49,7 +45,6 @@ class FaceConditioner(ModelMixin, ConfigMixin):
     Args:
         width: of the U-Net's time embedding, see `embedding_width`.
         hidden: width of the hidden layers.
-        target_dims: recogniser name -> length of its embedding; empty for a prior.
 
     Buffers:
         mean_shape: `[68,2]` of the training faces, in units of the crop's side.
@@ -58,38 +53,22 @@ class FaceConditioner(ModelMixin, ConfigMixin):
     config_name = "config.json"
 
     @register_to_config
-    def __init__(
-        self, width: int, hidden: int = 256, target_dims: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, width: int, hidden: int = 256) -> None:
         super().__init__()
         self.register_buffer("mean_shape", torch.zeros(POINTS, 2))
         self.emotion = nn.Linear(len(EMOTIONS), width, bias=False)
         self.grey = nn.Linear(1, width, bias=False)
-        self.shape = _mlp(2 * POINTS, hidden, width)
-        self.target_in = nn.ModuleDict(
-            {name: nn.Linear(dim, hidden, bias=False) for name, dim in (target_dims or {}).items()}
-        )
-        self.target_out = _mlp(hidden, hidden, width) if target_dims else None
+        self.shape = mlp(2 * POINTS, hidden, width)
 
     def forward(self, condition: Condition) -> Tensor:
         """`[B,width]` of a batch of faces."""
         deviation = (condition.shape - self.mean_shape) / SHAPE_SPREAD
         shape = self.shape(deviation.flatten(1).to(self.dtype))
-        total = (
+        return (
             self.emotion(condition.emotion.to(self.dtype))
             + self.grey(condition.grey[:, None].to(self.dtype))
             + shape * condition.has_shape[:, None].to(self.dtype)
         )
-        given = {
-            name: condition.targets[name] for name in self.target_in if name in condition.targets
-        }
-        if given:
-            parts = [self.target_in[k](v.to(self.dtype)) for k, v in given.items()]
-            known = torch.stack([v.abs().sum(1) > 0 for v in given.values()]).sum(0)[:, None]
-            # The mean over those that know the target: one left out doesn't weaken the others.
-            joined = torch.stack(parts).sum(0) / known.clamp(min=1)
-            total = total + self.target_out(joined) * (known > 0).to(self.dtype)
-        return total
 
 
 def describe(crop: Tensor, contour: Tensor | None) -> Condition:
@@ -124,5 +103,6 @@ def is_conditional(unet: UNet2DModel) -> bool:
     return unet.config.class_embed_type == "identity"
 
 
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    """Two linear layers."""
     return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, outputs))

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from map_pipeline.errors import check_setting
+
 EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 FAR = 0.01  # false accept rate of the field's verification protocol
 # What `faces.detect.load_detector` knows; here so that the command line needn't load it.
@@ -19,7 +21,8 @@ class MAPConfig:
         start_timestep: t_0, noise level up to which a face is inverted, in [1, T).
         num_inversion_steps: network calls of the DDIM inversion, >= 2.
         num_inference_steps: network calls of one generation, >= 1.
-        refine_steps: fine-tuning steps on the photo, >= 0; 0 only runs the network.
+        refine_steps: fine-tuning steps on the photo from the prior, >= 0; 0 only runs the network.
+        continued_steps: the same where a `MAPNetwork` gives the start.
         expression_strength: how far the expression is changed before the protection, in [0,1].
         learning_rate: of Adam, > 0.
         adam_betas: decay of Adam's two moments, each in [0,1).
@@ -40,6 +43,7 @@ class MAPConfig:
     num_inversion_steps: int = 12
     num_inference_steps: int = 1
     refine_steps: int = 24
+    continued_steps: int = 24
     expression_strength: float = 0.5
     learning_rate: float = 2e-4
     adam_betas: tuple[float, float] = (0.5, 0.9)
@@ -52,29 +56,33 @@ class MAPConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        self._check("start_timestep", self.start_timestep >= 1, ">= 1")
-        self._check("num_inversion_steps", self.num_inversion_steps >= 2, ">= 2")
-        self._check("num_inference_steps", self.num_inference_steps >= 1, ">= 1")
-        self._check("refine_steps", self.refine_steps >= 0, ">= 0")
-        self._check("expression_strength", 0 <= self.expression_strength <= 1, "in [0, 1]")
-        self._check("learning_rate", self.learning_rate > 0, "> 0")
-        self._check("adam_betas", all(0 <= b < 1 for b in self.adam_betas), "two values in [0, 1)")
-        self._check("expression_share", self.expression_share >= 0, ">= 0")
-        self._check("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
-        self._check("views", self.views >= 0, ">= 0")
-        self._check("ssim_budget", 0 < self.ssim_budget < 1, "in (0, 1)")
-        self._check("autocast", self.autocast in ("bf16", "fp32"), "'bf16' or 'fp32'")
-
-    def _check(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            raise ValueError(f"`{name}` must be {rule}, got {getattr(self, name)!r}.")
+        check_setting(self, "start_timestep", self.start_timestep >= 1, ">= 1")
+        check_setting(self, "num_inversion_steps", self.num_inversion_steps >= 2, ">= 2")
+        check_setting(self, "num_inference_steps", self.num_inference_steps >= 1, ">= 1")
+        check_setting(self, "refine_steps", self.refine_steps >= 0, ">= 0")
+        check_setting(self, "continued_steps", self.continued_steps >= 0, ">= 0")
+        check_setting(self, "expression_strength", 0 <= self.expression_strength <= 1, "in [0, 1]")
+        check_setting(self, "learning_rate", self.learning_rate > 0, "> 0")
+        check_setting(
+            self, "adam_betas", all(0 <= b < 1 for b in self.adam_betas), "two values in [0, 1)"
+        )
+        check_setting(self, "expression_share", self.expression_share >= 0, ">= 0")
+        check_setting(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
+        check_setting(self, "views", self.views >= 0, ">= 0")
+        check_setting(self, "ssim_budget", 0 < self.ssim_budget < 1, "in (0, 1)")
+        check_setting(self, "autocast", self.autocast in ("bf16", "fp32"), "'bf16' or 'fp32'")
 
 
 # Settings of a call's `mode`. "fast" takes few, larger steps, each with one view and one gradient;
 # see `guidance.mode_objectives`.
 MODES = {
     "fast": MAPConfig(
-        num_inversion_steps=6, refine_steps=10, learning_rate=3.5e-4, views=1, expression_share=0.0
+        num_inversion_steps=6,
+        refine_steps=10,
+        continued_steps=4,
+        learning_rate=3.5e-4,
+        views=1,
+        expression_share=0.0,
     ),
     "strong": MAPConfig(),
 }

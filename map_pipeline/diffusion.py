@@ -9,10 +9,14 @@ import math
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from map_pipeline.conditioning import embedding_width, is_conditional
 from map_pipeline.errors import UnknownOptionError
+
+# Levels of the U-Net with at most so many positions a side are fine-tuned. Finer ones stay frozen:
+# training them prints the patch grid, or noise, on the face.
+TRAINED_SIDE = 16
 
 
 def patch_size(unet: UNet2DModel) -> int:
@@ -23,6 +27,24 @@ def patch_size(unet: UNet2DModel) -> int:
 def crop_size(unet: UNet2DModel) -> int:
     """Side of the face crop that the U-Net was trained on, in px."""
     return unet.config.sample_size * patch_size(unet)
+
+
+def deep_blocks(unet: UNet2DModel) -> list[nn.Module]:
+    """The blocks that fine-tuning changes."""
+    depth = len(unet.down_blocks)
+    frozen = sum(unet.config.sample_size >> level > TRAINED_SIDE for level in range(depth))
+    frozen = min(max(frozen, 1), depth - 1)
+    return [*unet.down_blocks[frozen:], unet.mid_block, *unet.up_blocks[: depth - frozen]]
+
+
+def deep_layers(unet: UNet2DModel) -> dict[str, nn.Linear | nn.Conv2d]:
+    """Name -> layer, all linear layers and convolutions of `deep_blocks`."""
+    deep = {id(module) for block in deep_blocks(unet) for module in block.modules()}
+    return {
+        name: module
+        for name, module in unet.named_modules()
+        if id(module) in deep and isinstance(module, nn.Linear | nn.Conv2d)
+    }
 
 
 def to_latents(crop: Tensor, patch: int) -> Tensor:

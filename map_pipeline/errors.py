@@ -18,7 +18,7 @@ class FaceTooSmallError(MAPError):
 
 
 class UnknownOptionError(MAPError):
-    """A named choice (emotion, target, detector ...) that doesn't exist."""
+    """A named choice (emotion, target, ...) that doesn't exist, or a setting outside its range."""
 
 
 class CheckpointError(MAPError):
@@ -31,3 +31,9 @@ class NotFiniteError(MAPError):
 
 class GPUMemoryError(MAPError):
     """The GPU ran out of memory; the text says what to lower."""
+
+
+def check_setting(settings: object, name: str, holds: bool, rule: str) -> None:
+    """Raise `UnknownOptionError` if the value of `settings.name` doesn't hold to its rule."""
+    if not holds:
+        raise UnknownOptionError(f"`{name}` must be {rule}, got {getattr(settings, name)!r}.")

@@ -43,6 +43,7 @@ from map_pipeline.faces.paste import feather_mask, paste_residual
 from map_pipeline.guidance import Goal, Objective, active, mode_objectives, sees_expression
 from map_pipeline.images import ImageInput, load_image, to_array, to_pil, to_tensor, uint8_tensor
 from map_pipeline.integrity import FILE_NAME, check_folder
+from map_pipeline.map_network import MAPNetwork
 from map_pipeline.measure import (
     FAR,
     View,
@@ -109,10 +110,16 @@ class MAPPipeline(DiffusionPipeline):
     """Protects faces in photos by fine-tuning a score network towards another identity.
 
     Args:
-        unet: score network of aligned face crops; `in_channels` = 3 p^2 for p x p pixel patches.
+        unet: score network of aligned face crops, the prior; `in_channels` = 3 p^2 for p x p pixel
+            patches.
         scheduler: its noise schedule.
-        conditioner: tells the score network emotion, shape and target of a face; without it the
-            network knows nothing but the picture, and only `refine_steps` protect.
+        conditioner: tells the score network emotion and shape of a face; without it the network
+            knows nothing but the picture.
+        map_network: what training on many faces changes in the prior, so that one pass protects;
+            without it only `refine_steps` protect.
+        map_network_without_dlib_resnet, map_network_without_mobilefacenet,
+            map_network_without_faceres: the same, trained without one recogniser, which can judge
+            it then; see `network_for`.
         expression_shapes: where emotions move landmarks; without it or the conditioner the
             expression is not edited before the protection.
         targets: built-in target identities.
@@ -133,6 +140,10 @@ class MAPPipeline(DiffusionPipeline):
     _optional_components = [  # noqa: RUF012 (diffusers reads this class attribute as a list)
         "conditioner",
         "expression_shapes",
+        "map_network",
+        "map_network_without_dlib_resnet",
+        "map_network_without_mobilefacenet",
+        "map_network_without_faceres",
         "targets",
         "dlib_resnet",
         "mobilefacenet",
@@ -150,6 +161,10 @@ class MAPPipeline(DiffusionPipeline):
         scheduler: DDIMScheduler,
         conditioner: FaceConditioner | None = None,
         expression_shapes: ExpressionShapes | None = None,
+        map_network: MAPNetwork | None = None,
+        map_network_without_dlib_resnet: MAPNetwork | None = None,
+        map_network_without_mobilefacenet: MAPNetwork | None = None,
+        map_network_without_faceres: MAPNetwork | None = None,
         targets: TargetBank | None = None,
         dlib_resnet: FaceRecogniser | None = None,
         mobilefacenet: FaceRecogniser | None = None,
@@ -171,6 +186,10 @@ class MAPPipeline(DiffusionPipeline):
             scheduler=scheduler,
             conditioner=conditioner,
             expression_shapes=expression_shapes,
+            map_network=map_network,
+            map_network_without_dlib_resnet=map_network_without_dlib_resnet,
+            map_network_without_mobilefacenet=map_network_without_mobilefacenet,
+            map_network_without_faceres=map_network_without_faceres,
             targets=targets,
             dlib_resnet=dlib_resnet,
             mobilefacenet=mobilefacenet,
@@ -265,6 +284,15 @@ class MAPPipeline(DiffusionPipeline):
         kinds = (ExpressionEncoder, TransformersExpressionEncoder)
         return {k: v for k, v in self.components.items() if isinstance(v, kinds)}
 
+    def network_for(self, surrogates: Collection[str]) -> MAPNetwork | None:
+        """The trained network that saw most of these recognisers and no other, if there is one.
+
+        So a recogniser that is left out of the surrogates is left out of the network, too.
+        """
+        trained = [net for net in self.components.values() if isinstance(net, MAPNetwork)]
+        fitting = [net for net in trained if set(net.surrogates) <= set(surrogates)]
+        return max(fitting, key=lambda net: len(net.surrogates), default=None)
+
     @cached_property
     def face_detector(self) -> FaceDetector:
         """The detector named by the `detector` setting, loaded on first use."""
@@ -315,7 +343,8 @@ class MAPPipeline(DiffusionPipeline):
                 the protection does. Default 0.5.
             num_inversion_steps: network calls of the DDIM inversion, >= 2; default that of `mode`.
             num_inference_steps: network calls of one generation, >= 1. Default 1.
-            refine_steps: fine-tuning steps on each face, >= 0; default that of `mode`.
+            refine_steps: fine-tuning steps on each face, >= 0; default that of `mode`, which asks
+                for fewer where a trained network starts them, that is with built-in targets.
             surrogates: names of the recognisers to tune on; default the checkpoint's setting.
             objectives: losses and weights; default `guidance.mode_objectives(mode)`.
             config: all other settings instead of the mode's; arguments given here take precedence.
@@ -358,6 +387,9 @@ class MAPPipeline(DiffusionPipeline):
         photos = [to_array(load_image(one)) for one in images]
         chosen = [select_faces(self.face_detector.detect(photo), faces) for photo in photos]
         own_target = self._own_target(target)
+        network = None if own_target else self.network_for(surrogates)
+        if network is not None:
+            config = replace(config, refine_steps=config.continued_steps)
 
         # 2. Protect face after face; each works on the photo as the one before left it.
         total = sum(len(one) for one in chosen) * config.refine_steps
@@ -390,6 +422,7 @@ class MAPPipeline(DiffusionPipeline):
                             config,
                             generator,
                             on_step,
+                            network,
                         )
                     except torch.OutOfMemoryError:
                         raise GPUMemoryError(OUT_OF_MEMORY) from None
@@ -463,6 +496,7 @@ class MAPPipeline(DiffusionPipeline):
         config: MAPConfig,
         generator: torch.Generator,
         on_step: Callable[[int, Step], None] | None = None,
+        network: MAPNetwork | None = None,
     ) -> np.ndarray:
         """Protect one face of a photo `uint8 [H,W,3]` and return the changed photo.
 
@@ -470,6 +504,7 @@ class MAPPipeline(DiffusionPipeline):
             face: a detected face of this photo.
             source: recogniser name -> embedding `[1,D]` of this face, unprotected.
             emotion: index in `EMOTIONS`.
+            network: what the fine-tuning starts from instead of the prior.
         """
         size = diffusion.crop_size(self.unet)
         template = torch.tensor(self.config.alignment_template) * size
@@ -490,7 +525,10 @@ class MAPPipeline(DiffusionPipeline):
         )
         tuned = {name: self.recognisers[name] for name in surrogates}
         target_embeddings = {name: target.embeddings[name] for name in tuned}
-        told_source, told_target = self._tell(crop, contour, emotion, target_embeddings)
+        told_source, told_target = self._tell(crop, contour, emotion)
+        if network is not None:
+            identity = network.tell(target.embeddings).float()
+            told_target = identity if told_target is None else told_target + identity
         goal = Goal(
             source_region=source_region,
             source_crop=crop,
@@ -503,7 +541,7 @@ class MAPPipeline(DiffusionPipeline):
             told_target=told_target,
         )
         encoders = self.encoders if sees_expression(objectives) else {}
-        networks = Networks(self.unet, self.scheduler, tuned, encoders)
+        networks = Networks(self.unet, self.scheduler, tuned, encoders, network)
         residual = refine(networks, goal, placement, objectives, config, generator, on_step)
         return paste_residual(edited, residual.cpu(), alignment, mask.cpu())
 
@@ -555,14 +593,14 @@ class MAPPipeline(DiffusionPipeline):
         return crop, None if contour is None else torch.from_numpy(contour)
 
     def _tell(
-        self, crop: Tensor, contour: Tensor | None, emotion: int, targets: dict[str, Tensor]
+        self, crop: Tensor, contour: Tensor | None, emotion: int
     ) -> tuple[Tensor | None, Tensor | None]:
         """What the score network is told of a crop `[1,3,s,s]` as it is, and as it is to become."""
         if self.conditioner is None:
             return None, None
         present = describe(crop, contour)
         asked = torch.nn.functional.one_hot(torch.tensor([emotion]), len(EMOTIONS)).to(crop)
-        wanted = replace(present, emotion=asked, targets=targets)
+        wanted = replace(present, emotion=asked)
         return self.conditioner(present).float(), self.conditioner(wanted).float()
 
     def report_face(
@@ -618,6 +656,7 @@ class MAPPipeline(DiffusionPipeline):
             if not 0 < strength <= 1:
                 raise ValueError(f"`strength` must be in (0, 1], got {strength}.")
             given["ssim_budget"] = 1 - CHANGE_AT_FULL_STRENGTH * strength
+        given["continued_steps"] = given["refine_steps"]
         given = {name: value for name, value in given.items() if value is not None}
         base = MODES[mode] if config is None else config
         resolved = replace(base, **given)

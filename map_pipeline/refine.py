@@ -4,8 +4,8 @@
     paste x^ - reconstruction(x) into the photo, measure L_A and L_E there, project their gradients
     layer by layer against each other's EMA, add the prior terms, step theta. The best x^ is kept.
 
-A network trained by `map-protect train map` is told the target and gives an x^ at once; without any
-step (`refine_steps=0`) that one is taken, scaled to the visible change allowed.
+theta starts at theta_0 or, where a `MAPNetwork` is given, at what that was trained to: its x^ is
+protected before the first step, and without any step it is taken, scaled to the change allowed.
 
 Works on a copy of the network; nothing is kept between two faces.
 """
@@ -27,13 +27,11 @@ from map_pipeline.expression import ExpressionEncoder, TransformersExpressionEnc
 from map_pipeline.faces.paste import add_residual
 from map_pipeline.guidance import Candidate, Goal, Objective, Side, active
 from map_pipeline.losses import multiscale_ssim
+from map_pipeline.map_network import MAPNetwork
 from map_pipeline.projection import Gradient, GradientEMA, norm, project_out
 from map_pipeline.recognition import FaceRecogniser
 from map_pipeline.views import jitter_landmarks, random_view
 
-# Levels of the U-Net with at most so many positions a side are trained. Finer ones stay frozen:
-# training them prints the patch grid, or noise, on the face.
-TRAINED_SIDE = 16
 # Beyond, more of the same change no longer looks like a face.
 MAX_AMPLIFICATION = 2.0
 FACTOR_BITS = 7  # precision of the factor in `fit_to_budget`
@@ -48,12 +46,14 @@ class Networks:
         scheduler: its noise schedule.
         surrogates: recognisers that L_A differentiates through, by name.
         encoders: expression encoders that L_E differentiates through, by name.
+        map_network: what to start from instead of theta_0; it must be told in `goal.told_target`.
     """
 
     unet: UNet2DModel
     scheduler: DDIMScheduler
     surrogates: dict[str, FaceRecogniser]
     encoders: dict[str, ExpressionEncoder | TransformersExpressionEncoder]
+    map_network: MAPNetwork | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,8 @@ def refine(
             diffusion.generate(unet, networks.scheduler, start, *schedule, goal.told_source), patch
         )
 
+    if networks.map_network is not None:
+        networks.map_network.merge_into(unet)
     grey = bool(is_grey(goal.source_crop))  # a photo without colour gets none
 
     def residual() -> Tensor:
@@ -158,13 +160,13 @@ def refine(
             return {o.name: o.loss(candidate, goal) for o in objectives if o.weight > 0}
 
         # Adam overshoots when a prior term kicks in, so the best step counts and not the last; the
-        # first look is before any step, at a photo that the prior leaves unprotected.
+        # first look is before any step, at a photo that theta_0 leaves unprotected.
         best, best_loss = torch.zeros_like(goal.source_crop), float("inf")
         for index in range(config.refine_steps):
             change = residual()
             values = look(change)
             loss = picture_loss(objectives, values, config)
-            if index > 0 and loss < best_loss:
+            if loss < best_loss and (index > 0 or networks.map_network is not None):
                 best, best_loss = change.detach(), loss
             gradients = side_gradients(objectives, values, parameters)
             total, conflict = combine(gradients)
@@ -261,13 +263,10 @@ class GradientCombiner:
 
 def trainable_parameters(unet: UNet2DModel) -> tuple[list[nn.Parameter], list[int]]:
     """Unfreeze the deep blocks of `unet`; return their parameters and each one's layer index."""
-    depth = len(unet.down_blocks)
-    frozen = sum(unet.config.sample_size >> level > TRAINED_SIDE for level in range(depth))
-    frozen = min(max(frozen, 1), depth - 1)
     parameters: list[nn.Parameter] = []
     layers: list[int] = []
     count = 0
-    for block in (*unet.down_blocks[frozen:], unet.mid_block, *unet.up_blocks[: depth - frozen]):
+    for block in diffusion.deep_blocks(unet):
         for module in block.modules():
             own = list(module.parameters(recurse=False))
             if own:

@@ -15,6 +15,7 @@ from map_pipeline import EMOTIONS, ExpressionEncoder, FaceRecogniser, MAPPipelin
 from map_pipeline.conditioning import FaceConditioner, embedding_width
 from map_pipeline.expression_edit import ExpressionShapes
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
+from map_pipeline.map_network import MAPNetwork
 from map_pipeline.pipeline import bundled_checkpoint
 
 ASTRONAUT = Path(__file__).parent.parent / "examples" / "astronaut.png"
@@ -111,18 +112,22 @@ def tiny_targets() -> TargetBank:
 
 def edit_components() -> dict[str, Any]:
     """What a pipeline needs to edit expressions: crops in which landmarks are found, a network that
-    takes conditions, and the shipped shapes, as random ones would tear a face apart. What is told
-    has little weight: guidance exaggerates it, and an untrained network would paint but noise.
+    takes conditions with a trained change, and the shipped shapes, as random ones would tear a face
+    apart. What is told has little weight: guidance exaggerates it, and an untrained network would
+    paint but noise.
     """
     shapes = ExpressionShapes.from_pretrained(bundled_checkpoint() / "expression_shapes")
     unet = tiny_unet(16, class_embed_type="identity")
-    dims = {"dlib_resnet": 16, "mobilefacenet": 16}
-    conditioner = FaceConditioner(embedding_width(unet), hidden=16, target_dims=dims).eval()
+    conditioner = FaceConditioner(embedding_width(unet), hidden=16).eval()
     conditioner.mean_shape.copy_(shapes.neutral)
     with torch.no_grad():
         for parameter in conditioner.parameters():
             parameter.mul_(0.03)
-    return {"unet": unet, "conditioner": conditioner, "expression_shapes": shapes}
+    network = MAPNetwork.for_unet(unet, {"dlib_resnet": 16, "mobilefacenet": 16}, rank=2)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.03)
+    parts = {"unet": unet, "conditioner": conditioner, "map_network": network}
+    return {**parts, "expression_shapes": shapes}
 
 
 def build_tiny_pipeline(edits: bool = False) -> MAPPipeline:

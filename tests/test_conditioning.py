@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import tiny_unet
 from diffusers import UNet2DModel
 from torch import Tensor
@@ -21,13 +20,12 @@ from map_pipeline.conditioning import (
 )
 
 WIDTH = 24
-DIMS = {"first": 6, "second": 5}
 
 
 @pytest.fixture
 def conditioner() -> FaceConditioner:
     """Random weights and biases everywhere, as after training."""
-    conditioner = FaceConditioner(WIDTH, hidden=8, target_dims=DIMS)
+    conditioner = FaceConditioner(WIDTH, hidden=8)
     for parameter in conditioner.parameters():
         torch.nn.init.normal_(parameter)
     conditioner.mean_shape.copy_(torch.rand(POINTS, 2))
@@ -40,7 +38,6 @@ def unknown(count: int = 3) -> Condition:
         shape=torch.rand(count, POINTS, 2),  # whatever stands there
         has_shape=torch.zeros(count),
         grey=torch.zeros(count),
-        targets={name: torch.zeros(count, dim) for name, dim in DIMS.items()},
     )
 
 
@@ -50,16 +47,14 @@ def known(count: int = 3) -> Condition:
         shape=torch.rand(count, POINTS, 2),
         has_shape=torch.ones(count),
         grey=torch.tensor([1.0, 0.0] * count)[:count],
-        targets={name: F.normalize(torch.randn(count, dim)) for name, dim in DIMS.items()},
     )
 
 
 def test_an_unknown_face_says_exactly_nothing(conditioner: FaceConditioner) -> None:
     assert torch.equal(conditioner(unknown()), torch.zeros(3, WIDTH))
-    assert torch.equal(conditioner(replace(unknown(), targets={})), torch.zeros(3, WIDTH))
 
 
-@pytest.mark.parametrize("part", ["emotion", "has_shape", "grey", "targets"])
+@pytest.mark.parametrize("part", ["emotion", "has_shape", "grey"])
 def test_every_part_says_something_on_its_own(conditioner: FaceConditioner, part: str) -> None:
     told = replace(unknown(), **{part: getattr(known(), part)})
     assert (conditioner(told)[0].abs() > 0).all()
@@ -70,7 +65,7 @@ def test_the_parts_add_up(conditioner: FaceConditioner) -> None:
     nothing = replace(nothing, shape=everything.shape)
     parts = [
         conditioner(replace(nothing, **{part: getattr(everything, part)}))
-        for part in ("emotion", "has_shape", "grey", "targets")
+        for part in ("emotion", "has_shape", "grey")
     ]
     torch.testing.assert_close(torch.stack(parts).sum(0), conditioner(everything))
 
@@ -96,32 +91,6 @@ def test_shapes_are_told_as_deviations_from_the_mean(conditioner: FaceConditione
     torch.testing.assert_close(conditioner(told), conditioner.shape(torch.ones(1, 2 * POINTS)))
 
 
-def test_a_recogniser_left_out_counts_as_zeros(conditioner: FaceConditioner) -> None:
-    target = known().targets["first"]
-    without = conditioner(replace(unknown(), targets={"first": target}))
-    zeros = {"first": target, "second": torch.zeros(3, DIMS["second"])}
-    torch.testing.assert_close(conditioner(replace(unknown(), targets=zeros)), without)
-    # Also where only some faces of the batch lack it.
-    full = known().targets
-    some = {**full, "second": full["second"] * torch.tensor([[1.0], [0.0], [1.0]])}
-    mixed = conditioner(replace(unknown(), targets=some))
-    alone = conditioner(replace(unknown(), targets={"first": full["first"]}))
-    both = conditioner(replace(unknown(), targets=full))
-    torch.testing.assert_close(mixed, torch.stack([both[0], alone[1], both[2]]))
-
-
-def test_recognisers_it_wasnt_made_for_are_ignored(conditioner: FaceConditioner) -> None:
-    told = known()
-    more = {**told.targets, "another": torch.randn(3, 9)}
-    assert torch.equal(conditioner(replace(told, targets=more)), conditioner(told))
-
-
-def test_a_prior_takes_no_targets() -> None:
-    conditioner = FaceConditioner(WIDTH, hidden=8)
-    told = known()
-    assert torch.equal(conditioner(told), conditioner(replace(told, targets={})))
-
-
 def test_saving_keeps_everything(conditioner: FaceConditioner, tmp_path: Path) -> None:
     conditioner.save_pretrained(tmp_path)
     loaded = FaceConditioner.from_pretrained(tmp_path)
@@ -140,7 +109,6 @@ def test_a_face_as_it_is() -> None:
     assert told.has_shape.tolist() == [1]
     assert told.grey.tolist() == [0]
     assert torch.equal(told.emotion, torch.zeros(1, 7))
-    assert told.targets == {}
     blind = describe(crop.mean(1, keepdim=True).expand(-1, 3, -1, -1), None)
     assert blind.has_shape.tolist() == [0]
     assert blind.grey.tolist() == [1]

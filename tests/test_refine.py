@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from map_pipeline import EMOTIONS, MAPConfig, Objective, default_objectives, diffusion, with_weights
-from map_pipeline.diffusion import compile_network, crop_size
+from map_pipeline.diffusion import TRAINED_SIDE, compile_network, crop_size
 from map_pipeline.errors import NotFiniteError, UnknownOptionError
 from map_pipeline.faces.align import (
     ARCFACE_TEMPLATE_112,
@@ -20,11 +20,11 @@ from map_pipeline.faces.align import (
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.guidance import Goal
 from map_pipeline.losses import multiscale_ssim
+from map_pipeline.map_network import MAPNetwork
 from map_pipeline.projection import Gradient, GradientEMA, dot_per_layer
 from map_pipeline.refine import (
     FACTOR_BITS,
     MAX_AMPLIFICATION,
-    TRAINED_SIDE,
     GradientCombiner,
     Networks,
     Placement,
@@ -378,22 +378,44 @@ def told(face: Face) -> Face:
 NO_STEPS = dataclasses.replace(QUICK, refine_steps=0)
 
 
-def test_the_fast_result_is_what_the_network_makes_of_the_target(told: Face) -> None:
-    residual, steps = run(told, NO_STEPS)
+@pytest.fixture
+def trained(told: Face) -> Face:
+    """The same face with a trained network."""
+    network = MAPNetwork.for_unet(told.networks.unet, {"one": 16, "two": 16}, rank=2)
+    for parameter in network.requires_grad_(False).parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return dataclasses.replace(
+        told, networks=dataclasses.replace(told.networks, map_network=network)
+    )
+
+
+def test_one_pass_is_what_the_network_makes_of_the_target(trained: Face) -> None:
+    """The prior inverts and reconstructs, the trained network generates."""
+    residual, steps = run(trained, NO_STEPS)
     assert steps == []
-    unet, scheduler, goal = told.networks.unet, told.networks.scheduler, told.goal
+    prior, scheduler, goal = trained.networks.unet, trained.networks.scheduler, trained.goal
+    network = copy.deepcopy(prior)
+    trained.networks.map_network.merge_into(network)
+    latents = diffusion.to_latents(goal.source_crop, 4)
     with torch.no_grad():
-        start = diffusion.invert(
-            unet, scheduler, diffusion.to_latents(goal.source_crop, 4), 300, 2, goal.told_source
-        )
-        made = [
-            diffusion.to_crop(diffusion.generate(unet, scheduler, start, 300, 2, condition), 4)
-            for condition in (goal.told_source, goal.told_target)
-        ]
-    expected = fit_to_budget(made[1] - made[0], goal, told.placement)
-    torch.testing.assert_close(residual, expected)
+        start = diffusion.invert(prior, scheduler, latents, 300, 2, goal.told_source)
+        back = diffusion.generate(prior, scheduler, start, 300, 2, goal.told_source)
+        made = diffusion.generate(network, scheduler, start, 300, 2, goal.told_target)
+    change = diffusion.to_crop(made, 4) - diffusion.to_crop(back, 4)
+    torch.testing.assert_close(residual, fit_to_budget(change, goal, trained.placement))
     assert residual.abs().max() > 1e-4
-    assert similarity(told, residual) >= goal.ssim_budget
+    assert similarity(trained, residual) >= goal.ssim_budget
+
+
+def test_steps_go_on_from_the_trained_network(trained: Face) -> None:
+    """Its first guess counts where the steps only harm, and is what they start from."""
+    blunder = dataclasses.replace(QUICK, refine_steps=2, learning_rate=10.0, views=0)
+    smooth = Objective("smooth", "-", "prior", 1.0, lambda c, _: c.crop.diff().square().mean())
+    residual, steps = run(trained, blunder, [smooth])
+    assert steps[1].losses["smooth"] > steps[0].losses["smooth"]
+    first, _ = run(trained, dataclasses.replace(blunder, refine_steps=1, learning_rate=1e-12))
+    torch.testing.assert_close(residual, first, atol=1e-5, rtol=1e-4)
+    assert residual.abs().max() > 1e-4
 
 
 def test_told_the_face_as_it_is_nothing_changes(told: Face) -> None:

@@ -69,11 +69,11 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     score.add_argument("--limit", type=int, default=32, help="first photos only (default: 32)")
     score.set_defaults(run=run_score)
 
-    network = commands.add_parser("map", help="fine-tune the prior into the MAP network")
+    network = commands.add_parser("map", help="train the MAP network of a prior")
     _add_faces(network)
-    network.add_argument("--prior", type=Path, required=True, help="folder that `prior` wrote")
-    network.add_argument("--out", type=Path, required=True, help="folder for the network")
-    network.add_argument("--checkpoint", help="recognisers and targets (default: bundled)")
+    network.add_argument("--out", type=Path, required=True, help="folder; an existing run goes on")
+    network.add_argument("--checkpoint", help="prior, recognisers, targets (default: bundled)")
+    network.add_argument("--prior", type=Path, help="folder that `prior` wrote, instead")
     network.add_argument("--surrogates", nargs="+", help="recognisers in the loss")
     network.add_argument(
         "--weights", nargs="+", default=[], metavar="NAME=VALUE", help="of the objectives"
@@ -188,33 +188,31 @@ def run_score(options: argparse.Namespace) -> int:
 
 
 def run_map(options: argparse.Namespace) -> int:
-    """Fine-tune the MAP network."""
+    """Train the MAP network."""
     import torch
-    from diffusers import DDIMScheduler, UNet2DModel
 
     from map_pipeline.cli import check_writable
-    from map_pipeline.conditioning import FaceConditioner
     from map_pipeline.training.faces import load_faces
     from map_pipeline.training.map_network import train_map
 
     torch.backends.cudnn.benchmark = True  # shapes stay the same
     config = map_settings(options)
-    for name in ("unet", "conditioner", "scheduler"):
-        if not (options.prior / name).is_dir():
-            raise CheckpointError(f"`prior` must be a folder with {name}/, got {options.prior}.")
     pipe = load_checkpoint(options.checkpoint)
     pipe.check_inputs("happy", config.surrogates, "pil")
     targets = target_embeddings(pipe, config.surrogates)
+    unet, scheduler, conditioner = pipe.unet, pipe.scheduler, pipe.conditioner
+    if options.prior is not None:
+        unet, scheduler, conditioner = load_start(str(options.prior), "prior")
+    if conditioner is None:
+        raise CheckpointError(
+            f"`{'prior' if options.prior else 'checkpoint'}` must hold a conditioner, got none."
+        )
     check_writable("--out", options.out)
     reports = train_map(
         config,
         load_faces(options.faces),
         options.out,
-        (
-            UNet2DModel.from_pretrained(options.prior / "unet"),
-            FaceConditioner.from_pretrained(options.prior / "conditioner"),
-            DDIMScheduler.from_pretrained(options.prior / "scheduler"),
-        ),
+        (unet, conditioner, scheduler),
         {name: pipe.recognisers[name] for name in config.surrogates},
         pipe.encoders,
         targets,
@@ -303,7 +301,7 @@ def map_settings(options: argparse.Namespace) -> "MAPTrainingConfig":
 
 
 def load_start(
-    name: str,
+    name: str, option: str = "start"
 ) -> tuple["UNet2DModel", "DDIMScheduler", "FaceConditioner | None"]:
     """A U-Net to start from, such as google/ddpm-ema-celebahq-256, with its noise schedule.
 
@@ -329,13 +327,13 @@ def load_start(
             conditioner = FaceConditioner.from_pretrained(name, **part("conditioner"))
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"`start` must be a diffusers folder or Hub id of a U-Net with its noise schedule, "
+            f"`{option}` must be a diffusers folder or Hub id of a U-Net with its noise schedule, "
             f"got {name!r}: {error}"
         ) from None
     channels = unet.config.in_channels
     if channels != unet.config.out_channels or channels != 3 * patch_size(unet) ** 2:
         raise CheckpointError(
-            f"`start` must be a pixel-space U-Net with 3 p^2 channels, got {channels}."
+            f"`{option}` must be a pixel-space U-Net with 3 p^2 channels, got {channels}."
         )
     return unet, scheduler, conditioner
 

@@ -1,12 +1,10 @@
-"""Fine-tune the prior into the MAP network: one network for every face, emotion and target.
+"""Train the MAP network: one for every face, emotion and target.
 
 The method of `map_pipeline.refine`, amortised over a labelled set of faces:
 
-    invert x to x_t0 without a target; generate x^ from x_t0 told the emotion and the target;
-    L_A, L_E and the prior terms on x^; gradients projected onto each other per layer with an EMA;
-    L_SM on faces without a target keeps the network a face prior.
-
-Told no target, the network stays the prior (it inverts and reconstructs); told one, it protects.
+    invert x to x_t0 with the prior; generate x^ from x_t0 with the network, told the emotion and
+    the target; L_A, L_E and the prior terms on x^; gradients projected onto each other per layer
+    with an EMA; L_SM on faces without a target keeps the network one of faces.
 """
 
 import copy
@@ -28,31 +26,29 @@ from torch.optim import Adam
 from map_pipeline import diffusion
 from map_pipeline.conditioning import Condition, FaceConditioner
 from map_pipeline.config import EMOTIONS, MAPConfig
-from map_pipeline.errors import UnknownOptionError
+from map_pipeline.errors import UnknownOptionError, check_setting
 from map_pipeline.expression import ExpressionEncoder
 from map_pipeline.faces.contour import five_points
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.guidance import Candidate, Goal, Objective, Side, active, default_objectives
+from map_pipeline.map_network import MAPNetwork
 from map_pipeline.measure import working_threshold
 from map_pipeline.recognition import FaceRecogniser
-from map_pipeline.refine import GradientCombiner, objective_gradient, trainable_parameters
+from map_pipeline.refine import GradientCombiner, objective_gradient
 from map_pipeline.training.augment import Batch, mirror
 from map_pipeline.training.faces import FaceSet
-from map_pipeline.training.prior import (
-    FaceSampler,
-    PriorConfig,
-    Progress,
-    ScoreModel,
-    noise_loss,
-)
-from map_pipeline.training.run_state import replacing
+from map_pipeline.training.prior import PriorConfig, noise_loss
+from map_pipeline.training.run_state import Progress, find_state, replacing, save_state
+from map_pipeline.training.sampling import FaceSampler, mixed_seed
+from map_pipeline.training.score_model import ScoreModel
 from map_pipeline.views import jitter_landmarks, random_view
 
+SUMMARY = "training_map.json"
 # Surroundings of the crop that recognisers look at, made by reflection, px of 128.
 MARGIN = 24
-OWN_EMOTION = 0.5  # share of faces asked for the emotion they already show
-VIEWED = 0.6  # share of steps that look at random views instead of the plain pictures
-NEAREST, ANY_COMPOSITE = 0.3, 0.3  # shares of targets; the rest are other training faces
+OWN_EMOTION = 0.75  # share of faces asked for the emotion they already show
+SCORED = 4  # L_SM looks at one face for so many that are protected: it costs a pass of its own
+NEAREST, ANY_COMPOSITE = 0.4, 0.4  # shares of targets; the rest are other training faces
 
 
 @dataclass(frozen=True)
@@ -63,23 +59,27 @@ class MAPTrainingConfig:
         surrogates: recognisers that L_A is measured on; the network is told their embeddings.
         protection: how faces are inverted, generated and gradients combined.
         weights: objective name -> weight, where it differs from `default_objectives`.
+        rank: of the change of each layer, see `MAPNetwork`.
+        faces: how many to train on, drawn at random; each is inverted before the training.
         batch_size: faces a step.
         learning_rate: of Adam; warmup: updates until it is reached; it falls to 0 in the last
             `cooldown` share of the run.
         average_decay: of the averaged weights, which are the result.
         minutes, updates: the run ends at whichever comes first.
-        report_every: updates between two reports.
+        report_every: updates between two reports, each with the state to resume from.
         compile: use `torch.compile`, on CUDA only.
         mixed_precision: "bf16" or "no".
         seed: of everything random.
     """
 
     surrogates: tuple[str, ...] = ("dlib_resnet", "mobilefacenet", "faceres")
-    protection: MAPConfig = field(default_factory=MAPConfig)
+    protection: MAPConfig = field(default_factory=lambda: MAPConfig(num_inversion_steps=6))
     weights: dict[str, float] = field(default_factory=dict)
-    batch_size: int = 16
-    learning_rate: float = 3e-4
-    warmup: int = 50
+    rank: int = 16
+    faces: int = 400
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    warmup: int = 20
     cooldown: float = 0.3
     average_decay: float = 0.99
     minutes: float = 120.0
@@ -90,26 +90,22 @@ class MAPTrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "updates", "report_every"):
-            self._check(name, getattr(self, name) >= 1, ">= 1")
+        for name in ("rank", "faces", "batch_size", "updates", "report_every"):
+            check_setting(self, name, getattr(self, name) >= 1, ">= 1")
         for name in ("learning_rate", "minutes"):
-            self._check(name, 0 < getattr(self, name) < math.inf, "> 0")
+            check_setting(self, name, 0 < getattr(self, name) < math.inf, "> 0")
         for name in ("warmup", "seed"):
-            self._check(name, getattr(self, name) >= 0, ">= 0")
-        self._check("cooldown", 0 <= self.cooldown <= 1, "in [0, 1]")
-        self._check("average_decay", 0 <= self.average_decay < 1, "in [0, 1)")
+            check_setting(self, name, getattr(self, name) >= 0, ">= 0")
+        check_setting(self, "cooldown", 0 <= self.cooldown <= 1, "in [0, 1]")
+        check_setting(self, "average_decay", 0 <= self.average_decay < 1, "in [0, 1)")
         # fp16 would need the loss scaled, and each side's gradient is taken by itself.
-        self._check("mixed_precision", self.mixed_precision in ("bf16", "no"), "bf16 or no")
-
-    def _check(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            raise UnknownOptionError(f"`{name}` must be {rule}, got {getattr(self, name)!r}.")
+        check_setting(self, "mixed_precision", self.mixed_precision in ("bf16", "no"), "bf16 or no")
 
 
 PRESETS = {
     "cpu": MAPTrainingConfig(),
     "gpu": MAPTrainingConfig(
-        batch_size=64, minutes=8, warmup=100, average_decay=0.995, compile=True, report_every=50
+        faces=4000, batch_size=64, minutes=8, average_decay=0.995, compile=True, report_every=50
     ),
 }
 
@@ -149,11 +145,14 @@ def train_map(
     template: Tensor,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, float]]:
-    """Fine-tune; writes `unet/`, `conditioner/`, `scheduler/` and `training_map.json` to `out`.
+    """Train until the time or the updates are used up; the same call goes on after a stop.
+
+    Writes to `out`: the `MAPNetwork` (averaged weights), `training_map.json` (settings and reports)
+    and `state/` to resume from. Every file is whole whenever the process is killed.
 
     Args:
         faces: training faces.
-        prior: U-Net, conditioner and noise schedule to start from.
+        prior: U-Net, conditioner and noise schedule to start from; they stay as they are.
         surrogates: by name, those that `config` names; encoders: expression networks by name.
         composites: surrogate name -> `[M,D]` embeddings of the built-in targets.
         template: `[5,2]`, where the faces have eyes, nose and mouth corners, in units of the side.
@@ -164,47 +163,67 @@ def train_map(
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     device = accelerator.device
     torch.manual_seed(config.seed)
-    generator = torch.Generator().manual_seed(config.seed)
     objectives = [
         replace(o, weight=config.weights.get(o.name, o.weight)) for o in default_objectives()
     ]
+    check_state(config, out)
+    # 1. What stays the same: the faces, inverted and embedded.
     unet, conditioner, scheduler = prior
-    unet, conditioner = unet.float().to(device), with_targets(conditioner, surrogates).to(device)
     surrogates = {name: net.to(device) for name, net in surrogates.items()}
     encoders = {name: net.to(device) for name, net in encoders.items()}
     composites = {name: value.to(device).float() for name, value in composites.items()}
-    model = ScoreModel(unet, conditioner).requires_grad_(False)
-    averaged = copy.deepcopy(model).eval()
+    model = ScoreModel(copy.deepcopy(unet), conditioner).float().to(device).requires_grad_(False)
     if config.compile:
-        diffusion.compile_network(unet)
-    prepared = prepare(averaged, scheduler, faces, surrogates, template, config, accelerator)
+        diffusion.compile_network(model.unet)
+    faces = faces.select(some_of(len(faces), config.faces, config.seed))
+    prepared = prepare(model, scheduler, faces, surrogates, template, config, accelerator)
     say(f"{len(prepared)} faces prepared")
 
-    parameters, layers = trainable_parameters(unet)
-    count = max(layers) + 1
-    for module in (conditioner.target_in, conditioner.target_out, conditioner.emotion):
-        own = list(module.requires_grad_(True).parameters())
-        parameters, layers = parameters + own, layers + [count] * len(own)
-        count += 1
-    optimizer = Adam(parameters, config.learning_rate, betas=(0.9, 0.99))
+    # 2. What changes.
+    dims = {name: net.config.embedding_dim for name, net in surrogates.items()}
+    network = MAPNetwork.for_unet(model.unet, dims, config.rank).to(device)
+    network.attach(model.unet)
+    parameters, layers = grouped_parameters(network)
+    optimizer = accelerator.prepare(Adam(parameters, config.learning_rate, betas=(0.9, 0.99)))
     average = EMAModel(parameters, decay=config.average_decay, foreach=True)
+    clock, reports = Progress(config), Reports()
+    accelerator.register_for_checkpointing(network, average, clock, reports)
+    if (state := find_state(out / "state")) is not None:
+        accelerator.load_state(str(state))
+        average.to(device)  # accelerate loads it on the CPU
+        say(f"resumed at update {clock.update}")
+
+    # 3. Train.
     combine = GradientCombiner(config.protection, layers)
-    alphas = scheduler.alphas_cumprod.to(device)
-    sampling = PriorConfig(
-        patch=diffusion.patch_size(unet), batch_size=config.batch_size, seed=config.seed
-    )
+    few = max(config.batch_size // SCORED, 1)
+    sampling = PriorConfig(patch=diffusion.patch_size(unet), batch_size=few, seed=config.seed)
     draw = FaceSampler(faces, sampling, device, config.seed)
-    step = Step(model, scheduler, surrogates, encoders, composites, prepared, config, accelerator)
-    clock, reports, kept = Progress(config), [], []
+    weighs_noise = any(o.symbol == "L_SM" and o.weight > 0 for o in objectives)
+    alphas = scheduler.alphas_cumprod.to(device)
+    step = Step(
+        model, network, scheduler, surrogates, encoders, composites, prepared, config, accelerator
+    )
+
+    def report() -> None:
+        reports.close(clock)
+        save_state(accelerator, out / "state")
+        average.store(parameters)
+        average.copy_to(parameters)
+        _save(out, network, config, reports.done)
+        average.restore(parameters)
+        say(", ".join(f"{k} {v:.3f}" for k, v in reports.done[-1].items()))
+
+    clock.start()
     while clock.share < 1:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * clock.rate
-        values, rates = step(objectives, generator)
-        if any(o.symbol == "L_SM" and o.weight > 0 for o in objectives):
-            faces_drawn = draw()
+        draw.seek(clock.update)
+        values, rates = step(objectives, generator_of(config.seed, clock.update))
+        if weighs_noise:
+            batch = draw()
             with accelerator.autocast():
                 values["score_matching"] = noise_loss(
-                    model, alphas, faces_drawn, sampling, draw.generator
+                    model, alphas, batch, sampling, draw.generator
                 )
         gradients = {
             side: objective_gradient(active(objectives, side), values, parameters)
@@ -217,34 +236,77 @@ def train_map(
         optimizer.step()
         average.step(parameters)
         clock.advance()
-        kept.append({k: v.detach() for k, v in values.items()} | rates | {"conflict": conflict})
+        reports.add({k: v.detach() for k, v in values.items()} | rates | {"conflict": conflict})
         if clock.update % config.report_every == 0:
-            reports.append(_mean(kept) | {"update": clock.update, "minutes": clock.minutes})
-            kept = []
-            say(", ".join(f"{k} {v:.3f}" for k, v in reports[-1].items()))
-    if kept:
-        reports.append(_mean(kept) | {"update": clock.update, "minutes": clock.minutes})
-    average.store(parameters)
-    average.copy_to(parameters)
-    _save(out, unet, conditioner, scheduler, config, reports)
-    average.restore(parameters)
-    return reports
+            report()
+    if reports.pending:
+        report()
+    return reports.done
 
 
-def with_targets(
-    conditioner: FaceConditioner, surrogates: Mapping[str, FaceRecogniser]
-) -> FaceConditioner:
-    """Copy a prior's conditioner with room for target embeddings, which say nothing at first.
+def generator_of(seed: int, update: int) -> torch.Generator:
+    """The randomness of one update, the same in every run with this seed."""
+    return torch.Generator().manual_seed(mixed_seed(seed, update))
 
-    A conditioner that already takes these very embeddings goes on as it is.
-    """
-    dims = {name: net.config.embedding_dim for name, net in surrogates.items()}
-    told = FaceConditioner(conditioner.config.width, conditioner.config.hidden, dims)
-    told.load_state_dict(conditioner.float().state_dict(), strict=False)
-    if conditioner.config.target_dims != dims:
-        for parameter in told.target_out[-1].parameters():
-            nn.init.zeros_(parameter)
-    return told
+
+def check_state(config: MAPTrainingConfig, out: Path) -> None:
+    """Raise `UnknownOptionError` if `out` holds a run that these settings can't go on."""
+    if find_state(out / "state") is None or not (out / SUMMARY).exists():
+        return
+    before = json.loads((out / SUMMARY).read_text())["config"]
+    now = json.loads(json.dumps(asdict(config)))  # tuples as lists
+    for name in ("surrogates", "rank", "faces", "seed"):
+        if before[name] != now[name]:
+            raise UnknownOptionError(
+                f"`{name}` must stay {before[name]}, as in the run that {out} holds, "
+                f"got {now[name]}."
+            )
+
+
+class Reports:
+    """What a run tells: the mean of every `report_every` updates."""
+
+    def __init__(self) -> None:
+        self.done: list[dict[str, float]] = []
+        self.pending: list[dict[str, Tensor | float]] = []
+
+    def add(self, values: dict[str, Tensor | float]) -> None:
+        """Note one update."""
+        self.pending.append(values)
+
+    def close(self, clock: Progress) -> None:
+        """Take the mean of what was noted."""
+        count = len(self.pending)
+        mean = {k: sum(float(v[k]) for v in self.pending) / count for k in self.pending[0]}
+        self.done.append(mean | {"update": clock.update, "minutes": clock.minutes})
+        self.pending = []
+
+    def state_dict(self) -> dict[str, list]:
+        """For accelerate's checkpoints."""
+        return {"done": self.done}
+
+    def load_state_dict(self, state: dict[str, list]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.done, self.pending = list(state["done"]), []
+
+
+def grouped_parameters(network: MAPNetwork) -> tuple[list[nn.Parameter], list[int]]:
+    """The parameters, and for each the index of its layer; a change's two belong to one."""
+    parameters: list[nn.Parameter] = []
+    layers: list[int] = []
+    modules = [*network.target_in.values(), network.target_out]
+    groups = [*zip(network.down, network.up, strict=True), *(m.parameters() for m in modules)]
+    for index, group in enumerate(groups):
+        own = list(group)
+        parameters += own
+        layers += [index] * len(own)
+    return parameters, layers
+
+
+def some_of(count: int, wanted: int, seed: int) -> Tensor:
+    """Indices of at most `wanted` of `count` faces, always alike for one seed."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[:wanted].sort().values
 
 
 @torch.no_grad()
@@ -309,6 +371,7 @@ class Step:
     def __init__(
         self,
         model: ScoreModel,
+        network: MAPNetwork,
         scheduler: DDIMScheduler,
         surrogates: Mapping[str, FaceRecogniser],
         encoders: Mapping[str, ExpressionEncoder],
@@ -317,7 +380,7 @@ class Step:
         config: MAPTrainingConfig,
         accelerator: Accelerator,
     ) -> None:
-        self._model, self._scheduler = model, scheduler
+        self._model, self._network, self._scheduler = model, network, scheduler
         self._surrogates, self._encoders = surrogates, encoders
         self._composites, self._faces = composites, faces
         self._config, self._accelerator = config, accelerator
@@ -335,18 +398,13 @@ class Step:
         emotion = self._draw_emotions(rows, generator)
         crops = faces.pixels[rows].float() / 255
         told = replace(
-            no_target(faces.labels, rows),
-            emotion=F.one_hot(emotion, len(EMOTIONS)).float(),
-            targets=targets,
+            no_target(faces.labels, rows), emotion=F.one_hot(emotion, len(EMOTIONS)).float()
         )
-        change = self._change(rows, told)
+        change = self._change(rows, told, targets)
         crop = (crops + change * self._mask).clamp(0, 1)
         region, landmarks = surroundings(crop, faces.landmarks[rows])
-        if torch.rand((), generator=generator) < VIEWED:
-            region, landmarks = (
-                random_view(region, generator),
-                jitter_landmarks(landmarks, generator),
-            )
+        region = random_view(region, generator)
+        landmarks = jitter_landmarks(landmarks, generator)
         goal = Goal(
             source_region=region,
             source_crop=crops,
@@ -367,7 +425,7 @@ class Step:
         }
         return values, success_rates(candidate, goal)
 
-    def _change(self, rows: Tensor, told: Condition) -> Tensor:
+    def _change(self, rows: Tensor, told: Condition, targets: Mapping[str, Tensor]) -> Tensor:
         protection = self._config.protection
         with self._accelerator.autocast():
             generated = diffusion.generate(
@@ -376,7 +434,7 @@ class Step:
                 self._faces.starts[rows].float(),
                 protection.start_timestep,
                 protection.num_inference_steps,
-                self._model.conditioner(told),
+                self._model.conditioner(told) + self._network.tell(targets),
             )
         found = diffusion.to_crop(generated.float(), self._patch)
         return found - self._faces.reconstructions[rows].float()
@@ -434,22 +492,11 @@ def success_rates(candidate: Candidate, goal: Goal) -> dict[str, float]:
     return {name: torch.stack(values).mean().detach() for name, values in rates.items()}
 
 
-def _mean(values: Sequence[Mapping[str, Tensor | float]]) -> dict[str, float]:
-    return {k: sum(float(v[k]) for v in values) / len(values) for k in values[0]}
-
-
 def _save(
-    out: Path,
-    unet: UNet2DModel,
-    conditioner: FaceConditioner,
-    scheduler: DDIMScheduler,
-    config: MAPTrainingConfig,
-    reports: list[dict[str, float]],
+    out: Path, network: MAPNetwork, config: MAPTrainingConfig, reports: list[dict[str, float]]
 ) -> None:
     told = {"date": time.strftime("%Y-%m-%d"), "config": asdict(config), "reports": reports}
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out) as folder:
-        unet.save_pretrained(folder / "unet")
-        conditioner.save_pretrained(folder / "conditioner")
-        scheduler.save_pretrained(folder / "scheduler")
-        (folder / "training_map.json").write_text(json.dumps(told, indent=2))
+        network.save_pretrained(folder)
+        (folder / SUMMARY).write_text(json.dumps(told, indent=2))

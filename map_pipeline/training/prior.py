@@ -24,7 +24,7 @@ from torch import Tensor
 
 from map_pipeline import diffusion
 from map_pipeline.conditioning import Condition, FaceConditioner, is_conditional
-from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
+from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError, check_setting
 from map_pipeline.images import save_image
 from map_pipeline.training.augment import Batch, augment
 from map_pipeline.training.faces import FaceSet
@@ -98,24 +98,24 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         numbers = all(isinstance(count, int) and count > 0 for count in self.channels)
-        self._check("channels", len(self.channels) > 0 and numbers, "positive whole numbers")
+        check_setting(
+            self, "channels", len(self.channels) > 0 and numbers, "positive whole numbers"
+        )
         for name in ("patch", "layers_per_block", "hidden", "levels", "batch_size", "accumulation"):
-            self._check(name, getattr(self, name) >= 1, ">= 1")
+            check_setting(self, name, getattr(self, name) >= 1, ">= 1")
         for name in ("updates", "report_every"):
-            self._check(name, getattr(self, name) >= 1, ">= 1")
+            check_setting(self, name, getattr(self, name) >= 1, ">= 1")
         for name in ("warmup", "validation_faces", "seed"):
-            self._check(name, getattr(self, name) >= 0, ">= 0")
+            check_setting(self, name, getattr(self, name) >= 0, ">= 0")
         for name in ("learning_rate", "min_snr", "minutes"):
-            self._check(name, 0 < getattr(self, name) < math.inf, "> 0")
+            check_setting(self, name, 0 < getattr(self, name) < math.inf, "> 0")
         for name in ("cooldown", "drop_emotion", "drop_shape", "drop_all", "balance"):
-            self._check(name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
-        self._check("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
+            check_setting(self, name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
+        check_setting(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
         precisions = ("bf16", "fp16", "no")
-        self._check("mixed_precision", self.mixed_precision in precisions, "bf16, fp16 or no")
-
-    def _check(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            raise UnknownOptionError(f"`{name}` must be {rule}, got {getattr(self, name)!r}.")
+        check_setting(
+            self, "mixed_precision", self.mixed_precision in precisions, "bf16, fp16 or no"
+        )
 
     def of_network(self, unet: UNet2DModel) -> "PriorConfig":
         """The same settings with those that tell the shape of a given U-Net."""

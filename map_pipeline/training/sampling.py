@@ -28,8 +28,7 @@ class FaceSampler:
 
     def seek(self, update: int) -> None:
         """Go to the draws of an update; they are the same in every run with this seed."""
-        [mixed] = np.random.SeedSequence([self._seed, update]).generate_state(1, np.uint64)
-        self.generator.manual_seed(int(mixed >> 1))
+        self.generator.manual_seed(mixed_seed(self._seed, update))
 
     def __call__(self) -> Batch:
         """A batch, with replacement."""
@@ -44,6 +43,12 @@ class FaceSampler:
             labels.has_contour[index],
             labels.grey[index],
         )
+
+
+def mixed_seed(seed: int, update: int) -> int:
+    """A seed of an update's own."""
+    [mixed] = np.random.SeedSequence([seed, update]).generate_state(1, np.uint64)
+    return int(mixed >> 1)
 
 
 def emotion_weights(emotions: Tensor, balance: float) -> Tensor:

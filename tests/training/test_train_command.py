@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,9 @@ from PIL import Image
 from map_pipeline import MAPPipeline
 from map_pipeline.cli import build_parser, main
 from map_pipeline.conditioning import FaceConditioner, is_conditional
-from map_pipeline.config import MAPConfig
 from map_pipeline.errors import CheckpointError, UnknownOptionError
 from map_pipeline.images import load_image
+from map_pipeline.map_network import MAPNetwork
 from map_pipeline.pipeline import bundled_checkpoint
 from map_pipeline.training.command import (
     load_start,
@@ -29,6 +30,7 @@ from map_pipeline.training.command import (
     target_embeddings,
     with_settings,
 )
+from map_pipeline.training.map_network import MAPTrainingConfig
 from map_pipeline.training.prior import PRESETS, PriorConfig
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -131,16 +133,12 @@ def test_from_faces_to_a_network(
     assert main(["train", "curves", str(out), str(out), "--out", str(tmp_path / "two.png")]) == 0
     assert (tmp_path / "two.png").is_file()
 
-    tiny = build_tiny_pipeline()
-    parts = {
-        **tiny.components,
-        "unet": UNet2DModel.from_pretrained(out / "unet"),
-        "conditioner": FaceConditioner.from_pretrained(out / "conditioner"),
-    }
-    pipe = MAPPipeline(**parts, surrogates=["dlib_resnet"], detector="bundled")
+    network = MAPNetwork.from_pretrained(out)
+    assert network.surrogates == ["dlib_resnet", "mobilefacenet"]
+    pipe = MAPPipeline.from_pretrained(tiny_checkpoint, map_network=network)
     pipe.save_pretrained(tmp_path / "checkpoint")
     again = MAPPipeline.from_pretrained(tmp_path / "checkpoint")
-    assert again.conditioner.config.target_dims == {"dlib_resnet": 16, "mobilefacenet": 16}
+    assert again.network_for(["dlib_resnet", "mobilefacenet"]).surrogates == network.surrogates
 
 
 def test_curves_may_be_missing(
@@ -162,7 +160,7 @@ def test_curves_may_be_missing(
     train += ["--checkpoint", str(tiny_checkpoint), "--surrogates", "dlib_resnet"]
     assert main([*train, "--set", *MAP_OPTIONS, "updates=1"]) == 0
     assert "curves.png wasn't drawn: Curves need matplotlib" in capsys.readouterr().err
-    assert (out / "unet").is_dir()
+    assert MAPNetwork.from_pretrained(out).surrogates == ["dlib_resnet"]
     assert not (out / "curves.png").exists()
 
 
@@ -307,12 +305,11 @@ def test_map_options_that_cant_be(
     tmp_path: Path, tiny_checkpoint: Path, fail: Callable[..., str]
 ) -> None:
     faces = write_folder(tmp_path / "faces", 4)
-    prior = tmp_path / "prior"
-    train = ("map", "--faces", faces, "--prior", prior, "--out", tmp_path / "out")
-    train += ("--checkpoint", tiny_checkpoint)
-    assert "`prior` must be a folder with unet/" in fail(*train)
-    for part in ("unet", "conditioner", "scheduler"):
-        (prior / part).mkdir(parents=True)
+    train = ("map", "--faces", faces, "--out", tmp_path / "out", "--checkpoint", tiny_checkpoint)
+    known = ("--surrogates", "dlib_resnet", "mobilefacenet")
+    assert "`checkpoint` must hold a conditioner, got none" in fail(*train, *known)
+    line = fail(*train, *known, "--prior", tmp_path / "none")
+    assert "`prior` must be a diffusers folder" in line
     assert "`weights` must name one of impersonation" in fail(*train, "--weights", "look=1")
     assert "`chroma` must be like 12.0, got 'much'" in fail(*train, "--weights", "chroma=much")
     assert "`chroma` must be like 12.0, got ''" in fail(*train, "--weights", "chroma")
@@ -322,7 +319,7 @@ def test_map_options_that_cant_be(
     assert "`surrogates` must name some of" in fail(*train, "--surrogates", "nobody")
     # The tiny bank holds no embeddings by this recogniser.
     assert "got none by ['faceres']" in fail(*train, "--surrogates", "dlib_resnet", "faceres")
-    assert not (tmp_path / "out" / "unet").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_without_targets_or_expression_networks(
@@ -386,13 +383,15 @@ def test_text_settings_may_hold_an_equals_sign() -> None:
 
 
 def test_settings_of_map_runs() -> None:
-    arguments = ["train", "map", "--faces", "f", "--prior", "p", "--out", "o", "--preset", "gpu"]
+    arguments = ["train", "map", "--faces", "f", "--out", "o", "--preset", "gpu"]
     arguments += ["--surrogates", "a", "b", "--weights", "dodging=0", "chroma=2.5"]
     arguments += ["--protection", "projection=false", "adam_betas=[0.1, 0.2]"]
     config = map_settings(build_parser().parse_args([*arguments, "--set", "batch_size=3"]))
     assert config.surrogates == ("a", "b")
     assert config.weights == {"dodging": 0.0, "chroma": 2.5}
-    assert config.protection == MAPConfig(projection=False, adam_betas=(0.1, 0.2))
+    assert config.protection == replace(
+        MAPTrainingConfig().protection, projection=False, adam_betas=(0.1, 0.2)
+    )
     assert config.batch_size == 3
     assert config.compile  # of the preset
 
