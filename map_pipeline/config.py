@@ -21,8 +21,8 @@ class MAPConfig:
         start_timestep: t_0, noise level up to which a face is inverted, in [1, T).
         num_inversion_steps: network calls of the DDIM inversion, >= 2.
         num_inference_steps: network calls of one generation, >= 1.
-        refine_steps: fine-tuning steps on the photo from the prior, >= 0; 0 only runs the network.
-        continued_steps: the same where a `MAPNetwork` gives the start.
+        refine_steps: fine-tuning steps on the photo, >= 0; 0 takes what a `MAPNetwork` makes in one
+            pass.
         expression_strength: how far the expression is changed before the protection, in [0,1].
         learning_rate: of Adam, > 0.
         adam_betas: decay of Adam's two moments, each in [0,1).
@@ -43,7 +43,6 @@ class MAPConfig:
     num_inversion_steps: int = 12
     num_inference_steps: int = 1
     refine_steps: int = 24
-    continued_steps: int = 24
     expression_strength: float = 0.5
     learning_rate: float = 2e-4
     adam_betas: tuple[float, float] = (0.5, 0.9)
@@ -60,7 +59,6 @@ class MAPConfig:
         check_setting(self, "num_inversion_steps", self.num_inversion_steps >= 2, ">= 2")
         check_setting(self, "num_inference_steps", self.num_inference_steps >= 1, ">= 1")
         check_setting(self, "refine_steps", self.refine_steps >= 0, ">= 0")
-        check_setting(self, "continued_steps", self.continued_steps >= 0, ">= 0")
         check_setting(self, "expression_strength", 0 <= self.expression_strength <= 1, "in [0, 1]")
         check_setting(self, "learning_rate", self.learning_rate > 0, "> 0")
         check_setting(

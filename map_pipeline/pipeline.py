@@ -343,8 +343,9 @@ class MAPPipeline(DiffusionPipeline):
                 the protection does. Default 0.5.
             num_inversion_steps: network calls of the DDIM inversion, >= 2; default that of `mode`.
             num_inference_steps: network calls of one generation, >= 1. Default 1.
-            refine_steps: fine-tuning steps on each face, >= 0; default that of `mode`, which asks
-                for fewer where a trained network starts them, that is with built-in targets.
+            refine_steps: fine-tuning steps on each face, >= 0; default that of `mode`. 0 takes one
+                pass of the trained network, which serves built-in targets only: with a picture as
+                target, the face gets its expression, but no protection.
             surrogates: names of the recognisers to tune on; default the checkpoint's setting.
             objectives: losses and weights; default `guidance.mode_objectives(mode)`.
             config: all other settings instead of the mode's; arguments given here take precedence.
@@ -387,9 +388,8 @@ class MAPPipeline(DiffusionPipeline):
         photos = [to_array(load_image(one)) for one in images]
         chosen = [select_faces(self.face_detector.detect(photo), faces) for photo in photos]
         own_target = self._own_target(target)
+        # It was trained towards the built-in targets; others are reached no better from there.
         network = None if own_target else self.network_for(surrogates)
-        if network is not None:
-            config = replace(config, refine_steps=config.continued_steps)
 
         # 2. Protect face after face; each works on the photo as the one before left it.
         total = sum(len(one) for one in chosen) * config.refine_steps
@@ -656,7 +656,6 @@ class MAPPipeline(DiffusionPipeline):
             if not 0 < strength <= 1:
                 raise ValueError(f"`strength` must be in (0, 1], got {strength}.")
             given["ssim_budget"] = 1 - CHANGE_AT_FULL_STRENGTH * strength
-        given["continued_steps"] = given["refine_steps"]
         given = {name: value for name, value in given.items() if value is not None}
         base = MODES[mode] if config is None else config
         resolved = replace(base, **given)

@@ -103,7 +103,7 @@ class MAPTrainingConfig:
 
 
 PRESETS = {
-    "cpu": MAPTrainingConfig(),
+    "cpu": MAPTrainingConfig(updates=320),
     "gpu": MAPTrainingConfig(
         faces=4000, batch_size=64, minutes=8, average_decay=0.995, compile=True, report_every=50
     ),

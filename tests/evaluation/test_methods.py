@@ -67,6 +67,7 @@ def test_names() -> None:
     assert names[0] == "map"
     assert {
         "map-fast",
+        "map-one-pass",
         "map-strong",
         "blur",
         "mosaic",

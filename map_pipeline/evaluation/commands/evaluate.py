@@ -47,8 +47,8 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
         "--methods",
         type=names,
         default=("map",),
-        help="map, map-fast, map-strong, pgd, mifgsm, tidim, tipim, blur, mosaic, none, an "
-        "ablation or a strength; separated by commas (default: map)",
+        help="map, map-fast, map-one-pass, map-strong, pgd, mifgsm, tidim, tipim, blur, mosaic, "
+        "none, an ablation or a strength; separated by commas (default: map)",
     )
     method.add_argument("--ablations", action="store_true", help="add map and its ablations")
     method.add_argument(

@@ -23,6 +23,7 @@ _METHODS: dict[str, Method] = {
     for method in (
         MAP(),
         MAP("map-fast", "MAP, fast", mode="fast"),
+        MAP("map-one-pass", "MAP, one pass", mode="fast", settings={"refine_steps": 0}),
         MAP("map-strong", "MAP, strong", mode="strong"),
         PGD(),
         MIFGSM(),
