@@ -359,6 +359,8 @@ def run_info(options: argparse.Namespace) -> int:
         print(f"{'recogniser':14}{name}: {net.config.title}, {role}, {net.config.licence}")
     for name, net in pipe.encoders.items():
         print(f"{'expression':14}{name}: {net.config.title}")
+    for name, net in pipe.map_networks.items():
+        print(f"{'trained':14}{name}: on {', '.join(net.surrogates)}")
     return 0
 
 

@@ -284,12 +284,17 @@ class MAPPipeline(DiffusionPipeline):
         kinds = (ExpressionEncoder, TransformersExpressionEncoder)
         return {k: v for k, v in self.components.items() if isinstance(v, kinds)}
 
+    @property
+    def map_networks(self) -> dict[str, MAPNetwork]:
+        """The trained networks that are present, by component name."""
+        return {k: v for k, v in self.components.items() if isinstance(v, MAPNetwork)}
+
     def network_for(self, surrogates: Collection[str]) -> MAPNetwork | None:
         """The trained network that saw most of these recognisers and no other, if there is one.
 
         So a recogniser that is left out of the surrogates is left out of the network, too.
         """
-        trained = [net for net in self.components.values() if isinstance(net, MAPNetwork)]
+        trained = self.map_networks.values()
         fitting = [net for net in trained if set(net.surrogates) <= set(surrogates)]
         return max(fitting, key=lambda net: len(net.surrogates), default=None)
 

@@ -14,7 +14,7 @@ import torch
 from conftest import ASTRONAUT
 from PIL import Image
 
-from map_pipeline import MAPPipeline, MAPPipelineOutput, __version__
+from map_pipeline import MAPNetwork, MAPPipeline, MAPPipelineOutput, __version__
 from map_pipeline.cli import main, plan_jobs
 from map_pipeline.config import MODES
 from map_pipeline.errors import InvalidImageError
@@ -362,6 +362,17 @@ def test_info_names_what_is_there(tiny_checkpoint: Path, capsys: pytest.CaptureF
         assert name in text
     assert "dlib_resnet: tiny dlib, surrogate" in text
     assert "faceres: tiny mobilefacenet, judge only" in text
+
+
+def test_info_names_trained_networks(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pipe = MAPPipeline.from_pretrained(tiny_checkpoint)
+    dims = {"dlib_resnet": 16, "faceres": 16}
+    pipe.register_modules(map_network=MAPNetwork.for_unet(pipe.unet, dims, rank=1))
+    pipe.save_pretrained(tmp_path)
+    assert main(["info", "--checkpoint", str(tmp_path)]) == 0
+    assert "map_network: on dlib_resnet, faceres" in capsys.readouterr().out
 
 
 def test_detector_can_be_chosen(

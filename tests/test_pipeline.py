@@ -697,3 +697,18 @@ def test_bundled_checkpoint(bundled_pipeline: MAPPipeline) -> None:
             assert one.target_after > one.target_before
     json.dumps(report.to_dict(), allow_nan=False)
     assert report.to_table()
+
+
+@pytest.mark.parametrize("left_out", ["", "dlib_resnet", "mobilefacenet", "faceres"])
+def test_one_pass_of_a_shipped_network_protects(
+    bundled_pipeline: MAPPipeline, left_out: str
+) -> None:
+    """Also from the recogniser that it never saw."""
+    surrogates = [name for name in bundled_pipeline.surrogates if name != left_out]
+    assert set(bundled_pipeline.network_for(surrogates).surrogates) == set(surrogates)
+    output = bundled_pipeline(ASTRONAUT, mode="fast", refine_steps=0, surrogates=surrogates)
+    [[report]] = output.reports
+    for one in report.recognisers:
+        if one.name in bundled_pipeline.surrogates:
+            assert one.target_after > one.target_before + 0.1, one.name
+            assert one.source_after < 0.9, one.name
