@@ -90,7 +90,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--expression-strength", type=float, help="how far the expression is changed, 0 to 1"
     )
     protect.add_argument(
-        "--refine-steps", type=int, help="fine-tuning steps on each face (default: the mode's)"
+        "--refine-steps",
+        type=int,
+        help="fine-tuning steps on each face (default: the mode's); 0: one pass of the trained "
+        "network, towards built-in targets only",
     )
     protect.add_argument(
         "--compile",

@@ -72,7 +72,7 @@ class FaceConditioner(ModelMixin, ConfigMixin):
 
 
 def describe(crop: Tensor, contour: Tensor | None) -> Condition:
-    """What can be told of one face as it is: shape and colour, no emotion, no target.
+    """What can be told of one face as it is: shape and colour, no emotion.
 
     Args:
         crop: `[1,3,s,s]` RGB in [0,1].

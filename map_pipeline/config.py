@@ -21,6 +21,7 @@ class MAPConfig:
         start_timestep: t_0, noise level up to which a face is inverted, in [1, T).
         num_inversion_steps: network calls of the DDIM inversion, >= 2.
         num_inference_steps: network calls of one generation, >= 1.
+        trained_start: start from a trained `MAPNetwork` where one fits, not from the prior.
         refine_steps: fine-tuning steps on the photo, >= 0; 0 takes what a `MAPNetwork` makes in one
             pass.
         expression_strength: how far the expression is changed before the protection, in [0,1].
@@ -42,6 +43,7 @@ class MAPConfig:
     start_timestep: int = 300
     num_inversion_steps: int = 12
     num_inference_steps: int = 1
+    trained_start: bool = True
     refine_steps: int = 24
     expression_strength: float = 0.5
     learning_rate: float = 2e-4
@@ -76,8 +78,7 @@ class MAPConfig:
 MODES = {
     "fast": MAPConfig(
         num_inversion_steps=6,
-        refine_steps=10,
-        continued_steps=4,
+        refine_steps=8,
         learning_rate=3.5e-4,
         views=1,
         expression_share=0.0,

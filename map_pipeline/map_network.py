@@ -3,7 +3,7 @@
 `map-protect train map` fine-tunes the score network's deep layers once. The change is kept as
 matrices of low rank (LoRA, Hu et al. 2022, https://arxiv.org/abs/2106.09685), for two reasons: the
 prior stays what it is, bit for bit, for inversion and the expression edit; and a network takes
-1.6 MB, so that those which saw fewer recognisers can be shipped for the evaluation, too.
+2 to 3 MB, so that those which saw fewer recognisers can be shipped for the evaluation, too.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from map_pipeline.conditioning import embedding_width, mlp
 from map_pipeline.diffusion import deep_layers
+from map_pipeline.errors import CheckpointError
 
 
 class MAPNetwork(ModelMixin, ConfigMixin):
@@ -85,7 +86,11 @@ class MAPNetwork(ModelMixin, ConfigMixin):
         return self.target_out(torch.stack(parts).mean(0))
 
     def attach(self, unet: UNet2DModel) -> None:
-        """Let `unet` compute with the change, and gradients reach it; the base stays frozen."""
+        """Let `unet` compute with the change, and gradients reach it; the base stays frozen.
+
+        Raises:
+            CheckpointError: it was trained for a U-Net of other layers; so does `merge_into`.
+        """
         unet.requires_grad_(False)
         for layer, down, up in self._changes(unet):
             parametrize.register_parametrization(layer, "weight", LowRankChange(down, up))
@@ -97,9 +102,17 @@ class MAPNetwork(ModelMixin, ConfigMixin):
             layer.weight += (up @ down).view_as(layer.weight).to(layer.weight)
 
     def _changes(self, unet: UNet2DModel) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
+        modules = dict(unet.named_modules())
         names = sorted(self.config.layers)  # JSON doesn't keep their order
         for name, down, up in zip(names, self.down, self.up, strict=True):
-            yield unet.get_submodule(name), down, up
+            weight = getattr(modules.get(name), "weight", None)
+            if weight is None or weight.flatten(1).shape != (len(up), down.shape[1]):
+                raise CheckpointError(
+                    f"`map_network` must be trained for this U-Net: it changes {name} by "
+                    f"{len(up)} x {down.shape[1]} numbers, got "
+                    f"{'no such layer' if weight is None else list(weight.shape)}."
+                )
+            yield modules[name], down, up
 
 
 class LowRankChange(nn.Module):

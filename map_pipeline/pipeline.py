@@ -75,6 +75,12 @@ OUT_OF_MEMORY = (
     "close other programs that use the GPU, or work on the CPU."
 )
 FaceChoice = Literal["largest", "all"] | Sequence[Sequence[float]]
+MAP_NETWORKS = (
+    "map_network",
+    "map_network_without_dlib_resnet",
+    "map_network_without_mobilefacenet",
+    "map_network_without_faceres",
+)
 # Files of a checkpoint; Python and pickles are never fetched.
 CHECKPOINT_PATTERNS = ["*.json", "*/*.json", "*/*.safetensors", "README.md", FILE_NAME]
 
@@ -115,8 +121,8 @@ class MAPPipeline(DiffusionPipeline):
         scheduler: its noise schedule.
         conditioner: tells the score network emotion and shape of a face; without it the network
             knows nothing but the picture.
-        map_network: what training on many faces changes in the prior, so that one pass protects;
-            without it only `refine_steps` protect.
+        map_network: what training on many faces changes in the prior: what it makes of a face in
+            one pass is the start of the steps; without it they start from the prior.
         map_network_without_dlib_resnet, map_network_without_mobilefacenet,
             map_network_without_faceres: the same, trained without one recogniser, which can judge
             it then; see `network_for`.
@@ -134,16 +140,13 @@ class MAPPipeline(DiffusionPipeline):
             surrogate if None.
         detector: "auto" (insightface if its model pack is on disk, else the bundled one),
             "bundled", "insightface" or "insightface-download"; see `faces.detect.load_detector`.
-        weights_date: when the score network was trained, YYYY-MM-DD; told with every evaluation.
+        weights_date: when the prior was trained, YYYY-MM-DD; told with every evaluation.
     """
 
     _optional_components = [  # noqa: RUF012 (diffusers reads this class attribute as a list)
         "conditioner",
         "expression_shapes",
-        "map_network",
-        "map_network_without_dlib_resnet",
-        "map_network_without_mobilefacenet",
-        "map_network_without_faceres",
+        *MAP_NETWORKS,
         "targets",
         "dlib_resnet",
         "mobilefacenet",
@@ -234,6 +237,8 @@ class MAPPipeline(DiffusionPipeline):
             )
         kwargs.setdefault("dtype", torch.float32)
         kwargs.setdefault("use_safetensors", True)
+        if "unet" in kwargs:  # the networks are changes of the checkpoint's own
+            kwargs = dict.fromkeys(MAP_NETWORKS) | kwargs
         if not is_hub_id:
             check_folder(Path(path))
         if "arcface" not in kwargs and (arcface := find_arcface()) is not None:
@@ -351,7 +356,8 @@ class MAPPipeline(DiffusionPipeline):
             refine_steps: fine-tuning steps on each face, >= 0; default that of `mode`. 0 takes one
                 pass of the trained network, which serves built-in targets only: with a picture as
                 target, the face gets its expression, but no protection.
-            surrogates: names of the recognisers to tune on; default the checkpoint's setting.
+            surrogates: names of the recognisers to tune on; default the checkpoint's setting. The
+                trained network is one that saw no others, see `network_for`.
             objectives: losses and weights; default `guidance.mode_objectives(mode)`.
             config: all other settings instead of the mode's; arguments given here take precedence.
             generator: source of randomness; the same seed gives the same result.
@@ -393,8 +399,11 @@ class MAPPipeline(DiffusionPipeline):
         photos = [to_array(load_image(one)) for one in images]
         chosen = [select_faces(self.face_detector.detect(photo), faces) for photo in photos]
         own_target = self._own_target(target)
+        network = None
         # It was trained towards the built-in targets; others are reached no better from there.
-        network = None if own_target else self.network_for(surrogates)
+        if config.trained_start and own_target is None and active(objectives, "identity"):
+            network = self.network_for(surrogates)
+            used |= set(self.encoders if network else ())  # in training
 
         # 2. Protect face after face; each works on the photo as the one before left it.
         total = sum(len(one) for one in chosen) * config.refine_steps

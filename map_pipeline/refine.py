@@ -138,6 +138,8 @@ def refine(
         change = diffusion.to_crop(generated, patch) - reconstruction
         return to_grey(change).expand_as(change) if grey else change
 
+    if config.refine_steps == 0 and networks.map_network is None:
+        return torch.zeros_like(goal.source_crop)  # the prior alone doesn't protect
     if config.refine_steps == 0:
         return fit_to_budget(residual(), goal, placement)
     with torch.enable_grad():

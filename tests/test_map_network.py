@@ -4,11 +4,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_unet
+from conftest import ASTRONAUT, tiny_unet
 from torch import Tensor
 
-from map_pipeline import MAPNetwork, MAPPipeline, diffusion
+from map_pipeline import (
+    MAPConfig,
+    MAPNetwork,
+    MAPPipeline,
+    default_objectives,
+    diffusion,
+    with_weights,
+)
 from map_pipeline.conditioning import embedding_width
+from map_pipeline.errors import CheckpointError
+from map_pipeline.guidance import Goal
+from map_pipeline.refine import Networks
 
 DIMS = {"one": 16, "two": 12}
 
@@ -78,6 +88,13 @@ def test_it_tells_targets_apart_and_ignores_other_recognisers() -> None:
         network.tell({"one": known["one"]})
 
 
+def test_a_network_of_another_prior_is_refused() -> None:
+    other = tiny_unet()
+    other.mid_block.resnets[0].conv1 = torch.nn.Conv2d(32, 16, 3)
+    with pytest.raises(CheckpointError, match="`map_network` must be trained for this U-Net"):
+        trained(tiny_unet()).merge_into(other)
+
+
 def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     network = trained(tiny_unet())
     network.save_pretrained(tmp_path)
@@ -108,3 +125,40 @@ def test_the_network_that_saw_no_left_out_recogniser_is_chosen(
     assert pipe.network_for(names[:2]) is pipe.map_network_without_faceres
     assert pipe.network_for([names[0], names[2]]) is None
     assert tiny_pipeline.network_for(names) is None
+
+
+def test_another_u_net_leaves_the_networks_out(
+    editing_pipeline: MAPPipeline, tmp_path: Path
+) -> None:
+    editing_pipeline.save_pretrained(tmp_path)
+    assert MAPPipeline.from_pretrained(tmp_path).map_networks
+    other = MAPPipeline.from_pretrained(tmp_path, unet=editing_pipeline.unet)
+    assert not other.map_networks
+    network = editing_pipeline.map_network
+    both = MAPPipeline.from_pretrained(tmp_path, unet=editing_pipeline.unet, map_network=network)
+    assert list(both.map_networks) == ["map_network"]
+
+
+def test_only_built_in_targets_start_from_the_network(
+    editing_pipeline: MAPPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[MAPNetwork | None] = []
+
+    def watch(networks: Networks, goal: Goal, *_: object) -> Tensor:
+        seen.append(networks.map_network)
+        return torch.zeros_like(goal.source_crop)
+
+    monkeypatch.setattr("map_pipeline.pipeline.refine", watch)
+
+    def start(**settings: object) -> MAPNetwork | None:
+        editing_pipeline(ASTRONAUT, expression_strength=0, **settings)
+        return seen.pop()
+
+    network = editing_pipeline.map_network
+    assert start() is network
+    assert start(target="second") is network
+    assert start(target=ASTRONAUT) is None
+    assert start(surrogates=["dlib_resnet"]) is None  # the network saw another one, too
+    assert start(config=MAPConfig(trained_start=False)) is None
+    without = with_weights(default_objectives(), impersonation=0, dodging=0)
+    assert start(objectives=without) is None

@@ -202,7 +202,9 @@ def run_map(options: argparse.Namespace) -> int:
     targets = target_embeddings(pipe, config.surrogates)
     unet, scheduler, conditioner = pipe.unet, pipe.scheduler, pipe.conditioner
     if options.prior is not None:
-        unet, scheduler, conditioner = load_start(str(options.prior), "prior")
+        if not (options.prior / "unet").is_dir():
+            raise CheckpointError(f"`prior` must be a folder with unet/, got {options.prior}.")
+        unet, scheduler, conditioner = load_start(str(options.prior))
     if conditioner is None:
         raise CheckpointError(
             f"`{'prior' if options.prior else 'checkpoint'}` must hold a conditioner, got none."
@@ -301,7 +303,7 @@ def map_settings(options: argparse.Namespace) -> "MAPTrainingConfig":
 
 
 def load_start(
-    name: str, option: str = "start"
+    name: str,
 ) -> tuple["UNet2DModel", "DDIMScheduler", "FaceConditioner | None"]:
     """A U-Net to start from, such as google/ddpm-ema-celebahq-256, with its noise schedule.
 
@@ -327,13 +329,13 @@ def load_start(
             conditioner = FaceConditioner.from_pretrained(name, **part("conditioner"))
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"`{option}` must be a diffusers folder or Hub id of a U-Net with its noise schedule, "
+            "`start` must be a diffusers folder or Hub id of a U-Net with its noise schedule, "
             f"got {name!r}: {error}"
         ) from None
     channels = unet.config.in_channels
     if channels != unet.config.out_channels or channels != 3 * patch_size(unet) ** 2:
         raise CheckpointError(
-            f"`{option}` must be a pixel-space U-Net with 3 p^2 channels, got {channels}."
+            f"`start` must be a pixel-space U-Net with 3 p^2 channels, got {channels}."
         )
     return unet, scheduler, conditioner
 

@@ -4,7 +4,7 @@ The method of `map_pipeline.refine`, amortised over a labelled set of faces:
 
     invert x to x_t0 with the prior; generate x^ from x_t0 with the network, told the emotion and
     the target; L_A, L_E and the prior terms on x^; gradients projected onto each other per layer
-    with an EMA; L_SM on faces without a target keeps the network one of faces.
+    with an EMA; L_SM on faces as they are keeps the network one of faces.
 """
 
 import copy
@@ -44,6 +44,8 @@ from map_pipeline.training.score_model import ScoreModel
 from map_pipeline.views import jitter_landmarks, random_view
 
 SUMMARY = "training_map.json"
+# Settings with which a run may go on.
+MAY_CHANGE = {"minutes", "updates", "report_every", "compile", "mixed_precision"}
 # Surroundings of the crop that recognisers look at, made by reflection, px of 128.
 MARGIN = 24
 OWN_EMOTION = 0.75  # share of faces asked for the emotion they already show
@@ -117,8 +119,8 @@ class Prepared:
     Attributes:
         labels: emotions, contours and so on; `images` is empty.
         pixels: `uint8 [N,3,s,s]`.
-        starts: `float16 [N,C,h,w]`, inverted without a target.
-        reconstructions: `float16 [N,3,s,s]`, generated back without a target.
+        starts: `float16 [N,C,h,w]`, inverted with the prior.
+        reconstructions: `float16 [N,3,s,s]`, generated back with the prior.
         landmarks: `[N,5,2]` crop px.
         embeddings: surrogate name -> `[N,D]`.
     """
@@ -147,8 +149,11 @@ def train_map(
 ) -> list[dict[str, float]]:
     """Train until the time or the updates are used up; the same call goes on after a stop.
 
-    Writes to `out`: the `MAPNetwork` (averaged weights), `training_map.json` (settings and reports)
-    and `state/` to resume from. Every file is whole whenever the process is killed.
+    (The gradients' EMA, a few updates long, starts anew then.)
+
+    Writes to `out`: the `MAPNetwork` (averaged weights, in fp16 as all of a checkpoint),
+    `training_map.json` (settings and reports) and `state/` to resume from. Every file is whole
+    whenever the process is killed.
 
     Args:
         faces: training faces.
@@ -161,6 +166,10 @@ def train_map(
         one entry a report: mean of each loss, share of conflicting layers, success rates.
     """
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    if accelerator.num_processes > 1:
+        raise UnknownOptionError(
+            f"`train map` must run as one process, got {accelerator.num_processes}."
+        )
     device = accelerator.device
     torch.manual_seed(config.seed)
     objectives = [
@@ -172,7 +181,7 @@ def train_map(
     surrogates = {name: net.to(device) for name, net in surrogates.items()}
     encoders = {name: net.to(device) for name, net in encoders.items()}
     composites = {name: value.to(device).float() for name, value in composites.items()}
-    model = ScoreModel(copy.deepcopy(unet), conditioner).float().to(device).requires_grad_(False)
+    model = copy.deepcopy(ScoreModel(unet, conditioner)).float().to(device).requires_grad_(False)
     if config.compile:
         diffusion.compile_network(model.unet)
     faces = faces.select(some_of(len(faces), config.faces, config.seed))
@@ -246,16 +255,20 @@ def train_map(
 
 def generator_of(seed: int, update: int) -> torch.Generator:
     """The randomness of one update, the same in every run with this seed."""
-    return torch.Generator().manual_seed(mixed_seed(seed, update))
+    return torch.Generator().manual_seed(mixed_seed(seed, update, 1))  # not `FaceSampler`'s
 
 
 def check_state(config: MAPTrainingConfig, out: Path) -> None:
     """Raise `UnknownOptionError` if `out` holds a run that these settings can't go on."""
-    if find_state(out / "state") is None or not (out / SUMMARY).exists():
+    if not (out / SUMMARY).exists():
         return
+    if find_state(out / "state") is None:
+        raise UnknownOptionError(
+            f"`out` must be new or hold the state of its run, got {out}, which holds weights only."
+        )
     before = json.loads((out / SUMMARY).read_text())["config"]
     now = json.loads(json.dumps(asdict(config)))  # tuples as lists
-    for name in ("surrogates", "rank", "faces", "seed"):
+    for name in sorted(set(now) - MAY_CHANGE):
         if before[name] != now[name]:
             raise UnknownOptionError(
                 f"`{name}` must stay {before[name]}, as in the run that {out} holds, "
@@ -337,7 +350,7 @@ def prepare(
     embeddings: dict[str, list[Tensor]] = {name: [] for name in surrogates}
     for rows in torch.arange(len(faces)).split(128):
         crops = pixels[rows].to(device).float() / 255
-        told = prior.conditioner(no_target(labels, rows.to(device)))
+        told = prior.conditioner(as_they_are(labels, rows.to(device)))
         schedule = protection.start_timestep
         with accelerator.autocast():
             start = diffusion.invert(
@@ -398,7 +411,7 @@ class Step:
         emotion = self._draw_emotions(rows, generator)
         crops = faces.pixels[rows].float() / 255
         told = replace(
-            no_target(faces.labels, rows), emotion=F.one_hot(emotion, len(EMOTIONS)).float()
+            as_they_are(faces.labels, rows), emotion=F.one_hot(emotion, len(EMOTIONS)).float()
         )
         change = self._change(rows, told, targets)
         crop = (crops + change * self._mask).clamp(0, 1)
@@ -464,8 +477,8 @@ class Step:
         return torch.where(keep & (seen.sum(1) > 0), seen.argmax(1), some)
 
 
-def no_target(labels: Batch, rows: Tensor) -> Condition:
-    """What the network is told of a face as it is: its shape and colour."""
+def as_they_are(labels: Batch, rows: Tensor) -> Condition:
+    """What the network is told of faces as they are: their shape and colour."""
     return Condition(
         torch.zeros_like(labels.emotions[rows]),
         labels.contours[rows],
@@ -498,5 +511,5 @@ def _save(
     told = {"date": time.strftime("%Y-%m-%d"), "config": asdict(config), "reports": reports}
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out) as folder:
-        network.save_pretrained(folder)
+        copy.deepcopy(network).half().save_pretrained(folder)
         (folder / SUMMARY).write_text(json.dumps(told, indent=2))

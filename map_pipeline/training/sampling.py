@@ -45,9 +45,9 @@ class FaceSampler:
         )
 
 
-def mixed_seed(seed: int, update: int) -> int:
-    """A seed of an update's own."""
-    [mixed] = np.random.SeedSequence([seed, update]).generate_state(1, np.uint64)
+def mixed_seed(*numbers: int) -> int:
+    """A seed made of several numbers, such as a run's seed and the update."""
+    [mixed] = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
     return int(mixed >> 1)
 
 

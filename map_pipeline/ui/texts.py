@@ -14,8 +14,9 @@ PRIVACY_LINE = """Your photo is used for this one result and never logged. Copie
 HOW_IT_WORKS = """### Step by step
 1. The face is found, and its features are moved to the expression you chose. A small diffusion
    network paints what a movement can't show, such as teeth and folds.
-2. The same network turns the face into noise and back. On the way back it is tuned for this one
-   photo: recognition software should see the target and no longer you. *Strong* takes more time for
+2. The same network turns the face into noise and back. On the way back, what it learned from many
+   faces and some tuning for this one photo come in: recognition software should see the target and
+   no longer you. *Strong* takes more time for
    that, keeps an eye on the expression, and reconciles the two where they pull apart.
 3. Only the change of the face is put back into your photo. All other pixels stay as they were.
 

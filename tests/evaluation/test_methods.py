@@ -229,6 +229,20 @@ def test_bad_task(
         create(name, settings=QUICK).protect(tiny_pipeline, task(photo, **changes))
 
 
+def test_one_pass_needs_a_network_and_a_target_it_knows(
+    tiny_pipeline: MAPPipeline, editing_pipeline: MAPPipeline, photo: np.ndarray
+) -> None:
+    method = create("map-one-pass")
+    with pytest.raises(UnknownOptionError, match="`targets` must be auto or built-in"):
+        method.protect(editing_pipeline, task(photo, target=photo))
+    with pytest.raises(UnknownOptionError, match="trained on none but dlib_resnet for"):
+        method.protect(editing_pipeline, task(photo, surrogates=("dlib_resnet",)))
+    with pytest.raises(UnknownOptionError, match="got none"):
+        method.protect(tiny_pipeline, task(photo))
+    result = method.protect(editing_pipeline, task(photo))
+    assert (result != photo).any()
+
+
 def test_the_target_is_the_pipelines(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
     """What the report of the pipeline names is what the baselines aim at."""
     output = tiny_pipeline(photo, target="auto", **QUICK)

@@ -309,7 +309,7 @@ def test_map_options_that_cant_be(
     known = ("--surrogates", "dlib_resnet", "mobilefacenet")
     assert "`checkpoint` must hold a conditioner, got none" in fail(*train, *known)
     line = fail(*train, *known, "--prior", tmp_path / "none")
-    assert "`prior` must be a diffusers folder" in line
+    assert "`prior` must be a folder with unet/" in line
     assert "`weights` must name one of impersonation" in fail(*train, "--weights", "look=1")
     assert "`chroma` must be like 12.0, got 'much'" in fail(*train, "--weights", "chroma=much")
     assert "`chroma` must be like 12.0, got ''" in fail(*train, "--weights", "chroma")

@@ -1,5 +1,6 @@
 import copy
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from map_pipeline.training import map_network
 from map_pipeline.training.map_network import (
     MAPTrainingConfig,
     Step,
-    no_target,
+    as_they_are,
     prepare,
     some_of,
     success_rates,
@@ -107,7 +108,7 @@ def test_what_cannot_run_is_told_before_any_face_is_prepared(
 
 def test_the_face_as_it_is_has_no_emotion() -> None:
     labels = batch()
-    told = no_target(labels, torch.tensor([3, 23]))
+    told = as_they_are(labels, torch.tensor([3, 23]))
     assert not told.emotion.any()
     assert torch.equal(told.shape, labels.contours[[3, 23]])
     assert told.has_shape.tolist() == [1, 0]
@@ -126,7 +127,7 @@ def test_faces_are_inverted_and_reconstructed(
     row = 5
     crop = ready.pixels[row : row + 1].float() / 255
     with torch.no_grad():
-        told = model.conditioner(no_target(ready.labels, torch.tensor([row])))
+        told = model.conditioner(as_they_are(ready.labels, torch.tensor([row])))
         latents = diffusion.to_latents(crop, 4)
         start = diffusion.invert(model.unet, SCHEDULER, latents, 300, 2, told)
         back = diffusion.generate(model.unet, SCHEDULER, start, 300, 2, told)
@@ -187,7 +188,7 @@ def test_a_new_network_changes_nothing(
     step = step_of(ready, model, surrogates, composites())
     rows = torch.arange(6)
     with torch.no_grad():
-        change = step._change(rows, no_target(ready.labels, rows), composites(6))
+        change = step._change(rows, as_they_are(ready.labels, rows), composites(6))
     assert change.abs().max() < 5e-3
 
 
@@ -223,7 +224,7 @@ def test_targets_are_composites_or_other_people(
     assert torch.equal(index_in(draw()["one"], bank["one"]), nearest)
 
 
-def test_half_of_the_faces_keep_their_emotion(
+def test_most_faces_keep_their_emotion(
     prepared: tuple[ScoreModel, dict, map_network.Prepared],
 ) -> None:
     model, surrogates, ready = prepared
@@ -338,7 +339,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     assert parts[1]["impersonation"] == pytest.approx(whole[1]["impersonation"], rel=1e-4)
     one, other = (MAPNetwork.from_pretrained(tmp_path / n).state_dict() for n in ("whole", "parts"))
     for name, value in one.items():
-        torch.testing.assert_close(other[name], value, atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(other[name], value, atol=1e-4, rtol=2e-3)  # fp16
 
 
 def stopping_after(count: int) -> Callable:
@@ -358,6 +359,11 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     forget_accelerate()
     with pytest.raises(UnknownOptionError, match=r"`rank` must stay 16, as in the run .* got 4"):
         train(tmp_path, prior(), rank=4)
+    with pytest.raises(UnknownOptionError, match="`weights` must stay"):
+        train(tmp_path, prior(), weights={"chroma": 1.0})
+    shutil.rmtree(tmp_path / "state")
+    with pytest.raises(UnknownOptionError, match="which holds weights only"):
+        train(tmp_path, prior())
 
 
 def test_some_of_the_faces_are_drawn_always_alike() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from map_pipeline.config import MAPConfig
+from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods.base import Task
 from map_pipeline.guidance import default_objectives, with_weights
 from map_pipeline.pipeline import MAPPipeline
@@ -35,6 +36,8 @@ class MAP:
     def protect(self, pipe: MAPPipeline, task: Task) -> np.ndarray:
         """Return the protected photo; see `Method.protect`."""
         changed = dict(self.settings)
+        if changed.get("refine_steps") == 0:
+            self._check_start(pipe, task)
         if self.mode is not None:
             changed["mode"] = self.mode
         if self.weights:
@@ -50,3 +53,15 @@ class MAP:
             **changed,
         )
         return output.images[0]
+
+    def _check_start(self, pipe: MAPPipeline, task: Task) -> None:
+        """Without steps, all protection comes from a trained network."""
+        if not isinstance(task.target, str):
+            raise UnknownOptionError(
+                f"`targets` must be auto or built-in ones for {self.name}, got a picture."
+            )
+        if pipe.network_for(task.surrogates) is None:
+            raise UnknownOptionError(
+                f"`checkpoint` must hold a network trained on none but "
+                f"{', '.join(task.surrogates)} for {self.name}, got none."
+            )
