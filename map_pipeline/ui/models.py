@@ -15,9 +15,9 @@ from map_pipeline.faces.detect import insightface_pack_present
 from map_pipeline.pipeline import MAPPipeline
 
 # What one face takes in each mode, in forward passes as `forward_seconds` times them: processor
-# seconds of both for examples/astronaut.png on one core (6.8 and 24.9 s to 0.15 to 0.19 s;
-# strong then took 20 steps, and is scaled to its 24).
-FORWARDS = {"fast": 45, "strong": 180}
+# seconds of both for examples/astronaut.png on one core (6.8 and 24.9 s to 0.15 to 0.19 s; the
+# modes then took 10 and 20 steps, and are scaled to their 8 and 24).
+FORWARDS = {"fast": 39, "strong": 180}
 
 
 @dataclass(frozen=True)
