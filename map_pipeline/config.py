@@ -22,6 +22,7 @@ class MAPConfig:
         num_inversion_steps: network calls of the DDIM inversion, >= 2.
         num_inference_steps: network calls of one generation, >= 1.
         trained_start: start from a trained `MAPNetwork` where one fits, not from the prior.
+        head_start: how many of the `refine_steps` that saves, in [0, refine_steps].
         refine_steps: fine-tuning steps on the photo, >= 0; 0 takes what a `MAPNetwork` makes in one
             pass.
         expression_strength: how far the expression is changed before the protection, in [0,1].
@@ -44,6 +45,7 @@ class MAPConfig:
     num_inversion_steps: int = 12
     num_inference_steps: int = 1
     trained_start: bool = True
+    head_start: int = 0
     refine_steps: int = 24
     expression_strength: float = 0.5
     learning_rate: float = 2e-4
@@ -61,6 +63,8 @@ class MAPConfig:
         check_setting(self, "num_inversion_steps", self.num_inversion_steps >= 2, ">= 2")
         check_setting(self, "num_inference_steps", self.num_inference_steps >= 1, ">= 1")
         check_setting(self, "refine_steps", self.refine_steps >= 0, ">= 0")
+        saved = 0 <= self.head_start <= self.refine_steps
+        check_setting(self, "head_start", saved, f"in [0, {self.refine_steps}]")
         check_setting(self, "expression_strength", 0 <= self.expression_strength <= 1, "in [0, 1]")
         check_setting(self, "learning_rate", self.learning_rate > 0, "> 0")
         check_setting(
@@ -78,7 +82,8 @@ class MAPConfig:
 MODES = {
     "fast": MAPConfig(
         num_inversion_steps=6,
-        refine_steps=8,
+        head_start=2,
+        refine_steps=10,
         learning_rate=3.5e-4,
         views=1,
         expression_share=0.0,

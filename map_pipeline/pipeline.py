@@ -353,7 +353,7 @@ class MAPPipeline(DiffusionPipeline):
                 the protection does. Default 0.5.
             num_inversion_steps: network calls of the DDIM inversion, >= 2; default that of `mode`.
             num_inference_steps: network calls of one generation, >= 1. Default 1.
-            refine_steps: fine-tuning steps on each face, >= 0; default that of `mode`. 0 takes one
+            refine_steps: fine-tuning steps on each face, >= 0; default those of `mode`. 0 takes one
                 pass of the trained network, which serves built-in targets only: with a picture as
                 target, the face gets its expression, but no protection.
             surrogates: names of the recognisers to tune on; default the checkpoint's setting. The
@@ -403,7 +403,11 @@ class MAPPipeline(DiffusionPipeline):
         # It was trained towards the built-in targets; others are reached no better from there.
         if config.trained_start and own_target is None and active(objectives, "identity"):
             network = self.network_for(surrogates)
-            used |= set(self.encoders if network else ())  # in training
+        if network is not None:
+            config = replace(
+                config, refine_steps=config.refine_steps - config.head_start, head_start=0
+            )
+            used |= set(self.encoders)  # in training
 
         # 2. Protect face after face; each works on the photo as the one before left it.
         total = sum(len(one) for one in chosen) * config.refine_steps
@@ -670,6 +674,8 @@ class MAPPipeline(DiffusionPipeline):
             if not 0 < strength <= 1:
                 raise ValueError(f"`strength` must be in (0, 1], got {strength}.")
             given["ssim_budget"] = 1 - CHANGE_AT_FULL_STRENGTH * strength
+        if given["refine_steps"] is not None:
+            given["head_start"] = 0
         given = {name: value for name, value in given.items() if value is not None}
         base = MODES[mode] if config is None else config
         resolved = replace(base, **given)

@@ -162,3 +162,24 @@ def test_only_built_in_targets_start_from_the_network(
     assert start(config=MAPConfig(trained_start=False)) is None
     without = with_weights(default_objectives(), impersonation=0, dodging=0)
     assert start(objectives=without) is None
+
+
+def test_a_trained_start_saves_steps(editing_pipeline: MAPPipeline) -> None:
+    config = MAPConfig(num_inversion_steps=2, refine_steps=3, head_start=2, expression_strength=0)
+
+    def steps(**settings: object) -> int:
+        told: list[tuple[int, int]] = []
+        editing_pipeline(
+            ASTRONAUT,
+            config=config,
+            callback_on_step_end=lambda _pipe, step, steps, _info: told.append((step, steps)),
+            **settings,
+        )
+        assert told == [(step, len(told)) for step in range(len(told))]
+        return len(told)
+
+    assert steps() == 1
+    assert steps(target=ASTRONAUT) == 3
+    assert steps(refine_steps=2) == 2  # asked for by the caller
+    with pytest.raises(ValueError, match=r"`head_start` must be in \[0, 1\], got 2"):
+        MAPConfig(refine_steps=1, head_start=2)
