@@ -710,5 +710,6 @@ def test_one_pass_of_a_shipped_network_protects(
     [[report]] = output.reports
     for one in report.recognisers:
         if one.name in bundled_pipeline.surrogates:
-            assert one.target_after > one.target_before + 0.1, one.name
-            assert one.source_after < 0.9, one.name
+            way = 1 - one.target_before  # dlib's similarities all lie near 1
+            assert one.target_after > one.target_before + 0.2 * way, one.name
+            assert one.source_after < 0.95, one.name
