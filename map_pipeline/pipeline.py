@@ -400,7 +400,7 @@ class MAPPipeline(DiffusionPipeline):
         chosen = [select_faces(self.face_detector.detect(photo), faces) for photo in photos]
         own_target = self._own_target(target)
         network = None
-        # It was trained towards the built-in targets; others are reached no better from there.
+        # It was trained towards the built-in targets; to others the steps go from the prior.
         if config.trained_start and own_target is None and active(objectives, "identity"):
             network = self.network_for(surrogates)
         if network is not None:

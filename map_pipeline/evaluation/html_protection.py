@@ -26,7 +26,8 @@ def verification(summary: Summary, plots: Plots) -> Section:
         [
             f"Impersonation: the share of protected photos that match {findings.probe(summary)}. "
             'Brackets hold 95 % intervals (Wilson). "Not used": the recogniser had no part in '
-            "the optimisation; those left out in turn are left out with their family.",
+            "the optimisation or in training what it starts from; those left out in turn are left "
+            "out with their family.",
         ],
         described(plots, psr="Rates per method", psr_by_recogniser="Rates per recogniser")
         + _histograms(summary, plots),
