@@ -37,7 +37,7 @@ load: $(VENV)/.installed-dev
 	$(BIN)/python tests/robustness/load.py --clients $(CLIENTS) --seconds $(SECONDS)
 
 hashes: $(VENV)/.installed
-	$(BIN)/python -m map_pipeline.integrity
+	$(BIN)/python -m map_pipeline.checksums
 
 # Both tools get an environment of their own and look at ours from outside.
 audit: $(VENV)/.installed $(VENV)-tools/.installed

@@ -18,8 +18,8 @@ from map_pipeline.ui.examples import load_examples
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.memory import give_back_large_blocks
 from map_pipeline.ui.requests import errors_in_plain_words
+from map_pipeline.ui.service import Files, Job, Progress, Protected, Studio, read_photo
 from map_pipeline.ui.settings import MAX_FACES, Choices, PageSettings
-from map_pipeline.ui.studio import Files, Job, Progress, Protected, Studio, read_photo
 
 ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
 # Quick, and nothing for programs: never waits for a photo that is being protected.

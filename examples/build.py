@@ -14,8 +14,8 @@ from matplotlib.cbook import get_sample_data
 from PIL import Image, ImageDraw
 
 from map_pipeline import MAPPipeline
+from map_pipeline.identity.targets import TargetBank
 from map_pipeline.images import load_image, save_image
-from map_pipeline.targets import TargetBank
 
 FOLDER = Path(__file__).parent
 LANCZOS = Image.Resampling.LANCZOS

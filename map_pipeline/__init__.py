@@ -21,28 +21,33 @@ __version__ = "0.1.0"
 _MODULES = {
     "EMOTIONS": "config",
     "CheckpointError": "errors",
-    "ExpressionEncoder": "expression",
-    "FaceRecogniser": "recognition",
+    "ExpressionEncoder": "expression.classifiers",
+    "ExpressionShapes": "expression.editor",
+    "FaceConditioner": "diffusion.conditioner",
+    "FaceRecogniser": "identity.recognisers",
     "FaceReport": "report",
     "FaceTooSmallError": "errors",
     "InvalidImageError": "errors",
     "MAPConfig": "config",
     "MAPError": "errors",
-    "MAPNetwork": "map_network",
+    "MAPNetwork": "diffusion.map_network",
     "MAPPipeline": "pipeline",
     "MAPPipelineOutput": "pipeline",
     "NoFaceError": "errors",
-    "Objective": "guidance",
-    "TargetBank": "targets",
-    "TransformersExpressionEncoder": "expression",
+    "Objective": "identity.objectives",
+    "TargetBank": "identity.targets",
+    "TransformersExpressionEncoder": "expression.classifiers",
     "UnknownOptionError": "errors",
-    "default_objectives": "guidance",
-    "with_weights": "guidance",
+    "default_objectives": "identity.objectives",
+    "with_weights": "identity.objectives",
 }
 __all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
+    # diffusers loads a component of this library only if the library also has its base class.
+    if name == "ModelMixin":
+        return import_module("diffusers").ModelMixin
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

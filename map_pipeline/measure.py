@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS, FAR
-from map_pipeline.expression import ExpressionEncoder, TransformersExpressionEncoder
+from map_pipeline.expression.classifiers import ExpressionEncoder, TransformersExpressionEncoder
 from map_pipeline.faces.detect import Face, FaceDetector
-from map_pipeline.losses import ssim
-from map_pipeline.recognition import FaceRecogniser
+from map_pipeline.identity.losses import ssim
+from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.report import ExpressionReport, RecogniserReport
 
 # For ArcFace, whose weights come without thresholds for this protocol: near those of the field's

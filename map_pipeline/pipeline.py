@@ -18,16 +18,18 @@ from diffusers.utils import BaseOutput, replace_example_docstring
 from huggingface_hub import snapshot_download
 from torch import Tensor
 
-from map_pipeline import diffusion
-from map_pipeline.conditioning import FaceConditioner, describe
+from map_pipeline.checksums import FILE_NAME, check_folder
 from map_pipeline.config import CHANGE_AT_FULL_STRENGTH, DEFAULT_MODE, EMOTIONS, MODES, MAPConfig
+from map_pipeline.diffusion import ddim as diffusion
+from map_pipeline.diffusion.conditioner import FaceConditioner, describe
+from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.errors import CheckpointError, GPUMemoryError, MAPError, UnknownOptionError
-from map_pipeline.expression import (
+from map_pipeline.expression.classifiers import (
     ExpressionEncoder,
     TransformersExpressionEncoder,
     mean_probabilities,
 )
-from map_pipeline.expression_edit import ExpressionShapes, apply_edit, edit_expression
+from map_pipeline.expression.editor import ExpressionShapes, apply_edit, edit_expression
 from map_pipeline.faces.align import (
     ARCFACE_TEMPLATE_112,
     Alignment,
@@ -36,14 +38,21 @@ from map_pipeline.faces.align import (
     extract_region,
     warp_affine,
 )
-from map_pipeline.faces.clarity import face_problems
-from map_pipeline.faces.contour import ContourFinder, five_points
 from map_pipeline.faces.detect import Face, FaceDetector, load_detector, select_faces
+from map_pipeline.faces.landmarks import ContourFinder, five_points
 from map_pipeline.faces.paste import feather_mask, paste_residual
-from map_pipeline.guidance import Goal, Objective, active, mode_objectives, sees_expression
+from map_pipeline.faces.quality import face_problems
+from map_pipeline.identity.objectives import (
+    Goal,
+    Objective,
+    active,
+    mode_objectives,
+    sees_expression,
+)
+from map_pipeline.identity.recognisers import FaceRecogniser, find_arcface
+from map_pipeline.identity.refine import Networks, Placement, Step, refine
+from map_pipeline.identity.targets import TargetBank, choose_target
 from map_pipeline.images import ImageInput, load_image, to_array, to_pil, to_tensor, uint8_tensor
-from map_pipeline.integrity import FILE_NAME, check_folder
-from map_pipeline.map_network import MAPNetwork
 from map_pipeline.measure import (
     FAR,
     View,
@@ -53,10 +62,7 @@ from map_pipeline.measure import (
     landmarks_again,
     working_threshold,
 )
-from map_pipeline.recognition import FaceRecogniser, find_arcface
-from map_pipeline.refine import Networks, Placement, Step, refine
 from map_pipeline.report import FaceReport
-from map_pipeline.targets import TargetBank, choose_target
 
 EXAMPLE_DOC_STRING = """
     Examples:

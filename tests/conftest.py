@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DModel
 
 from map_pipeline import EMOTIONS, ExpressionEncoder, FaceRecogniser, MAPPipeline, TargetBank
-from map_pipeline.conditioning import FaceConditioner, embedding_width
-from map_pipeline.expression_edit import ExpressionShapes
+from map_pipeline.diffusion.conditioner import FaceConditioner, embedding_width
+from map_pipeline.diffusion.map_network import MAPNetwork
+from map_pipeline.expression.editor import ExpressionShapes
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
-from map_pipeline.map_network import MAPNetwork
 from map_pipeline.pipeline import bundled_checkpoint
 
 ASTRONAUT = Path(__file__).parent.parent / "examples" / "astronaut.png"

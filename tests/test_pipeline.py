@@ -23,7 +23,7 @@ from map_pipeline import (
     with_weights,
 )
 from map_pipeline.config import MODES
-from map_pipeline.diffusion import crop_size
+from map_pipeline.diffusion.ddim import crop_size
 from map_pipeline.errors import (
     CheckpointError,
     FaceTooSmallError,
@@ -31,11 +31,11 @@ from map_pipeline.errors import (
     NoFaceError,
     UnknownOptionError,
 )
+from map_pipeline.expression.warp import REACH
 from map_pipeline.faces.align import Alignment, apply_affine
-from map_pipeline.faces.warp import REACH
-from map_pipeline.guidance import Goal
+from map_pipeline.identity.objectives import Goal
+from map_pipeline.identity.refine import Networks, Placement, Step
 from map_pipeline.images import load_image, to_array
-from map_pipeline.refine import Networks, Placement, Step
 
 FACE_BOX = (177, 62, 270, 180)  # of the astronaut, px
 MOUTH_BOX = (200, 132, 247, 152)  # of the astronaut, px

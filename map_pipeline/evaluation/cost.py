@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.pipeline import MAPPipeline
-from map_pipeline.recognition import FaceRecogniser
 
 SAMPLE_SECONDS = 0.01  # between two looks at the memory
 STATUS = Path("/proc/self/status")  # where Linux tells a process's resident memory

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from map_pipeline.config import EMOTIONS, MODES, MAPConfig
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
-from map_pipeline.evaluation.data import PhotoSet, Problem
+from map_pipeline.evaluation.dataset import PhotoSet, Problem
 from map_pipeline.evaluation.gallery import look
 from map_pipeline.evaluation.methods import Task
 from map_pipeline.evaluation.plots import (
@@ -35,10 +35,10 @@ from map_pipeline.evaluation.plots import (
 )
 from map_pipeline.evaluation.settings import Settings, surrogates_without
 from map_pipeline.evaluation.subjects import Goals, one_line
-from map_pipeline.guidance import Side, active, mode_objectives
+from map_pipeline.identity.objectives import Side, active, mode_objectives
+from map_pipeline.identity.refine import Step
 from map_pipeline.images import load_image, to_array, write_atomically
 from map_pipeline.pipeline import MAPPipeline
-from map_pipeline.refine import Step
 
 STEPS = "steps.csv"
 PICTURE = "curves.png"

@@ -15,7 +15,7 @@ from map_pipeline.config import EMOTIONS
 from map_pipeline.evaluation.gallery import Seen
 from map_pipeline.evaluation.results import PhotoRow
 from map_pipeline.evaluation.verification import rate
-from map_pipeline.expression import ExpressionEncoder
+from map_pipeline.expression.classifiers import ExpressionEncoder
 
 NO_FACE = "no face"  # what the judge "sees" where no face was found
 

@@ -56,36 +56,36 @@ STAGES = (
             "map_pipeline.images:load_image",
             "map_pipeline.faces.detect:BundledDetector.detect",
             "map_pipeline.faces.detect:InsightFaceDetector.detect",
-            "map_pipeline.faces.contour:ContourFinder.find_aligned",
+            "map_pipeline.faces.landmarks:ContourFinder.find_aligned",
         ),
     ),
     Stage(
         "expression edit",
         (
-            "map_pipeline.expression_edit:edit_expression",
-            "map_pipeline.expression_edit:apply_edit",
+            "map_pipeline.expression.editor:edit_expression",
+            "map_pipeline.expression.editor:apply_edit",
         ),
         closed=True,
     ),
-    Stage("inversion", ("map_pipeline.diffusion:invert",), closed=True),
-    Stage("generations, forward", ("map_pipeline.diffusion:generate",), closed=True),
-    Stage("noise prediction of score matching", ("map_pipeline.diffusion:predict_noise",)),
+    Stage("inversion", ("map_pipeline.diffusion.ddim:invert",), closed=True),
+    Stage("generations, forward", ("map_pipeline.diffusion.ddim:generate",), closed=True),
+    Stage("noise prediction of score matching", ("map_pipeline.diffusion.ddim:predict_noise",)),
     Stage(
         "change put into the picture, views",
-        ("map_pipeline.faces.paste:add_residual", "map_pipeline.views:random_view"),
+        ("map_pipeline.faces.paste:add_residual", "map_pipeline.identity.views:random_view"),
     ),
-    Stage("recognisers, forward", ("map_pipeline.recognition:FaceRecogniser.forward",)),
+    Stage("recognisers, forward", ("map_pipeline.identity.recognisers:FaceRecogniser.forward",)),
     Stage(
         "expression networks, forward",
         (
-            "map_pipeline.expression:ExpressionEncoder.forward",
-            "map_pipeline.expression:TransformersExpressionEncoder.forward",
+            "map_pipeline.expression.classifiers:ExpressionEncoder.forward",
+            "map_pipeline.expression.classifiers:TransformersExpressionEncoder.forward",
         ),
     ),
     Stage(
         "losses",
         tuple(
-            f"map_pipeline.losses:{name}"
+            f"map_pipeline.identity.losses:{name}"
             for name in (
                 "impersonation_loss",
                 "dodging_loss",
@@ -100,7 +100,7 @@ STAGES = (
         ),
     ),
     Stage("backward", ("torch.autograd:grad",)),
-    Stage("gradients joined", ("map_pipeline.refine:GradientCombiner.__call__",)),
+    Stage("gradients joined", ("map_pipeline.identity.refine:GradientCombiner.__call__",)),
     Stage("optimiser", ("torch.optim:Adam.step",)),
     Stage("paste into the photo", ("map_pipeline.faces.paste:paste_residual",)),
     Stage(

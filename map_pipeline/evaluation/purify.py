@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from map_pipeline import diffusion
+from map_pipeline.diffusion import ddim as diffusion
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.faces.align import Alignment, extract_region, warp_affine
 from map_pipeline.faces.paste import feather_mask, paste_residual

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from map_pipeline.config import EMOTIONS, MODES
 from map_pipeline.errors import CheckpointError, MAPError, NoFaceError, UnknownOptionError
 from map_pipeline.evaluation.cost import Cost, measure
-from map_pipeline.evaluation.data import PhotoSet
+from map_pipeline.evaluation.dataset import PhotoSet
 from map_pipeline.evaluation.expression_judge import judge_expression
 from map_pipeline.evaluation.gallery import (
     EmbeddingCache,
@@ -27,7 +27,7 @@ from map_pipeline.evaluation.gallery import (
     look,
 )
 from map_pipeline.evaluation.methods import Method, Task, create
-from map_pipeline.evaluation.quality import naturalness, pair_quality
+from map_pipeline.evaluation.metrics import naturalness, pair_quality
 from map_pipeline.evaluation.results import (
     NO_SECOND,
     NOT_FOUND,
@@ -50,7 +50,7 @@ from map_pipeline.evaluation.settings import (
     transformation,
 )
 from map_pipeline.evaluation.subjects import Goals, Subject, Tools, label, one_line
-from map_pipeline.expression_edit import INTENSITY, EditSettings
+from map_pipeline.expression.editor import INTENSITY, EditSettings
 from map_pipeline.images import save_image, to_pil
 from map_pipeline.pipeline import MAPPipeline
 

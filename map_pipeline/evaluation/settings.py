@@ -13,8 +13,8 @@ from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods import method_names
 from map_pipeline.evaluation.purify import purify
 from map_pipeline.evaluation.styles import STYLES
-from map_pipeline.evaluation.transforms import TRANSFORMS
 from map_pipeline.images import write_atomically
+from map_pipeline.images.degradations import TRANSFORMS
 from map_pipeline.pipeline import MAPPipeline
 
 LEAVE_OUT = ("rotate", "each", "none")

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageOps
 
-from map_pipeline.evaluation.transforms import blur, grey
 from map_pipeline.images import to_array
+from map_pipeline.images.degradations import blur, grey
 
 Style = Callable[[np.ndarray], np.ndarray]
 

@@ -8,14 +8,14 @@ import numpy as np
 from torch.nn import Module
 
 from map_pipeline.errors import MAPError, NoFaceError
-from map_pipeline.evaluation.data import Pair, PhotoSet
+from map_pipeline.evaluation.dataset import Pair, PhotoSet
 from map_pipeline.evaluation.expression_judge import judge_expression
 from map_pipeline.evaluation.facepp import FacePlusPlus
 from map_pipeline.evaluation.gallery import Embeddings, Seen, look, look_at_composite
-from map_pipeline.evaluation.quality import naturalness
+from map_pipeline.evaluation.metrics import naturalness
 from map_pipeline.evaluation.settings import Transformation
 from map_pipeline.evaluation.styles import STYLES
-from map_pipeline.expression import ExpressionEncoder
+from map_pipeline.expression.classifiers import ExpressionEncoder
 from map_pipeline.images import load_image, to_array
 from map_pipeline.pipeline import MAPPipeline
 

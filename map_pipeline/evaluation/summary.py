@@ -20,11 +20,11 @@ import numpy as np
 from torch.nn import Module
 
 from map_pipeline import __version__
-from map_pipeline.evaluation.data import Problem
+from map_pipeline.evaluation.dataset import Problem
 from map_pipeline.evaluation.expression_judge import expression_summary
 from map_pipeline.evaluation.gallery import Gallery
 from map_pipeline.evaluation.methods import ABLATIONS, TRADE_OFF
-from map_pipeline.evaluation.quality import Fid
+from map_pipeline.evaluation.metrics import Fid
 from map_pipeline.evaluation.results import PhotoRow, Row
 from map_pipeline.evaluation.runner import photo_file
 from map_pipeline.evaluation.verification import (

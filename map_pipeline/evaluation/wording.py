@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from map_pipeline.evaluation.commands.evaluate import add_evaluate, config_of, to_arguments
+from map_pipeline.cli.evaluate import add_evaluate, config_of, to_arguments
 from map_pipeline.evaluation.findings import (
     PAIR,
     TRANSFORMATIONS,

@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from map_pipeline.integrity import read_checked
+from map_pipeline.checksums import read_checked
 
 TILE_WIDTH, TILE_HEIGHT = 320, 240  # the network's input, px
 SCORE_THRESHOLD = 0.7  # usual for this network; upright faces score > 0.95

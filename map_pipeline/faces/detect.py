@@ -20,7 +20,7 @@ from map_pipeline.errors import (
     UnknownOptionError,
 )
 from map_pipeline.faces.boxes import BoxFinder, iou
-from map_pipeline.faces.contour import ContourFinder, five_points
+from map_pipeline.faces.landmarks import ContourFinder, five_points
 
 MIN_FACE_SIDE = 40  # px, shorter side of the box; below, too little of a face is there to change
 MIN_BOX_IOU = 0.3  # overlap from which a box given by the user means a detected face

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from map_pipeline.conditioning import Condition
-from map_pipeline.expression import to_grey
-from map_pipeline.faces.contour import MIRRORED
+from map_pipeline.diffusion.conditioner import Condition
+from map_pipeline.expression.classifiers import to_grey
+from map_pipeline.faces.landmarks import MIRRORED
 
 MAX_SHIFT = 3  # px
 GREY_SHARE = 0.15  # of the colour pictures that are shown without colour

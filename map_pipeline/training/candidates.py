@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from map_pipeline.faces.contour import five_points
 from map_pipeline.faces.detect import BundledDetector
+from map_pipeline.faces.landmarks import five_points
 from map_pipeline.images import load_image, to_array, to_tensor
 
 SIZE = 128  # px; side of the labelled faces and of the composites

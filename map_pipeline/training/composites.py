@@ -14,7 +14,7 @@ from scipy.spatial import Delaunay
 from torch import Tensor
 
 from map_pipeline.faces.align import apply_affine, similarity_transform
-from map_pipeline.faces.contour import five_points
+from map_pipeline.faces.landmarks import five_points
 from map_pipeline.training.candidates import Group, inner_face
 
 TEMPLATE_RAISE = 0.06  # share of the side by which the faces lie higher than in ArcFace's crop

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import MAPError
-from map_pipeline.expression_edit import POINTS, ExpressionShapes, straighten
-from map_pipeline.faces.contour import MIRRORED
+from map_pipeline.expression.editor import POINTS, ExpressionShapes, straighten
+from map_pipeline.faces.landmarks import MIRRORED
 from map_pipeline.training.faces import FaceSet
 
 UNIT = 1 / 128  # side; the action units below are in px of a crop of 128 px

@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from map_pipeline.conditioning import is_grey
 from map_pipeline.config import EMOTIONS
+from map_pipeline.diffusion.conditioner import is_grey
 from map_pipeline.errors import InvalidImageError
 from map_pipeline.images import SUFFIXES, write_atomically
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from map_pipeline.expression import ExpressionEncoder, mean_probabilities
-from map_pipeline.faces.contour import ContourFinder
+from map_pipeline.expression.classifiers import ExpressionEncoder, mean_probabilities
+from map_pipeline.faces.landmarks import ContourFinder
 from map_pipeline.training.faces import (
     FaceSet,
     find_grey,

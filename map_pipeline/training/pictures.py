@@ -16,9 +16,9 @@ from diffusers import DDIMScheduler, UNet2DModel
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from map_pipeline import diffusion
-from map_pipeline.conditioning import FaceConditioner, is_conditional
 from map_pipeline.config import EMOTIONS
+from map_pipeline.diffusion import ddim as diffusion
+from map_pipeline.diffusion.conditioner import FaceConditioner, is_conditional
 from map_pipeline.errors import MAPError
 from map_pipeline.images import to_pil, write_atomically
 from map_pipeline.training.augment import Batch

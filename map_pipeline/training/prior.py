@@ -22,8 +22,8 @@ from diffusers import DDIMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from map_pipeline import diffusion
-from map_pipeline.conditioning import Condition, FaceConditioner, is_conditional
+from map_pipeline.diffusion import ddim as diffusion
+from map_pipeline.diffusion.conditioner import Condition, FaceConditioner, is_conditional
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError, check_setting
 from map_pipeline.images import save_image
 from map_pipeline.training.augment import Batch, augment

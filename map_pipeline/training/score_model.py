@@ -6,8 +6,13 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
-from map_pipeline import diffusion
-from map_pipeline.conditioning import Condition, FaceConditioner, embedding_width, is_conditional
+from map_pipeline.diffusion import ddim as diffusion
+from map_pipeline.diffusion.conditioner import (
+    Condition,
+    FaceConditioner,
+    embedding_width,
+    is_conditional,
+)
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.training.faces import FaceSet
 

@@ -7,8 +7,8 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
-from map_pipeline import diffusion
-from map_pipeline.conditioning import FaceConditioner, describe
+from map_pipeline.diffusion import ddim as diffusion
+from map_pipeline.diffusion.conditioner import FaceConditioner, describe
 from map_pipeline.errors import NoFaceError
 from map_pipeline.faces.align import Alignment
 from map_pipeline.pipeline import MAPPipeline

@@ -13,12 +13,12 @@ import gradio as gr
 from map_pipeline.ui import results, texts
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words, visitor
+from map_pipeline.ui.service import Files, Job, Progress, Protected, Studio, read_photo, write_files
 from map_pipeline.ui.settings import Choices
-from map_pipeline.ui.studio import Files, Job, Progress, Protected, Studio, read_photo, write_files
 from map_pipeline.ui.style import TargetCard
 
 if TYPE_CHECKING:
-    from map_pipeline.comparison import Comparison
+    from map_pipeline.compare import Comparison
 
 DEFAULT = Choices()
 File = dict[str, Any] | None  # an upload as Gradio sends it, with its "path"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from map_pipeline.ui.studio import FoundFace
+from map_pipeline.ui.service import FoundFace
 
 LABEL_SHARE = 0.045  # height of a number's label, as a share of the photo's longer side
 

@@ -15,7 +15,7 @@ from map_pipeline.report import (
     remaining_matches,
 )
 from map_pipeline.ui import texts
-from map_pipeline.ui.studio import Progress
+from map_pipeline.ui.service import Progress
 
 
 def verdict(reports: Sequence[FaceReport], mode: str) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from map_pipeline.cli import build_parser
+from map_pipeline.cli.evaluate import config_of
+from map_pipeline.cli.main import build_parser
 from map_pipeline.config import EMOTIONS
-from map_pipeline.evaluation.commands.evaluate import config_of
-from map_pipeline.evaluation.data import Problem
+from map_pipeline.evaluation.dataset import Problem
 from map_pipeline.evaluation.methods import trade_off
 from map_pipeline.evaluation.results import PhotoRow, Row
 from map_pipeline.evaluation.summary import Context, summarise, to_json

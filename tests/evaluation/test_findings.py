@@ -7,7 +7,7 @@ from synthetic import TITLES, make_summary
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation import findings
 from map_pipeline.evaluation.methods import ABLATIONS, method_names
-from map_pipeline.evaluation.transforms import TRANSFORMS
+from map_pipeline.images.degradations import TRANSFORMS
 
 
 @pytest.fixture(scope="module")

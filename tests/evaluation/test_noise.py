@@ -27,7 +27,7 @@ from map_pipeline.evaluation.methods.gradients import (
 from map_pipeline.evaluation.methods.identity import identity_loss
 from map_pipeline.evaluation.methods.noise import MIFGSM, PGD, TIDIM, TIPIM, Noise, add_noise
 from map_pipeline.faces.align import FaceRegion, extract_region
-from map_pipeline.guidance import DODGING_MARGIN
+from map_pipeline.identity.objectives import DODGING_MARGIN
 from map_pipeline.images import load_image, to_array, uint8_tensor
 from map_pipeline.measure import TYPICAL_THRESHOLD
 from map_pipeline.pipeline import Target

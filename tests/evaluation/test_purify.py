@@ -5,13 +5,14 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from map_pipeline import MAPPipeline, diffusion
+from map_pipeline import MAPPipeline
+from map_pipeline.diffusion import ddim as diffusion
 from map_pipeline.errors import UnknownOptionError
+from map_pipeline.evaluation.metrics import naturalness
 from map_pipeline.evaluation.purify import fixed_noise, largest_face_crop, purify
-from map_pipeline.evaluation.quality import naturalness
-from map_pipeline.evaluation.transforms import add_noise
 from map_pipeline.faces.align import apply_affine
 from map_pipeline.images import load_image, to_array
+from map_pipeline.images.degradations import add_noise
 from tests.conftest import ASTRONAUT
 
 

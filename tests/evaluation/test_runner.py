@@ -15,7 +15,7 @@ from map_pipeline import MAPPipeline
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import NoFaceError, UnknownOptionError
 from map_pipeline.evaluation import runner
-from map_pipeline.evaluation.data import PhotoSet
+from map_pipeline.evaluation.dataset import PhotoSet
 from map_pipeline.evaluation.gallery import Gallery, look, look_at_composite
 from map_pipeline.evaluation.results import (
     NOT_FOUND,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from test_verification import ROW
 
 from map_pipeline import MAPPipeline
-from map_pipeline.evaluation.data import PhotoSet, Problem
+from map_pipeline.evaluation.dataset import PhotoSet, Problem
 from map_pipeline.evaluation.gallery import EmbeddingCache, Gallery, build_gallery
 from map_pipeline.evaluation.results import NO_SECOND, NOT_FOUND, PhotoRow, Row
 from map_pipeline.evaluation.runner import photo_file

@@ -9,9 +9,9 @@ from conftest import ASTRONAUT
 from synthetic import METHODS, make_summary, write_photos
 
 from map_pipeline import MAPPipeline
-from map_pipeline.cli import build_parser
+from map_pipeline.cli.evaluate import settings_of
+from map_pipeline.cli.main import build_parser
 from map_pipeline.evaluation import findings, html_protection, plots, readme, wording
-from map_pipeline.evaluation.commands.evaluate import settings_of
 from map_pipeline.evaluation.methods import ABLATIONS, TRADE_OFF, Task, create
 from map_pipeline.evaluation.methods.trade_off import CURVES
 from map_pipeline.evaluation.summary import to_tables

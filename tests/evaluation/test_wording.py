@@ -3,9 +3,9 @@ import copy
 import pytest
 from synthetic import make_summary
 
-from map_pipeline.cli import build_parser
+from map_pipeline.cli.evaluate import config_of
+from map_pipeline.cli.main import build_parser
 from map_pipeline.evaluation import wording
-from map_pipeline.evaluation.commands.evaluate import config_of
 
 NOTHING = {"rate": None, "low": None, "high": None, "n": 0}
 

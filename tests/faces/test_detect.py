@@ -18,7 +18,6 @@ from map_pipeline.errors import (
 )
 from map_pipeline.faces import detect
 from map_pipeline.faces.boxes import MAX_TILES, level_scales, suppress_overlaps, tile_corners
-from map_pipeline.faces.contour import MIRRORED, five_points
 from map_pipeline.faces.detect import (
     INSIGHTFACE_ROOT_VARIABLE,
     BundledDetector,
@@ -28,6 +27,7 @@ from map_pipeline.faces.detect import (
     load_detector,
     select_faces,
 )
+from map_pipeline.faces.landmarks import MIRRORED, five_points
 
 ASTRONAUT = Path(__file__).parents[2] / "examples" / "astronaut.png"
 # Read off the picture by eye, px; the detector must come within 6 % of the eyes' distance (42 px).

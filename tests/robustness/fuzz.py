@@ -265,8 +265,8 @@ def quick_pipeline() -> Any:
 
 
 def command_leg(tally: Tally, options: argparse.Namespace) -> Result:
-    """`map_pipeline.cli.main` in this process; the networks are loaded once."""
-    from map_pipeline import cli
+    """`map_pipeline.cli.main.main` in this process; the networks are loaded once."""
+    from map_pipeline.cli import main as cli
 
     pipe = quick_pipeline()
     cli.load_pipeline = lambda _options: pipe

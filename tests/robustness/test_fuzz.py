@@ -10,7 +10,8 @@ import hypothesis
 import pytest
 from hypothesis import HealthCheck
 
-from map_pipeline import MAPPipeline, cli
+from map_pipeline import MAPPipeline
+from map_pipeline.cli import main as cli
 
 # The same cases in every run: a failure here is somebody's change, not luck.
 few = hypothesis.settings(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from map_pipeline.conditioning import POINTS, FaceConditioner, embedding_width
+from map_pipeline.diffusion.conditioner import POINTS, FaceConditioner, embedding_width
 from map_pipeline.training.augment import Batch
 from map_pipeline.training.faces import FaceSet, find_grey
 from map_pipeline.training.prior import PriorConfig

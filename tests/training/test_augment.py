@@ -2,8 +2,8 @@ import pytest
 import torch
 from made_up import batch, pictures
 
-from map_pipeline.conditioning import POINTS
-from map_pipeline.faces.contour import MIRRORED
+from map_pipeline.diffusion.conditioner import POINTS
+from map_pipeline.faces.landmarks import MIRRORED
 from map_pipeline.training.augment import GREY_SHARE, MAX_SHIFT, Batch, augment, mirror, shift
 
 SIDE = 32

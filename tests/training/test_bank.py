@@ -9,7 +9,7 @@ from PIL import Image
 
 from map_pipeline.errors import MAPError, NoFaceError
 from map_pipeline.faces.detect import BundledDetector
-from map_pipeline.targets import TargetBank
+from map_pipeline.identity.targets import TargetBank
 from map_pipeline.training.bank import (
     build_bank,
     build_composite,

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from map_pipeline.faces.align import apply_affine, arcface_template
-from map_pipeline.faces.contour import five_points
+from map_pipeline.faces.landmarks import five_points
 from map_pipeline.training.candidates import GROUPS, SIZE, Group
 from map_pipeline.training.composites import (
     TEMPLATE_RAISE,

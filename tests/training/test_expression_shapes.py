@@ -6,7 +6,7 @@ from torch import Tensor
 
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import MAPError
-from map_pipeline.faces.contour import MIRRORED
+from map_pipeline.faces.landmarks import MIRRORED
 from map_pipeline.training import expression_shapes as shapes_module
 from map_pipeline.training.expression_shapes import (
     ACTION_UNITS,

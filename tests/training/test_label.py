@@ -9,8 +9,8 @@ from made_up import write_folder
 
 from map_pipeline.config import EMOTIONS
 from map_pipeline.faces.align import Alignment, arcface_template, warp_affine
-from map_pipeline.faces.contour import five_points
 from map_pipeline.faces.detect import BundledDetector
+from map_pipeline.faces.landmarks import five_points
 from map_pipeline.images import load_image, save_image, to_array, to_pil, to_tensor
 from map_pipeline.training.faces import labels_path, load_faces
 from map_pipeline.training.label import label

@@ -11,8 +11,8 @@ from made_up import QUICK, SIDE, batch, score_model
 from PIL import Image
 from torch import Tensor
 
-from map_pipeline.conditioning import FaceConditioner
 from map_pipeline.config import EMOTIONS
+from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.errors import MAPError
 from map_pipeline.training import pictures
 from map_pipeline.training.pictures import (

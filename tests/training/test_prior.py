@@ -27,14 +27,15 @@ from made_up import (
 from PIL import Image
 from torch import Tensor
 
-from map_pipeline import MAPPipeline, diffusion
-from map_pipeline.conditioning import Condition, FaceConditioner, is_conditional
+from map_pipeline import MAPPipeline
+from map_pipeline.cli.train import load_start
+from map_pipeline.diffusion import ddim as diffusion
+from map_pipeline.diffusion.conditioner import Condition, FaceConditioner, is_conditional
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
 from map_pipeline.faces.align import Alignment, warp_affine
 from map_pipeline.images import load_image, to_array, to_tensor
 from map_pipeline.training import prior
 from map_pipeline.training.augment import Batch
-from map_pipeline.training.command import load_start
 from map_pipeline.training.prior import (
     PRESETS,
     PriorConfig,

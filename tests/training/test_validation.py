@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from made_up import QUICK, batch, score_model
 from torch import Tensor
 
-from map_pipeline import diffusion
+from map_pipeline.diffusion import ddim as diffusion
 from map_pipeline.training.score_model import new_scheduler
 from map_pipeline.training.validation import (
     DENOISING_LEVELS,

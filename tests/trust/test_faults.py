@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from map_pipeline import MAPPipeline
-from map_pipeline.cli import main
+from map_pipeline.cli.main import main
 from map_pipeline.errors import CheckpointError, GPUMemoryError
 from map_pipeline.faces.detect import load_detector
-from map_pipeline.recognition import find_arcface
+from map_pipeline.identity.recognisers import find_arcface
 
 ROOT = Path(__file__).parents[2]
 ASTRONAUT = ROOT / "examples" / "astronaut.png"

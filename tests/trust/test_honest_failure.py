@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from map_pipeline import FaceReport
-from map_pipeline.cli import check_requirements, main
+from map_pipeline.cli.main import check_requirements, main
 from map_pipeline.report import RecogniserReport, advice, headline, remaining_matches
 
 ASTRONAUT = Path(__file__).parents[2] / "examples" / "astronaut.png"

@@ -125,7 +125,7 @@ def watch(event, arguments):
         os.write(3, f"{event} {arguments!r}\\n".encode())
         raise OSError("the network is blocked")
 sys.addaudithook(watch)
-from map_pipeline.cli import main
+from map_pipeline.cli.main import main
 for call in sys.argv[1].split(";"):
     code = main(call.split())
     if code:

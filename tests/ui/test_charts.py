@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from map_pipeline.comparison import Comparison, Sturdiness
+from map_pipeline.compare import Comparison, Sturdiness
 from map_pipeline.config import EMOTIONS
 from map_pipeline.report import ExpressionReport, FaceReport, RecogniserReport
 from map_pipeline.ui.charts import (

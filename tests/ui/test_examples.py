@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from map_pipeline import MAPPipeline
-from map_pipeline.comparison import compare_photos
+from map_pipeline.compare import compare_photos
 from map_pipeline.config import EMOTIONS, MODES
 from map_pipeline.images import MIN_SIDE, load_image, to_array
 

@@ -19,8 +19,8 @@ from map_pipeline.ui.cache import sweep
 from map_pipeline.ui.jobs import run_in_steps
 from map_pipeline.ui.limits import RateLimit, RateLimitError
 from map_pipeline.ui.models import expected_seconds, prepare_models
+from map_pipeline.ui.service import FoundFace, choose_faces, step_text
 from map_pipeline.ui.settings import Choices, PageSettings
-from map_pipeline.ui.studio import FoundFace, choose_faces, step_text
 
 # Settings
 

@@ -23,8 +23,8 @@ import app
 from map_pipeline import MAPPipeline
 from map_pipeline.config import MODES
 from map_pipeline.ui.models import Models, prepare_models
+from map_pipeline.ui.service import Job, Progress, Protected, Studio
 from map_pipeline.ui.settings import MAX_STEPS, Choices, PageSettings
-from map_pipeline.ui.studio import Job, Progress, Protected, Studio
 
 ROOT = Path(__file__).parents[2]
 ASTRONAUT = ROOT / "examples" / "astronaut.png"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from map_pipeline.errors import NotFiniteError
 from map_pipeline.faces.align import warp_affine
-from map_pipeline.views import uniform
+from map_pipeline.identity.views import uniform
 
 Loss = Callable[[Tensor], Tensor]
 """Picture of the region `[1,3,h,w]` -> scalar, lower is better."""

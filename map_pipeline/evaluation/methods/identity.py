@@ -7,7 +7,7 @@ from map_pipeline.config import EMOTIONS, MAPConfig
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods.base import FacePlace, Task
 from map_pipeline.evaluation.methods.gradients import Loss
-from map_pipeline.guidance import Candidate, Goal, Objective, active, default_objectives
+from map_pipeline.identity.objectives import Candidate, Goal, Objective, active, default_objectives
 from map_pipeline.measure import working_threshold
 from map_pipeline.pipeline import MAPPipeline, Target
 

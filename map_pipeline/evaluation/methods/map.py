@@ -10,7 +10,7 @@ import torch
 from map_pipeline.config import MAPConfig
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods.base import Task
-from map_pipeline.guidance import default_objectives, with_weights
+from map_pipeline.identity.objectives import default_objectives, with_weights
 from map_pipeline.pipeline import MAPPipeline
 
 

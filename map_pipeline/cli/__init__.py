@@ -1,0 +1,1 @@
+"""The command line `map-protect`: one module per command, and what they share."""

@@ -1,0 +1,1 @@
+"""The score network: its U-Net, what conditions it, and deterministic DDIM in both directions."""

@@ -1,0 +1,129 @@
+"""The MAP network: what fine-tuning on many faces changes in the prior, told the target identity.
+
+`map-protect train map` fine-tunes the score network's deep layers once. The change is kept as
+matrices of low rank (LoRA, Hu et al. 2022, https://arxiv.org/abs/2106.09685), for two reasons: the
+prior stays what it is, bit for bit, for inversion and the expression edit; and a network takes
+2 to 3 MB, so that those which saw fewer recognisers can be shipped for the evaluation, too.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
+from typing import Self
+
+import torch
+from diffusers import ConfigMixin, ModelMixin, UNet2DModel
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from map_pipeline.diffusion.conditioner import embedding_width, mlp
+from map_pipeline.diffusion.ddim import deep_layers
+from map_pipeline.errors import CheckpointError
+
+
+class MAPNetwork(ModelMixin, ConfigMixin):
+    """A change of a score network's deep layers, and what tells it the target.
+
+    Args:
+        layers: name of a layer of the U-Net -> (outputs, inputs times kernel area) of its weight.
+        target_dims: recogniser name -> length of its embedding. These recognisers were looked at in
+            training, so none of them can judge the network.
+        width: of the vector that conditions the U-Net, see `embedding_width`.
+        rank: of the change of each layer, >= 1.
+        hidden: width of the hidden layers.
+    """
+
+    __module__ = "map_pipeline"  # what a saved model_index.json names, wherever this file moves
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        layers: Mapping[str, Sequence[int]],
+        target_dims: Mapping[str, int],
+        width: int,
+        rank: int = 16,
+        hidden: int = 256,
+    ) -> None:
+        super().__init__()
+        shapes = [layers[name] for name in sorted(layers)]
+        self.down = nn.ParameterList([torch.randn(rank, n) / sqrt(n) for _, n in shapes])
+        self.up = nn.ParameterList([torch.zeros(n, rank) for n, _ in shapes])
+        self.target_in = nn.ModuleDict(
+            {name: nn.Linear(dim, hidden, bias=False) for name, dim in target_dims.items()}
+        )
+        self.target_out = mlp(hidden, hidden, width)
+        for parameter in self.target_out[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    @classmethod
+    def for_unet(
+        cls, unet: UNet2DModel, target_dims: Mapping[str, int], rank: int = 16, hidden: int = 256
+    ) -> Self:
+        """A network that changes nothing yet."""
+        layers = {
+            name: [layer.weight.shape[0], layer.weight[0].numel()]
+            for name, layer in deep_layers(unet).items()
+        }
+        return cls(layers, dict(target_dims), embedding_width(unet), rank, hidden)
+
+    @property
+    def surrogates(self) -> list[str]:
+        """Names of the recognisers it was trained on."""
+        return list(self.config.target_dims)
+
+    def tell(self, targets: Mapping[str, Tensor]) -> Tensor:
+        """`[B,width]` to be added to what `FaceConditioner` says of the faces.
+
+        Args:
+            targets: recogniser name -> L2-normalised embedding `[B,D]` of the target, for all of
+                `surrogates`; others are ignored.
+        """
+        parts = [
+            # A unit vector of D numbers, scaled so that each is about 1.
+            layer(targets[name].to(self.dtype) * sqrt(layer.in_features))
+            for name, layer in self.target_in.items()
+        ]
+        return self.target_out(torch.stack(parts).mean(0))
+
+    def attach(self, unet: UNet2DModel) -> None:
+        """Let `unet` compute with the change, and gradients reach it; the base stays frozen.
+
+        Raises:
+            CheckpointError: it was trained for a U-Net of other layers; so does `merge_into`.
+        """
+        unet.requires_grad_(False)
+        for layer, down, up in self._changes(unet):
+            parametrize.register_parametrization(layer, "weight", LowRankChange(down, up))
+
+    @torch.no_grad()
+    def merge_into(self, unet: UNet2DModel) -> None:
+        """Add the change to the weights of `unet` for good."""
+        for layer, down, up in self._changes(unet):
+            layer.weight += (up @ down).view_as(layer.weight).to(layer.weight)
+
+    def _changes(self, unet: UNet2DModel) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
+        modules = dict(unet.named_modules())
+        names = sorted(self.config.layers)  # JSON doesn't keep their order
+        for name, down, up in zip(names, self.down, self.up, strict=True):
+            weight = getattr(modules.get(name), "weight", None)
+            if weight is None or weight.flatten(1).shape != (len(up), down.shape[1]):
+                raise CheckpointError(
+                    f"`map_network` must be trained for this U-Net: it changes {name} by "
+                    f"{len(up)} x {down.shape[1]} numbers, got "
+                    f"{'no such layer' if weight is None else list(weight.shape)}."
+                )
+            yield modules[name], down, up
+
+
+class LowRankChange(nn.Module):
+    """Adds `up @ down` to a weight; see `torch.nn.utils.parametrize`."""
+
+    def __init__(self, down: nn.Parameter, up: nn.Parameter) -> None:
+        super().__init__()
+        self.down, self.up = down, up
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The changed weight."""
+        return weight + (self.up @ self.down).view_as(weight)

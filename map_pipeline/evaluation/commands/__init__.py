@@ -1,1 +1,0 @@
-"""Subcommands of `map-protect` that measure; each module adds one to the parser and runs it."""

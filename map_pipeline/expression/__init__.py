@@ -1,0 +1,1 @@
+"""The expression people see: shapes, warp, painting, and the networks that classify it."""

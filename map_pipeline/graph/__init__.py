@@ -1,0 +1,1 @@
+"""Third-party networks as data: a list of nodes, and the executor that runs them."""

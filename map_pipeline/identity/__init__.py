@@ -1,0 +1,1 @@
+"""The identity software sees: recognisers, targets, objectives, and the refinement of one face."""

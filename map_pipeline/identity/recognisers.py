@@ -1,0 +1,206 @@
+"""Face recognisers: an image and five landmarks in, a comparable embedding out.
+
+A recogniser owns its whole preprocessing (alignment, crop, channel order, normalisation) and the
+thresholds at which it takes two faces for the same person, so that optimisation and evaluation
+can't disagree about either.
+"""
+
+# ruff: noqa: ARG002 (diffusers registers constructor arguments; they are read from self.config)
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from map_pipeline.errors import CheckpointError, UnknownOptionError
+from map_pipeline.faces.align import (
+    ARCFACE_TEMPLATE_112,
+    invert_affine,
+    similarity_transform,
+    warp_affine,
+)
+from map_pipeline.faces.detect import INSIGHTFACE_ROOT_VARIABLE
+from map_pipeline.graph.executor import GraphNetwork
+
+logger = logging.getLogger(__name__)
+
+
+def aligned_crop(
+    images: Tensor, landmarks: Tensor, template: Sequence[Sequence[float]], size: int
+) -> Tensor:
+    """Move five landmarks onto a template.
+
+    Sampling is bilinear without a low-pass filter: reduce images first in which the face has many
+    more pixels than the crop.
+
+    Args:
+        images: [B,3,H,W] float, RGB in [0,1].
+        landmarks: [B,5,2] px in `images`.
+        template: five (x, y) in px of the crop.
+        size: side of the crop in px.
+
+    Returns:
+        [B,3,size,size] with the dtype of `images`, black outside of the image.
+    """
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"`images` must be [B,3,H,W], got {list(images.shape)}.")
+    if landmarks.shape != (len(images), 5, 2):
+        raise ValueError(
+            f"`landmarks` must be [{len(images)},5,2], got {list(landmarks.shape)}: "
+            "five points for every image."
+        )
+    landmarks = landmarks.to(images.device, torch.float32)
+    target = torch.tensor(template, device=images.device)
+    image_to_crop = similarity_transform(landmarks, target)
+    return warp_affine(images, invert_affine(image_to_crop), (size, size), padding_mode="zeros")
+
+
+class FaceRecogniser(ModelMixin, ConfigMixin):
+    """A face recognition network with its preprocessing and thresholds.
+
+    Args:
+        nodes: the network, see `map_pipeline.graph.executor`.
+        title: name for people, such as "dlib ResNet-29".
+        family: recognisers of one family (such as "mobilefacenet") were trained alike; a test on a
+            black box should come from a family that wasn't optimised against.
+        input_size: side of the aligned crop in px.
+        template: positions of the five landmarks in the crop, px.
+        mean: subtracted from each channel, on the 0..255 scale, in the order of `channel_order`.
+        std: what each channel is divided by afterwards.
+        embedding_dim: length D of the embedding.
+        thresholds: cosine similarity from which two faces count as the same person, keyed by the
+            share of strangers it lets through (FAR), such as "0.01"; empty if not measured.
+        channel_order: "rgb" or "bgr".
+        licence: licence of the weights.
+        source: package and file they were converted from.
+    """
+
+    __module__ = "map_pipeline"  # what a saved model_index.json names, wherever this file moves
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        nodes: Sequence[dict[str, Any]],
+        title: str,
+        family: str,
+        input_size: int,
+        template: Sequence[Sequence[float]],
+        mean: Sequence[float],
+        std: Sequence[float],
+        embedding_dim: int,
+        thresholds: Mapping[str, float],
+        channel_order: str = "rgb",
+        licence: str = "",
+        source: str = "",
+    ) -> None:
+        super().__init__()
+        if channel_order not in ("rgb", "bgr"):
+            raise UnknownOptionError(f"`channel_order` must be rgb or bgr, got {channel_order!r}.")
+        self.network = GraphNetwork(nodes)
+
+    def threshold(self, far: float) -> float:
+        """Cosine similarity from which faces match, at a false accept rate such as 0.01."""
+        thresholds = self.config.thresholds
+        if f"{far:g}" not in thresholds:
+            known = ", ".join(sorted(thresholds)) or "none"
+            raise UnknownOptionError(
+                f"`far` must be one of the measured rates of {self.config.title} ({known}), "
+                f"got {far:g}."
+            )
+        return thresholds[f"{far:g}"]
+
+    def crop(self, images: Tensor, landmarks: Tensor) -> Tensor:
+        """Aligned faces as the network sees them: [B,3,S,S] RGB in [0,1], S = `input_size`.
+
+        Args:
+            images: [B,3,H,W] float, RGB in [0,1]; reduce large faces first, see `aligned_crop`.
+            landmarks: [B,5,2] px.
+        """
+        return aligned_crop(images, landmarks, self.config.template, self.config.input_size)
+
+    def embed(self, crops: Tensor) -> Tensor:
+        """[B,3,S,S] RGB in [0,1], already aligned -> [B,D] float32 of length 1."""
+        size = self.config.input_size
+        if crops.shape[1:] != (3, size, size):
+            raise ValueError(f"`crops` must be [B,3,{size},{size}], got {list(crops.shape)}.")
+        crops = crops.flip(1) if self.config.channel_order == "bgr" else crops
+        mean, std = (
+            torch.tensor(value, device=crops.device).view(1, 3, 1, 1)
+            for value in (self.config.mean, self.config.std)
+        )
+        normalised = (crops.float() * 255 - mean) / std
+        return F.normalize(self.network(normalised.to(self.dtype)).float())
+
+    def forward(self, images: Tensor, landmarks: Tensor) -> Tensor:
+        """Embeddings of length 1, differentiable with respect to `images`.
+
+        Args:
+            images: [B,3,H,W] float, RGB in [0,1].
+            landmarks: [B,5,2] px: eyes, nose tip, mouth corners, image left first.
+
+        Returns:
+            [B,D] float32; the dot product of two of them is their cosine similarity.
+        """
+        return self.embed(self.crop(images, landmarks))
+
+
+def load_arcface(path: str | Path, thresholds: Mapping[str, float]) -> FaceRecogniser:
+    """insightface's ArcFace network (`w600k_r50.onnx` of the pack buffalo_l) as a recogniser.
+
+    The file is converted when it's loaded; it isn't bundled because its weights are licensed for
+    non-commercial research only.
+
+    Args:
+        path: the ONNX file.
+        thresholds: cosine thresholds by FAR, such as `{"0.01": ...}`; `{}` if not measured. None
+            are published for this package's protocol.
+
+    Raises:
+        CheckpointError: the file isn't an ONNX network that can be converted.
+    """
+    # Imported here: only this function needs the `onnx` package.
+    from map_pipeline.graph.convert.onnx import convert
+
+    nodes, state = convert(Path(path))
+    recogniser = FaceRecogniser(
+        nodes=nodes,
+        title="ArcFace IResNet-50 (w600k_r50)",
+        family="arcface",
+        input_size=112,
+        template=ARCFACE_TEMPLATE_112.tolist(),
+        mean=[127.5] * 3,
+        std=[127.5] * 3,
+        embedding_dim=nodes[-1].get("out_features") or nodes[-1].get("channels", 512),
+        thresholds=dict(thresholds),
+        licence="non-commercial research only (insightface model zoo)",
+        source="insightface model pack buffalo_l, w600k_r50.onnx",
+    )
+    recogniser.network.load_state_dict(state)
+    return recogniser.eval()
+
+
+def find_arcface(root: str | os.PathLike[str] | None = None) -> FaceRecogniser | None:
+    """The ArcFace network of an insightface pack on disk, without thresholds; None if there's none.
+
+    Args:
+        root: folder with `models/buffalo_l/`; by default the one in the environment variable
+            `MAP_INSIGHTFACE_ROOT`, else `~/.insightface`.
+    """
+    root = root or os.environ.get(INSIGHTFACE_ROOT_VARIABLE) or "~/.insightface"
+    path = Path(root).expanduser() / "models" / "buffalo_l" / "w600k_r50.onnx"
+    if not path.is_file():
+        return None
+    try:
+        return load_arcface(path, thresholds={})
+    except CheckpointError as error:
+        logger.warning("Going on without ArcFace: %s", error)
+        return None

@@ -1,0 +1,298 @@
+"""What the page does for a visitor: find faces, protect them, compare two photos.
+
+Nothing of a visitor is kept: every call gets all it needs and hands back plain values.
+"""
+
+import json
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from PIL import Image
+
+from map_pipeline.errors import (
+    FaceTooSmallError,
+    InvalidImageError,
+    NoFaceError,
+    UnknownOptionError,
+)
+from map_pipeline.report import FaceReport
+from map_pipeline.ui.jobs import run_in_steps
+from map_pipeline.ui.settings import MAX_FACES, Choices
+
+# The page is shown before torch is loaded; methods that need it import it.
+if TYPE_CHECKING:
+    from map_pipeline.compare import Comparison, Sturdiness
+    from map_pipeline.faces.detect import Box
+    from map_pipeline.ui.models import Models
+
+
+@dataclass(frozen=True)
+class FoundFace:
+    """A face as the page shows it.
+
+    Attributes:
+        number: 1 for the largest.
+        box: x0, y0, x1, y1 in photo px.
+        problems: why it can't be protected well, in plain words; none: it's clear.
+        possible: whether it can be protected at all.
+    """
+
+    number: int
+    box: tuple[float, float, float, float]
+    problems: tuple[str, ...]
+    possible: bool
+
+    @property
+    def clear(self) -> bool:
+        """Whether it's protected without being asked for."""
+        return self.possible and not self.problems
+
+
+@dataclass(frozen=True)
+class Job:
+    """One protection as it travels to the GPU process and must pickle.
+
+    Attributes:
+        photo: upright RGB.
+        target: "auto", the name of a built-in target, or the visitor's own picture.
+        boxes: of the faces to protect, photo px.
+        choices: all other settings.
+    """
+
+    photo: Image.Image
+    target: str | Image.Image
+    boxes: tuple["Box", ...]
+    choices: Choices
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a protection is: `done` of `total` steps, and what is going on."""
+
+    done: int
+    total: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Protected:
+    """A finished protection: the photo and one report per face."""
+
+    photo: Image.Image
+    reports: list[FaceReport]
+
+
+class Files(NamedTuple):
+    """Paths of a result: both photos as PNG without metadata, and the reports as JSON."""
+
+    before: str
+    after: str
+    report: str
+
+
+class Studio:
+    """The models and what the page does with them.
+
+    Args:
+        load: returns the models.
+        background: whether they may load while the page is already shown. Not on ZeroGPU, which
+            hands over to the GPU what the main process holds when the page is launched.
+    """
+
+    def __init__(self, load: Callable[[], "Models"], background: bool = True) -> None:
+        self._loaded: Future[Models] = Future()
+        self._models: Models | None = None
+        if background:
+            threading.Thread(target=self._load, args=(load,), daemon=True).start()
+        else:  # in this very thread: ZeroGPU's stand-in for CUDA is only known to it
+            self._models = load()
+
+    @property
+    def models(self) -> "Models":
+        """The models, once they're loaded.
+
+        Raises:
+            CheckpointError: they can't be loaded.
+        """
+        # Without the future's lock where possible: another thread may hold it during a fork.
+        return self._models or self._loaded.result()
+
+    @property
+    def loading(self) -> bool:
+        """Whether the models aren't there yet."""
+        return self._models is None and not self._loaded.done()
+
+    def find_faces(self, photo: Image.Image, detector: str) -> list[FoundFace]:
+        """All faces of a photo, largest first.
+
+        Raises:
+            NoFaceError: there is none.
+        """
+        from map_pipeline.faces.detect import MIN_FACE_SIDE, select_faces
+        from map_pipeline.faces.quality import face_problems
+        from map_pipeline.images import to_array
+
+        if detector not in self.models.judging:
+            names = ", ".join(self.models.judging)
+            raise UnknownOptionError(f"`detector` must be one of {names}; got {detector!r}.")
+        pixels = to_array(photo)
+        faces = self.models.judging[detector].face_detector.detect(pixels)
+        if not faces:
+            select_faces(faces)  # raises with the usual text
+        return [
+            FoundFace(
+                number,
+                tuple(float(corner) for corner in face.box),
+                tuple(face_problems(face, pixels)),
+                min(face.size) >= MIN_FACE_SIDE,
+            )
+            for number, face in enumerate(faces, 1)
+        ]
+
+    def prepare(self, photo: Image.Image, own_target: Image.Image | None, choices: Choices) -> Job:
+        """Check a request and choose its faces; needs no GPU.
+
+        Raises:
+            MAPError: something about it isn't possible; the text is fit for the visitor.
+        """
+        bank = next(iter(self.models.judging.values())).targets
+        choices.check(() if bank is None else bank.names, self.models.protecting)
+        if own_target is not None and choices.consent is not True:
+            raise UnknownOptionError(
+                "Recognition software may take you for the person in your target picture. Tick "
+                "that this person has agreed, or remove the picture."
+            )
+        if own_target is not None:
+            self._check_target(own_target, choices.detector)
+        found = self.find_faces(photo, choices.detector)
+        boxes = tuple(one.box for one in choose_faces(found, choices.faces))
+        return Job(photo, choices.target if own_target is None else own_target, boxes, choices)
+
+    def run(self, job: Job) -> Generator[Progress | Protected, None, None]:
+        """Do a job on the device of the models: progress first, the result last."""
+        protected = yield from run_in_steps(lambda tell: self._protect(job, tell))
+        yield protected
+
+    def check_sturdiness(self, job: Job, protected: Protected) -> list[list["Sturdiness"]]:
+        """For each face, what is left of its protection after sharing; on the CPU."""
+        from map_pipeline.compare import check_sturdiness
+        from map_pipeline.images import to_array
+
+        own = job.target if isinstance(job.target, Image.Image) else None
+        pipe = self.models.judging[job.choices.detector]
+        before, after = to_array(job.photo), to_array(protected.photo)
+        return [check_sturdiness(pipe, before, after, one, own) for one in protected.reports]
+
+    def compare(self, first: Image.Image, second: Image.Image) -> list["Comparison"]:
+        """What every recogniser says about the largest faces of two photos; on the CPU."""
+        from map_pipeline.compare import compare_photos
+
+        return compare_photos(next(iter(self.models.judging.values())), first, second)
+
+    def _load(self, load: Callable[[], "Models"]) -> None:
+        try:
+            self._models = load()
+            self._loaded.set_result(self._models)
+        except BaseException as error:  # told to everybody who asks for the models
+            self._loaded.set_exception(error)
+
+    def _check_target(self, picture: Image.Image, detector: str) -> None:
+        try:
+            found = self.find_faces(picture, detector)
+        except NoFaceError:
+            raise NoFaceError("`target` must show a face, got a picture without any.") from None
+        if not found[0].possible:
+            raise FaceTooSmallError("`target` must show a larger face.")
+
+    def _protect(self, job: Job, tell: Callable[[Progress], None]) -> Protected:
+        import torch
+
+        choices, faces = job.choices, len(job.boxes)
+        tell(Progress(0, 1, "Changing the expression"))
+
+        def on_step(_pipe: object, step: int, steps: int, _info: object) -> None:
+            tell(Progress(step + 1, steps, step_text(step + 1, steps, faces)))
+
+        output = self.models.protecting[choices.detector](
+            job.photo,
+            emotion=choices.emotion,
+            target=job.target,
+            faces=job.boxes,
+            mode=choices.mode,
+            strength=choices.strength,
+            expression_strength=choices.expression_strength,
+            refine_steps=choices.steps or None,
+            generator=torch.Generator().manual_seed(choices.seed),
+            callback_on_step_end=on_step,
+        )
+        return Protected(output.images[0], output.reports[0])
+
+
+def read_photo(path: str | None) -> Image.Image:
+    """An upload as an upright RGB picture without metadata.
+
+    Raises:
+        InvalidImageError: it isn't a picture this package accepts, or was deleted meanwhile.
+    """
+    from map_pipeline.images import load_image
+
+    if not (path and Path(path).is_file()):  # programs can send a file without a path
+        raise InvalidImageError("This upload was deleted after some minutes. Choose it again.")
+    return load_image(path)
+
+
+def write_files(before: Image.Image, protected: Protected, folder: str) -> Files:
+    """Write a result into a new folder inside of `folder`, under names that tell nothing."""
+    from map_pipeline.images import save_image
+
+    own = Path(tempfile.mkdtemp(dir=folder))
+    files = Files(*(str(own / name) for name in ("original.png", "protected.png", "report.json")))
+    save_image(before, files.before)
+    save_image(protected.photo, files.after)
+    reports = [report.to_dict() for report in protected.reports]
+    Path(files.report).write_text(json.dumps(reports, indent=2))
+    return files
+
+
+def choose_faces(found: Sequence[FoundFace], numbers: Sequence[int]) -> list[FoundFace]:
+    """The faces of these numbers; if there are none, the clear ones, the largest `MAX_FACES`.
+
+    Raises:
+        UnknownOptionError: more than `MAX_FACES` numbers.
+        NoFaceError: there is no face of that number, or none is clear.
+        FaceTooSmallError: a chosen face is too small.
+    """
+    if not numbers:
+        clear = [one for one in found if one.clear]
+        if not clear:
+            reasons = "; ".join(f"face {one.number} is {', '.join(one.problems)}" for one in found)
+            raise NoFaceError(f"No face in this photo can be protected well: {reasons}.")
+        return clear[:MAX_FACES]
+    if len(set(numbers)) > MAX_FACES:
+        raise UnknownOptionError(
+            f"`faces` must be at most {MAX_FACES} at once, got {len(set(numbers))}."
+        )
+    chosen = [one for one in found if one.number in numbers]
+    unknown = sorted(set(numbers) - {one.number for one in chosen})
+    if unknown:
+        raise NoFaceError(
+            f"`faces` must be numbers from 1 to {len(found)}, as faces were found; got {unknown}."
+        )
+    for one in chosen:
+        if not one.possible:
+            reason = ", ".join(one.problems) or "too small"
+            raise FaceTooSmallError(f"Face {one.number} can't be protected: it's {reason}.")
+    return chosen
+
+
+def step_text(done: int, total: int, faces: int) -> str:
+    """What is going on after `done` of `total` fine-tuning steps of all faces."""
+    if done == total:
+        return "Checking the result"
+    number = done * faces // total + 1
+    return "Protecting the face" if faces == 1 else f"Protecting face {number} of {faces}"

@@ -1,0 +1,410 @@
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ASTRONAUT
+from PIL import Image
+
+from map_pipeline import MAPNetwork, MAPPipeline, MAPPipelineOutput, __version__
+from map_pipeline.cli.main import main, plan_jobs
+from map_pipeline.config import MODES
+from map_pipeline.errors import InvalidImageError
+
+
+@pytest.fixture
+def protect(tiny_checkpoint: Path) -> Callable[..., int]:
+    """`map-protect protect` with the tiny checkpoint and one step."""
+
+    def call(source: Path, output: Path, *options: str) -> int:
+        defaults = ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--refine-steps", "1"]
+        return main(["protect", str(source), str(output), *defaults, *options])
+
+    return call
+
+
+@pytest.fixture
+def portrait(tmp_path: Path) -> Path:
+    """A small photo with a face of about 90 px."""
+    path = tmp_path / "portrait.png"
+    Image.open(ASTRONAUT).convert("RGB").crop((96, 0, 352, 256)).save(path)
+    return path
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))
+
+
+def error_line(text: str) -> str:
+    """The one line about an error; progress bars may stand around it."""
+    assert "Traceback" not in text
+    [line] = [line for line in text.splitlines() if line.startswith("map-protect: ")]
+    return line
+
+
+def test_one_photo(
+    protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "new folder" / "out.png"
+    assert protect(portrait, output, "--target", "second", "--emotion", "sad") == 0
+    assert files(tmp_path / "new folder") == {"out.png"}
+    changed = (pixels(output) != pixels(portrait)).any(-1)
+    assert 0 < changed.mean() < 1
+    table = capsys.readouterr().out
+    assert "emotion sad, target second" in table
+    assert "tiny dlib" in table
+
+
+def test_result_is_that_of_the_pipeline(
+    protect: Callable, portrait: Path, tmp_path: Path, tiny_pipeline: MAPPipeline
+) -> None:
+    assert protect(portrait, tmp_path / "a.png", "--seed", "5") == 0
+    assert protect(portrait, tmp_path / "b.png", "--seed", "5") == 0
+    assert protect(portrait, tmp_path / "c.png", "--seed", "6") == 0
+    a, b, c = (pixels(tmp_path / f"{name}.png") for name in "abc")
+    np.testing.assert_array_equal(a, b)
+    assert (a != c).any()
+    generator = torch.Generator().manual_seed(5)
+    expected = tiny_pipeline(portrait, refine_steps=1, generator=generator, output_type="np")
+    # Saved weights are loaded as they were, but another memory layout may round differently.
+    assert np.abs(a.astype(int) - expected.images[0]).max() <= 1
+
+
+def test_mode_and_expression_reach_the_pipeline(
+    portrait: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path
+) -> None:
+    asked: list[dict] = []
+    protect = MAPPipeline.__call__
+
+    def watch(pipe: MAPPipeline, *photos: Path, **settings: Any) -> MAPPipelineOutput:
+        asked.append(settings)
+        return protect(pipe, *photos, **settings | {"refine_steps": 1, "config": None})
+
+    monkeypatch.setattr(MAPPipeline, "__call__", watch)
+    call = ["protect", str(portrait), str(tmp_path / "a.png"), "--checkpoint", str(tiny_checkpoint)]
+    assert main(call) == 0
+    assert main([*call, "--mode", "fast", "--expression-strength", "0.75"]) == 0
+    assert main([*call, "--compile"]) == 0
+    names = ("mode", "expression_strength", "refine_steps")
+    found = [tuple(one[name] for name in names) for one in asked]
+    assert found == [("strong", None, None), ("fast", 0.75, None), ("strong", None, None)]
+    compiled = replace(MODES["strong"], compile=True)
+    assert [one["config"] for one in asked] == [MODES["strong"], MODES["fast"], compiled]
+
+
+def test_originals_are_never_overwritten(
+    protect: Callable, portrait: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = portrait.read_bytes()
+    assert protect(portrait, portrait) == 2
+    assert protect(portrait.parent, portrait.parent) == 2
+    assert capsys.readouterr().err.count("`OUT` must differ from `IN`") == 2
+    assert portrait.read_bytes() == before
+    assert files(portrait.parent) == {portrait.name}
+
+
+def test_output_folder_gets_a_png(protect: Callable, portrait: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert protect(portrait, tmp_path / "out") == 0
+    assert files(tmp_path / "out") == {"portrait.png"}
+
+
+def test_jpeg_output_without_exif(protect: Callable, portrait: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    exif.get_ifd(0x8825).update({1: "N", 2: (52.0, 30.0, 0.0)})
+    source = tmp_path / "photo.jpg"
+    Image.open(portrait).save(source, "JPEG", quality=95, exif=exif)
+    assert b"a camera" in source.read_bytes()
+    for name, kind in (("out.jpg", "JPEG"), ("out.png", "PNG")):
+        assert protect(source, tmp_path / name) == 0
+        data = (tmp_path / name).read_bytes()
+        assert b"Exif" not in data
+        assert b"camera" not in data
+        with Image.open(tmp_path / name) as written:
+            assert written.format == kind
+            assert not written.getexif()
+    difference = np.abs(pixels(tmp_path / "out.jpg").astype(int) - pixels(tmp_path / "out.png"))
+    assert difference.mean() < 1.5
+
+
+def test_report_as_json(protect: Callable, portrait: Path, tmp_path: Path) -> None:
+    report = tmp_path / "reports" / "report.json"
+    assert protect(portrait, tmp_path / "out.png", "--report", str(report)) == 0
+    content = json.loads(report.read_text())
+    [face] = content["portrait.png"]
+    assert face["emotion"] == "happy"
+    assert {r["name"] for r in face["recognisers"]} == {"dlib_resnet", "mobilefacenet", "faceres"}
+
+
+def test_own_target_comes_with_a_notice(
+    protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert protect(portrait, tmp_path / "out.png", "--target", str(ASTRONAUT)) == 0
+    captured = capsys.readouterr()
+    assert "agreed" in captured.err
+    assert "target own image" in captured.out
+
+
+def grey(path: Path) -> None:
+    Image.new("RGB", (128, 128), "grey").save(path)
+
+
+def small(path: Path) -> None:
+    Image.open(ASTRONAUT).convert("RGB").resize((180, 180), Image.Resampling.LANCZOS).save(path)
+
+
+def text(path: Path) -> None:
+    path.write_text("Dear diary")
+
+
+def truncated(path: Path) -> None:
+    Image.open(ASTRONAUT).convert("RGB").save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:9000])
+
+
+def missing(path: Path) -> None:
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (grey, "must show a face"),
+        (small, "must be at least 40 px"),
+        (text, "must be a whole PNG"),
+        (truncated, "must be a whole PNG"),
+        (missing, "must be an existing file"),
+    ],
+)
+def test_bad_photo(
+    protect: Callable,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    make: Callable[[Path], None],
+    words: str,
+) -> None:
+    make(tmp_path / "in.png")
+    before = files(tmp_path)
+    report = tmp_path / "report.json"
+    assert protect(tmp_path / "in.png", tmp_path / "out.png", "--report", str(report)) == 2
+    captured = capsys.readouterr()
+    assert words in error_line(captured.err)
+    assert captured.out == ""
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--emotion", "hungry"], "`emotion` must be one of"),
+        (["--target", "nobody"], "`target` must be"),
+        (["--strength", "1.5"], "`strength` must be in"),
+        (["--expression-strength", "1.5"], "`expression_strength` must be in"),
+        (["--refine-steps", "-1"], "`refine_steps` must be >= 0"),
+        (["--checkpoint", "."], "model_index.json"),
+    ],
+)
+@pytest.mark.parametrize("folder", [False, True])
+def test_bad_option(
+    protect: Callable,
+    portrait: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    options: list[str],
+    words: str,
+    folder: bool,
+) -> None:
+    """An option is as wrong for a folder as for a photo: nothing is done, exit code 2."""
+    source, output = (tmp_path, "out") if folder else (portrait, "out.png")
+    assert protect(source, tmp_path / output, *options) == 2
+    assert words in error_line(capsys.readouterr().err)
+    assert files(tmp_path) == {"portrait.png"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--faces", "smallest"],
+        ["--mode", "slow"],
+        ["--seed", "x"],
+        ["--detector", "eye"],
+        ["--nonsense"],
+    ],
+)
+def test_options_that_argparse_knows(
+    protect: Callable, portrait: Path, tmp_path: Path, options: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        protect(portrait, tmp_path / "out.png", *options)
+    assert caught.value.code == 2
+    assert files(tmp_path) == {"portrait.png"}
+
+
+@pytest.mark.parametrize("output", ["file/out.png", "file/folder", "file"])
+def test_output_folder_that_cannot_be_made(
+    protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture, output: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert protect(portrait, tmp_path / output) == 2
+    assert "`OUT` must lie in a folder that can be written" in error_line(capsys.readouterr().err)
+    assert files(tmp_path) == {"file", "portrait.png"}
+
+
+def test_report_folder_that_cannot_be_made(
+    protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Told before the work, not after it."""
+    (tmp_path / "file").write_text("in the way")
+    report = str(tmp_path / "file" / "report.json")
+    assert protect(portrait, tmp_path / "out.png", "--report", report) == 2
+    assert "`--report` must lie in a folder" in error_line(capsys.readouterr().err)
+    assert files(tmp_path) == {"file", "portrait.png"}
+
+
+@pytest.mark.parametrize("name", ["out.webp", "out.gif", "out.txt"])
+def test_output_suffix(
+    protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture, name: str
+) -> None:
+    assert protect(portrait, tmp_path / name) == 2
+    assert "`OUT` must end in .png, .jpg or .jpeg" in error_line(capsys.readouterr().err)
+    assert files(tmp_path) == {"portrait.png"}
+
+
+def test_folder_goes_on_after_a_bad_file(
+    protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    shutil.copy(portrait, photos / "a.png")
+    text(photos / "b.png")
+    grey(photos / "c.png")
+    Image.open(portrait).save(photos / "d.JPG", "JPEG", quality=95)
+    (photos / "notes.txt").write_text("not a photo, and no failure either")
+    report = tmp_path / "report.json"
+    assert protect(photos, tmp_path / "out", "--report", str(report)) == 1
+    assert files(tmp_path / "out") == {"a.png", "d.png"}
+    assert set(json.loads(report.read_text())) == {"a.png", "d.JPG"}
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    *failures, last = captured.err.splitlines()[-3:]
+    assert failures[0].startswith("map-protect: b.png: `image` must be a whole")
+    assert failures[1].startswith("map-protect: c.png: `image` must show a face")
+    assert last == "2 of 4 photos failed."
+
+
+def test_whole_folder(protect: Callable, portrait: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    shutil.copy(portrait, photos / "a.png")
+    Image.open(portrait).rotate(3).save(photos / "b.webp", lossless=True)
+    before = {name: (photos / name).read_bytes() for name in files(photos)}
+    assert protect(photos, tmp_path / "out") == 0
+    assert files(tmp_path / "out") == {"a.png", "b.png"}
+    assert {name: (photos / name).read_bytes() for name in files(photos)} == before
+
+
+def test_names_that_differ_in_the_suffix_only(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "b.png"):
+        grey(tmp_path / name)
+    outputs = [output.name for _, output in plan_jobs(tmp_path, tmp_path / "out")]
+    assert outputs == ["a.jpg.png", "a.png.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("output", "match"), [("out.png", "`OUT` must be a folder"), ("out", "`IN` must hold photos")]
+)
+def test_folder_that_does_not_fit(tmp_path: Path, output: str, match: str) -> None:
+    (tmp_path / "empty").mkdir()
+    if output == "out.png":
+        grey(tmp_path / "empty" / "a.png")
+    with pytest.raises(InvalidImageError, match=match):
+        list(plan_jobs(tmp_path / "empty", tmp_path / output))
+
+
+def test_targets_are_listed_and_exported(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["--checkpoint", str(tiny_checkpoint), "--export", str(tmp_path / "out")]
+    assert main(["targets", *options]) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [[name, f"the {name}"] for name in ("first", "second", "third")]
+    assert files(tmp_path / "out") == {"first.png", "second.png", "third.png"}
+    assert pixels(tmp_path / "out" / "first.png").shape == (32, 32, 3)
+
+
+def test_checkpoint_without_targets(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    MAPPipeline.from_pretrained(tiny_checkpoint, targets=None).save_pretrained(tmp_path)
+    assert main(["targets", "--checkpoint", str(tmp_path)]) == 2
+    assert "no built-in targets" in error_line(capsys.readouterr().err)
+
+
+def test_info_names_what_is_there(tiny_checkpoint: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["info", "--checkpoint", str(tiny_checkpoint)]) == 0
+    text = capsys.readouterr().out
+    assert __version__ in text
+    for name in ("torch", "diffusers", "cpu", "bundled", "tiny expression network"):
+        assert name in text
+    assert "dlib_resnet: tiny dlib, surrogate" in text
+    assert "faceres: tiny mobilefacenet, judge only" in text
+
+
+def test_info_names_trained_networks(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pipe = MAPPipeline.from_pretrained(tiny_checkpoint)
+    dims = {"dlib_resnet": 16, "faceres": 16}
+    pipe.register_modules(map_network=MAPNetwork.for_unet(pipe.unet, dims, rank=1))
+    pipe.save_pretrained(tmp_path)
+    assert main(["info", "--checkpoint", str(tmp_path)]) == 0
+    assert "map_network: on dlib_resnet, faceres" in capsys.readouterr().out
+
+
+def test_detector_can_be_chosen(
+    protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert protect(portrait, tmp_path / "out.png", "--detector", "bundled") == 0
+    assert "(bundled)" in capsys.readouterr().out
+
+
+def test_bundled_checkpoint_is_the_default(
+    portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["--mode", "fast", "--refine-steps", "1"]
+    assert main(["protect", str(portrait), str(tmp_path / "o.png"), *options]) == 0
+    assert (pixels(tmp_path / "o.png") != pixels(portrait)).any()
+    captured = capsys.readouterr()
+    assert "recogniser" in captured.out
+    assert "cannot get type annotation" not in captured.err  # what diffusers says of odd types
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "map_pipeline", "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert done.returncode == 0
+    assert "protect" in done.stdout
+    modules = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "map_pipeline.cli.main" in modules
+    assert not modules & {"torch", "diffusers", "numpy"}
+    assert time.perf_counter() - started < 3

@@ -1,0 +1,185 @@
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ASTRONAUT, tiny_unet
+from torch import Tensor
+
+from map_pipeline import (
+    MAPConfig,
+    MAPNetwork,
+    MAPPipeline,
+    default_objectives,
+    diffusion,
+    with_weights,
+)
+from map_pipeline.diffusion.conditioner import embedding_width
+from map_pipeline.errors import CheckpointError
+from map_pipeline.identity.objectives import Goal
+from map_pipeline.identity.refine import Networks
+
+DIMS = {"one": 16, "two": 12}
+
+
+def trained(unet: torch.nn.Module) -> MAPNetwork:
+    """A network with random weights everywhere, as after some training."""
+    network = MAPNetwork.for_unet(unet, DIMS, rank=2, hidden=8)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network.requires_grad_(False)
+
+
+def targets(count: int = 3) -> dict[str, Tensor]:
+    return {name: F.normalize(torch.randn(count, dim)) for name, dim in DIMS.items()}
+
+
+def noise_of(unet: torch.nn.Module) -> Tensor:
+    size = unet.config.sample_size
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, unet.config.in_channels, size, size, generator=generator)
+    with torch.no_grad():
+        return diffusion.predict_noise(unet, latents, 200)
+
+
+def test_a_new_network_changes_and_tells_nothing() -> None:
+    unet = tiny_unet()
+    before = noise_of(unet)
+    network = MAPNetwork.for_unet(unet, DIMS)
+    assert not network.tell(targets()).any()
+    network.merge_into(unet)
+    assert torch.equal(noise_of(unet), before)
+
+
+def test_only_deep_layers_change_and_by_low_rank() -> None:
+    unet = tiny_unet()
+    before = copy.deepcopy(unet.state_dict())
+    trained(unet).merge_into(unet)
+    changed = {n: v - before[n] for n, v in unet.state_dict().items() if (v != before[n]).any()}
+    assert set(changed) == {f"{name}.weight" for name in diffusion.deep_layers(unet)}
+    assert not any(name.startswith(("conv_in", "conv_out", "down_blocks.0.")) for name in changed)
+    for change in changed.values():
+        assert torch.linalg.matrix_rank(change.flatten(1), rtol=1e-3) <= 2
+
+
+def test_attached_it_computes_as_merged_and_alone_learns() -> None:
+    merged, attached = tiny_unet(), tiny_unet()
+    attached.load_state_dict(merged.state_dict())
+    network = trained(merged)
+    network.merge_into(merged)
+    network.requires_grad_(True).attach(attached)
+    torch.testing.assert_close(noise_of(attached), noise_of(merged), atol=1e-5, rtol=1e-4)
+    latents = torch.randn(1, attached.config.in_channels, *[attached.config.sample_size] * 2)
+    diffusion.predict_noise(attached, latents, 200).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in [*network.down, *network.up])
+    own = {id(p) for p in network.parameters()}
+    assert all(p.grad is None for p in attached.parameters() if id(p) not in own)
+
+
+def test_it_tells_targets_apart_and_ignores_other_recognisers() -> None:
+    unet = tiny_unet()
+    network, known = trained(unet), targets()
+    told = network.tell(known)
+    assert told.shape == (3, embedding_width(unet))
+    assert (told[0] - told[1]).abs().max() > 1e-3
+    assert torch.equal(network.tell({**known, "three": torch.randn(3, 5)}), told)
+    with pytest.raises(KeyError, match="two"):
+        network.tell({"one": known["one"]})
+
+
+def test_a_network_of_another_prior_is_refused() -> None:
+    other = tiny_unet()
+    other.mid_block.resnets[0].conv1 = torch.nn.Conv2d(32, 16, 3)
+    with pytest.raises(CheckpointError, match="`map_network` must be trained for this U-Net"):
+        trained(tiny_unet()).merge_into(other)
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
+    network = trained(tiny_unet())
+    network.save_pretrained(tmp_path)
+    again = MAPNetwork.from_pretrained(tmp_path)
+    assert again.surrogates == ["one", "two"]
+    known = targets()
+    assert torch.equal(again.tell(known), network.tell(known))
+    assert again.config.layers == network.config.layers
+
+
+def test_the_network_that_saw_no_left_out_recogniser_is_chosen(
+    tiny_pipeline: MAPPipeline,
+) -> None:
+    def network(*names: str) -> MAPNetwork:
+        return MAPNetwork.for_unet(tiny_pipeline.unet, dict.fromkeys(names, 16), rank=1)
+
+    names = ("dlib_resnet", "mobilefacenet", "faceres")
+    parts = {
+        **tiny_pipeline.components,
+        "map_network": network(*names),
+        "map_network_without_dlib_resnet": network(*names[1:]),
+        "map_network_without_faceres": network(*names[:2]),
+    }
+    pipe = MAPPipeline(**parts)
+    assert pipe.network_for(names) is pipe.map_network
+    assert pipe.network_for([*names, "mobileface"]) is pipe.map_network
+    assert pipe.network_for(names[1:]) is pipe.map_network_without_dlib_resnet
+    assert pipe.network_for(names[:2]) is pipe.map_network_without_faceres
+    assert pipe.network_for([names[0], names[2]]) is None
+    assert tiny_pipeline.network_for(names) is None
+
+
+def test_another_u_net_leaves_the_networks_out(
+    editing_pipeline: MAPPipeline, tmp_path: Path
+) -> None:
+    editing_pipeline.save_pretrained(tmp_path)
+    assert MAPPipeline.from_pretrained(tmp_path).map_networks
+    other = MAPPipeline.from_pretrained(tmp_path, unet=editing_pipeline.unet)
+    assert not other.map_networks
+    network = editing_pipeline.map_network
+    both = MAPPipeline.from_pretrained(tmp_path, unet=editing_pipeline.unet, map_network=network)
+    assert list(both.map_networks) == ["map_network"]
+
+
+def test_only_built_in_targets_start_from_the_network(
+    editing_pipeline: MAPPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[MAPNetwork | None] = []
+
+    def watch(networks: Networks, goal: Goal, *_: object) -> Tensor:
+        seen.append(networks.map_network)
+        return torch.zeros_like(goal.source_crop)
+
+    monkeypatch.setattr("map_pipeline.pipeline.refine", watch)
+
+    def start(**settings: object) -> MAPNetwork | None:
+        editing_pipeline(ASTRONAUT, expression_strength=0, **settings)
+        return seen.pop()
+
+    network = editing_pipeline.map_network
+    assert start() is network
+    assert start(target="second") is network
+    assert start(target=ASTRONAUT) is None
+    assert start(surrogates=["dlib_resnet"]) is None  # the network saw another one, too
+    assert start(config=MAPConfig(trained_start=False)) is None
+    without = with_weights(default_objectives(), impersonation=0, dodging=0)
+    assert start(objectives=without) is None
+
+
+def test_a_trained_start_saves_steps(editing_pipeline: MAPPipeline) -> None:
+    config = MAPConfig(num_inversion_steps=2, refine_steps=3, head_start=2, expression_strength=0)
+
+    def steps(**settings: object) -> int:
+        told: list[tuple[int, int]] = []
+        editing_pipeline(
+            ASTRONAUT,
+            config=config,
+            callback_on_step_end=lambda _pipe, step, steps, _info: told.append((step, steps)),
+            **settings,
+        )
+        assert told == [(step, len(told)) for step in range(len(told))]
+        return len(told)
+
+    assert steps() == 1
+    assert steps(target=ASTRONAUT) == 3
+    assert steps(refine_steps=2) == 2  # asked for by the caller
+    with pytest.raises(ValueError, match=r"`head_start` must be in \[0, 1\], got 2"):
+        MAPConfig(refine_steps=1, head_start=2)

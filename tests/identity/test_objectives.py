@@ -1,0 +1,191 @@
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from map_pipeline.errors import UnknownOptionError
+from map_pipeline.identity.objectives import (
+    SOLVED,
+    Candidate,
+    Goal,
+    Objective,
+    active,
+    default_objectives,
+    mode_objectives,
+    sees_expression,
+    unsolved_expression,
+    with_weights,
+)
+
+THRESHOLDS = {"one": 0.3, "two": 0.9}
+
+
+@pytest.fixture
+def goal() -> Goal:
+    crop = torch.rand(1, 3, 32, 32)
+    return Goal(
+        source_region=torch.rand(1, 3, 48, 48),
+        source_crop=crop,
+        source_embeddings={name: F.normalize(torch.randn(1, 8)) for name in THRESHOLDS},
+        target_embeddings={name: F.normalize(torch.randn(1, 8)) for name in THRESHOLDS},
+        thresholds=THRESHOLDS,
+        emotion=3,
+        ssim_budget=0.9,
+    )
+
+
+@pytest.fixture
+def unchanged(goal: Goal) -> Candidate:
+    """The face as it is, with a perfect score network and an even guess at the emotion."""
+    noise = torch.randn(1, 12, 8, 8)
+    return Candidate(
+        crop=goal.source_crop,
+        region=goal.source_region,
+        embeddings={name: e.expand(2, -1) for name, e in goal.source_embeddings.items()},
+        logits={"encoder": torch.zeros(2, 7)},
+        noise=(noise, noise),
+    )
+
+
+def value(name: str, candidate: Candidate, goal: Goal) -> float:
+    [objective] = [o for o in default_objectives() if o.name == name]
+    return objective.loss(candidate, goal).item()
+
+
+def test_default_objectives_are_listed() -> None:
+    objectives = default_objectives()
+    names = [o.name for o in objectives]
+    assert len(set(names)) == len(names)
+    assert {o.side for o in objectives} == {"identity", "expression", "prior"}
+    assert {"L_A", "L_E", "L_S", "L_SM"} <= {o.symbol for o in objectives}  # the paper's four
+    assert all(o.weight >= 0 for o in objectives)
+    assert {"impersonation", "dodging", "expression"} <= {o.name for o in objectives if o.weight}
+
+
+@pytest.mark.parametrize("name", [o.name for o in default_objectives()])
+def test_every_objective_is_a_finite_scalar(name: str, unchanged: Candidate, goal: Goal) -> None:
+    [objective] = [o for o in default_objectives() if o.name == name]
+    loss = objective.loss(unchanged, goal)
+    assert loss.shape == ()
+    assert loss.isfinite()
+
+
+def test_an_unchanged_face_costs_identity_and_nothing_else(
+    unchanged: Candidate, goal: Goal
+) -> None:
+    for name in ("smoothness", "chroma", "luma", "visibility", "score_matching"):
+        assert value(name, unchanged, goal) == pytest.approx(0, abs=1e-5)
+    assert value("dodging", unchanged, goal) > 0
+    assert value("impersonation", unchanged, goal) > 0
+    assert value("expression", unchanged, goal) == pytest.approx(torch.log(torch.tensor(7.0)))
+
+
+def test_a_reached_goal_costs_nothing(unchanged: Candidate, goal: Goal) -> None:
+    target = {name: e.expand(2, -1) for name, e in goal.target_embeddings.items()}
+    there = dataclasses.replace(unchanged, embeddings=target)
+    assert value("impersonation", there, goal) == pytest.approx(0, abs=1e-6)
+    opposite = {name: -e.expand(2, -1) for name, e in goal.source_embeddings.items()}
+    far = dataclasses.replace(unchanged, embeddings=opposite)
+    assert value("dodging", far, goal) == 0
+    logits = torch.zeros(2, 7)
+    logits[:, goal.emotion] = 50
+    smiling = dataclasses.replace(unchanged, logits={"encoder": logits})
+    assert value("expression", smiling, goal) == pytest.approx(0, abs=1e-6)
+
+
+def test_dodging_still_pushes_at_the_threshold(unchanged: Candidate, goal: Goal) -> None:
+    """Just below the threshold is not enough: other recognisers draw the line elsewhere."""
+
+    def at(cosine: float, name: str) -> torch.Tensor:
+        source = goal.source_embeddings[name][0]
+        other = F.normalize(torch.randn(8), dim=0)
+        other = F.normalize(other - (other @ source) * source, dim=0)
+        return (cosine * source + (1 - cosine**2) ** 0.5 * other).expand(2, -1)
+
+    embeddings = {name: at(threshold - 0.01, name) for name, threshold in THRESHOLDS.items()}
+    below = dataclasses.replace(unchanged, embeddings=embeddings)
+    assert value("dodging", below, goal) > 0
+
+
+def test_identity_losses_are_the_same_in_every_recognisers_unit(
+    unchanged: Candidate, goal: Goal
+) -> None:
+    """At the threshold the way left to the target is one unit, whatever the threshold is."""
+    for name, threshold in THRESHOLDS.items():
+        target = goal.target_embeddings[name][0]
+        other = F.normalize(torch.randn(8), dim=0)
+        other = F.normalize(other - (other @ target) * target, dim=0)
+        embedding = threshold * target + (1 - threshold**2) ** 0.5 * other
+        alone = dataclasses.replace(unchanged, embeddings={name: embedding.expand(2, -1)})
+        assert value("impersonation", alone, goal) == pytest.approx(1, abs=1e-4)
+
+
+def test_changes_are_seen_by_the_prior_terms(unchanged: Candidate, goal: Goal) -> None:
+    noisy = (goal.source_crop + 0.3 * torch.randn(1, 3, 32, 32)).clamp(0, 1)
+    changed = dataclasses.replace(unchanged, crop=noisy)
+    for name in ("smoothness", "chroma", "luma", "visibility"):
+        assert value(name, changed, goal) > 0.01
+
+
+def test_with_weights_copies() -> None:
+    objectives = default_objectives()
+    changed = with_weights(objectives, dodging=0, expression=3.5)
+    weights = {o.name: o.weight for o in changed}
+    assert weights["dodging"] == 0
+    assert weights["expression"] == 3.5
+    for before, after in zip(objectives, changed, strict=True):
+        assert before == dataclasses.replace(after, weight=before.weight)
+        if before.name not in ("dodging", "expression"):
+            assert before == after
+    assert objectives == default_objectives()
+
+
+def test_fast_takes_one_gradient_and_leaves_out_what_costs_much() -> None:
+    """L_E is added and no side of its own, L_SM is left out; all the rest is the same."""
+    assert mode_objectives("strong") == default_objectives()
+    fast = {o.name: o for o in mode_objectives("fast")}
+    assert active(list(fast.values()), "expression") == []
+    assert fast["expression"].side == "prior"
+    assert 0 < fast["expression"].weight < 1
+    assert fast["score_matching"].weight == 0
+    for objective in default_objectives():
+        if objective.name not in ("expression", "score_matching"):
+            assert fast[objective.name] == objective
+
+
+def test_a_solved_expression_asks_for_no_more(unchanged: Candidate, goal: Goal) -> None:
+    def value_of(logit: float) -> float:
+        logits = torch.zeros(2, 7)
+        logits[:, goal.emotion] = logit
+        return float(
+            unsolved_expression(dataclasses.replace(unchanged, logits={"e": logits}), goal)
+        )
+
+    assert value_of(3.0) == 0  # a probability of .77
+    assert value_of(0.0) == pytest.approx(float(torch.log(torch.tensor(7.0))) - SOLVED)
+
+
+def test_the_expression_is_looked_at_where_it_counts() -> None:
+    assert sees_expression(mode_objectives("strong"))
+    assert sees_expression(mode_objectives("fast"))
+    for mode in ("strong", "fast"):
+        assert not sees_expression(with_weights(mode_objectives(mode), expression=0))
+
+
+def test_unknown_objective() -> None:
+    with pytest.raises(UnknownOptionError, match=r"`objective` must be one of .*got 'beauty'"):
+        with_weights(default_objectives(), beauty=1.0)
+
+
+def test_negative_weight() -> None:
+    with pytest.raises(ValueError, match="`weight` of 'dodging' must be >= 0, got -1"):
+        with_weights(default_objectives(), dodging=-1)
+
+
+def test_active_selects_by_side_and_weight() -> None:
+    objectives = with_weights(default_objectives(), dodging=0, impersonation=2)
+    assert [o.name for o in active(objectives, "identity")] == ["impersonation"]
+    own = Objective("mine", "-", "identity", 1.0, lambda candidate, _goal: candidate.crop.mean())
+    assert active([*objectives, own], "identity")[-1] is own
+    assert not active(with_weights(objectives, expression=0), "expression")

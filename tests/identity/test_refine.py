@@ -1,0 +1,569 @@
+import copy
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny_encoder, tiny_recogniser, tiny_unet
+from diffusers import DDIMScheduler, UNet2DModel
+from torch import Tensor
+
+from map_pipeline import EMOTIONS, MAPConfig, Objective, default_objectives, with_weights
+from map_pipeline.diffusion import ddim as diffusion
+from map_pipeline.diffusion.ddim import TRAINED_SIDE, compile_network, crop_size
+from map_pipeline.diffusion.map_network import MAPNetwork
+from map_pipeline.errors import NotFiniteError, UnknownOptionError
+from map_pipeline.faces.align import (
+    ARCFACE_TEMPLATE_112,
+    invert_affine,
+    similarity_transform,
+    warp_affine,
+)
+from map_pipeline.faces.paste import feather_mask
+from map_pipeline.identity.gradients import Gradient, GradientEMA, dot_per_layer
+from map_pipeline.identity.losses import multiscale_ssim
+from map_pipeline.identity.objectives import Goal
+from map_pipeline.identity.refine import (
+    FACTOR_BITS,
+    MAX_AMPLIFICATION,
+    GradientCombiner,
+    Networks,
+    Placement,
+    Step,
+    fit_to_budget,
+    picture_loss,
+    refine,
+    side_gradients,
+    trainable_parameters,
+)
+
+QUICK = MAPConfig(
+    num_inversion_steps=2,
+    num_inference_steps=2,
+    refine_steps=2,
+    learning_rate=1e-3,
+    autocast="fp32",
+)
+ALL = [objective.name for objective in default_objectives()]
+LAYERS = [0, 0, 1, 2]
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    networks: Networks
+    goal: Goal
+    placement: Placement
+
+
+@pytest.fixture
+def face() -> Face:
+    """A smooth random picture with a face's landmarks, and tiny networks."""
+    unet = tiny_unet()
+    size = crop_size(unet)
+    region = F.interpolate(torch.rand(1, 3, 6, 6), (48, 48), mode="bicubic").clamp(0, 1)
+    landmarks = ARCFACE_TEMPLATE_112[None] * 32 / 112 + 8
+    template = ARCFACE_TEMPLATE_112 * size / 112
+    region_to_crop = similarity_transform(landmarks, template)
+    surroundings = warp_affine(region, invert_affine(region_to_crop), (size, size), "reflection")
+    surrogates = {name: tiny_recogniser(name) for name in ("one", "two")}
+    encoders = {"encoder": tiny_encoder()}
+    for network in (unet, *surrogates.values(), *encoders.values()):
+        network.requires_grad_(False)
+    goal = Goal(
+        source_region=region,
+        source_crop=surroundings,
+        source_embeddings={name: net(region, landmarks) for name, net in surrogates.items()},
+        target_embeddings={name: F.normalize(torch.randn(1, 16)) for name in surrogates},
+        thresholds=dict.fromkeys(surrogates, 0.6),
+        emotion=EMOTIONS.index("happy"),
+        ssim_budget=0.9,
+    )
+    networks = Networks(unet, DDIMScheduler(), surrogates, encoders)
+    return Face(networks, goal, Placement(landmarks, region_to_crop, feather_mask(size)))
+
+
+def run(
+    face: Face,
+    config: MAPConfig = QUICK,
+    objectives: list[Objective] | None = None,
+    seed: int = 0,
+) -> tuple[Tensor, list[Step]]:
+    steps: list[Step] = []
+    residual = refine(
+        face.networks,
+        face.goal,
+        face.placement,
+        default_objectives() if objectives is None else objectives,
+        config,
+        torch.Generator().manual_seed(seed),
+        lambda _index, step: steps.append(step),
+    )
+    return residual, steps
+
+
+def only(*names: str) -> list[Objective]:
+    return with_weights(default_objectives(), **{name: 0 for name in ALL if name not in names})
+
+
+@pytest.mark.parametrize("name", ["impersonation", "dodging", "expression"])
+def test_loss_goes_down(face: Face, name: str) -> None:
+    config = dataclasses.replace(QUICK, refine_steps=10, views=0)
+    _, steps = run(face, config, only(name))
+    values = [step.losses[name] for step in steps]
+    assert len(values) == 10
+    assert values[-1] < values[0]
+    assert values[-1] == min(values[0], *values[5:])
+
+
+def test_residual_is_finite_and_detached(face: Face) -> None:
+    residual, steps = run(face)
+    assert residual.shape == face.goal.source_crop.shape
+    assert residual.isfinite().all()
+    assert residual.abs().max() > 0
+    assert not residual.requires_grad
+    assert len(steps) == 2
+    for step in steps:
+        assert set(step.losses) == set(ALL)
+        assert 0 <= step.conflict <= 1
+
+
+def test_nothing_is_left_behind(face: Face) -> None:
+    """Neither in the score network nor in the frozen ones, nor a gradient anywhere."""
+    networks = face.networks
+    modules = [networks.unet, *networks.surrogates.values(), *networks.encoders.values()]
+    before = [{k: v.clone() for k, v in module.state_dict().items()} for module in modules]
+    run(face)
+    for module, state in zip(modules, before, strict=True):
+        assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
+        assert all(p.grad is None and not p.requires_grad for p in module.parameters())
+
+
+def test_same_seed_same_residual(face: Face) -> None:
+    first, _ = run(face, seed=1)
+    other, _ = run(face, seed=2)
+    torch.manual_seed(1234)  # the global generator has no say
+    again, _ = run(face, seed=1)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_global_randomness_is_left_alone(face: Face) -> None:
+    state = torch.get_rng_state()
+    run(face)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_no_steps_no_change(face: Face) -> None:
+    residual, steps = run(face, dataclasses.replace(QUICK, refine_steps=0))
+    assert torch.equal(residual, torch.zeros_like(face.goal.source_crop))
+    assert steps == []
+
+
+def test_works_without_gradients_around_it(face: Face) -> None:
+    expected, _ = run(face)
+    with torch.no_grad():
+        residual, _ = run(face)
+    assert torch.equal(residual, expected)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_objective_can_be_switched_off(face: Face, name: str) -> None:
+    config = dataclasses.replace(QUICK, refine_steps=1)
+    _, [step] = run(face, config, with_weights(default_objectives(), **{name: 0}))
+    assert set(step.losses) == set(ALL) - {name}
+
+
+@pytest.mark.parametrize(
+    "names", [("impersonation", "dodging"), ("expression",), ("score_matching", "smoothness")]
+)
+def test_one_side_is_enough(face: Face, names: tuple[str, ...]) -> None:
+    residual, steps = run(face, objectives=only(*names))
+    assert residual.isfinite().all()
+    assert residual.abs().max() > 0
+    assert all(set(step.losses) == set(names) and step.conflict == 0 for step in steps)
+
+
+def test_all_off_is_an_error(face: Face) -> None:
+    for objectives in (only(), []):
+        with pytest.raises(ValueError, match="at least one with a positive weight"):
+            run(face, objectives=objectives)
+
+
+def test_networks_of_a_missing_side_may_be_missing(face: Face) -> None:
+    networks = dataclasses.replace(face.networks, encoders={})
+    alone = dataclasses.replace(face, networks=networks)
+    residual, _ = run(alone, objectives=only("impersonation", "dodging"))
+    assert residual.isfinite().all()
+
+
+def test_own_objective(face: Face) -> None:
+    bright = Objective("bright", "-", "prior", 1.0, lambda candidate, _goal: -candidate.crop.mean())
+    config = dataclasses.replace(QUICK, refine_steps=5)
+    residual, steps = run(face, config, [bright])
+    assert residual.mean() > 0
+    assert steps[-1].losses["bright"] < steps[0].losses["bright"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"projection": False},
+        {"ema_decay": 0.0},
+        {"views": 0},
+        {"views": 3},
+        {"expression_share": 0.0},
+        {"autocast": "bf16"},
+        {"start_timestep": 1},
+        {"start_timestep": 999},
+        {"num_inversion_steps": 5, "num_inference_steps": 3},
+    ],
+    ids=str,
+)
+def test_other_settings_run(face: Face, settings: dict) -> None:
+    residual, _ = run(face, dataclasses.replace(QUICK, **settings))
+    assert residual.isfinite().all()
+    assert residual.abs().max() > 0
+
+
+def test_settings_change_the_result(face: Face) -> None:
+    # The second step is the first in which the mean differs from the gradient itself.
+    config = dataclasses.replace(QUICK, refine_steps=3)
+    with_mean, _ = run(face, config)
+    for settings in ({"projection": False}, {"ema_decay": 0.0}, {"expression_share": 0.0}):
+        without, _ = run(face, dataclasses.replace(config, **settings))
+        assert not torch.equal(with_mean, without)
+
+
+def test_compiled_only_on_cuda(face: Face) -> None:
+    with pytest.raises(UnknownOptionError, match="`compile` must be used on cuda only, got cpu"):
+        run(face, dataclasses.replace(QUICK, compile=True))
+
+
+@pytest.mark.gpu
+def test_compiled_the_gradients_are_the_same() -> None:
+    plain = tiny_unet().cuda()
+    compiled = copy.deepcopy(plain)
+    compile_network(compiled)
+    size, channels = plain.config.sample_size, plain.config.in_channels
+    latents = torch.randn(1, channels, size, size, device="cuda")
+    level = torch.tensor([100], device="cuda")
+
+    def gradients(unet: UNet2DModel) -> list[Tensor]:
+        noise = unet(latents, level).sample
+        losses = (noise.square().sum(), noise.mean())  # two through one pass, as in `refine`
+        parameters = list(unet.parameters())
+        found = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
+        return [torch.cat([part.flatten() for part in one]) for one in found]
+
+    for first, second in zip(gradients(plain), gradients(compiled), strict=True):
+        assert (first - second).norm() < 0.02 * first.norm()
+
+
+def test_gradients_that_are_not_finite_stop_the_run(face: Face) -> None:
+    broken = Objective(
+        "broken", "-", "prior", 1.0, lambda candidate, _goal: (candidate.crop * 0).sqrt().sum()
+    )
+    with pytest.raises(NotFiniteError, match="broken"):
+        run(face, objectives=[broken])
+
+
+def test_only_deep_blocks_are_trained() -> None:
+    unet = tiny_unet().requires_grad_(False)
+    parameters, layers = trainable_parameters(unet)
+    trained = {id(parameter) for parameter in parameters}
+    names = {name for name, p in unet.named_parameters() if id(p) in trained}
+    assert names == {name for name, p in unet.named_parameters() if p.requires_grad}
+    assert all(name.startswith(("down_blocks.1", "mid_block", "up_blocks.0")) for name in names)
+    for block in ("down_blocks.1", "mid_block", "up_blocks.0"):
+        assert any(name.startswith(block) for name in names)
+    assert len(layers) == len(parameters) == len(trained)
+    assert sorted(set(layers)) == list(range(max(layers) + 1))
+    # Weight and bias of a module are one layer.
+    by_id = {id(p): layer for p, layer in zip(parameters, layers, strict=True)}
+    for module in unet.modules():
+        own = {by_id[id(p)] for p in module.parameters(recurse=False) if id(p) in by_id}
+        assert len(own) <= 1
+
+
+def unet_of(sides: int, levels: int) -> UNet2DModel:
+    """Works on `sides` positions a side, halved `levels - 1` times."""
+    return UNet2DModel(
+        sample_size=sides,
+        layers_per_block=1,
+        block_out_channels=(8,) * levels,
+        down_block_types=("DownBlock2D",) * levels,
+        up_block_types=("UpBlock2D",) * levels,
+        norm_num_groups=8,
+        attention_head_dim=8,
+    ).requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("sides", "levels", "trained"),
+    [
+        (128, 5, {3, 4}),  # 128, 64, 32 | 16, 8
+        (64, 4, {2, 3}),  # 64, 32 | 16, 8
+        (256, 6, {4, 5}),  # google/ddpm-ema-celebahq-256
+        (32, 3, {1, 2}),  # 32 | 16, 8
+        (8, 2, {1}),  # the finest level never
+        (64, 2, {1}),  # the coarsest always
+        (16, 4, {1, 2, 3}),
+    ],
+)
+def test_levels_of_few_positions_are_trained(sides: int, levels: int, trained: set[int]) -> None:
+    unet = unet_of(sides, levels)
+    trainable_parameters(unet)
+
+    def learns(module: torch.nn.Module) -> bool:
+        states = {parameter.requires_grad for parameter in module.parameters()}
+        assert len(states) == 1
+        return states.pop()
+
+    down = {level for level, block in enumerate(unet.down_blocks) if learns(block)}
+    up = {levels - 1 - level for level, block in enumerate(unet.up_blocks) if learns(block)}
+    assert down == up == trained
+    assert learns(unet.mid_block)
+    assert not any(learns(part) for part in (unet.conv_in, unet.conv_out, unet.time_embedding))
+    assert all(sides >> level <= TRAINED_SIDE for level in trained if level < levels - 1)
+
+
+def similarity(face: Face, change: Tensor) -> float:
+    crop = (face.goal.source_crop + change * face.placement.mask).clamp(0, 1)
+    return float(multiscale_ssim(crop, face.goal.source_crop))
+
+
+def fitted(face: Face, change: Tensor, budget: float) -> Tensor:
+    goal = dataclasses.replace(face.goal, ssim_budget=budget)
+    return fit_to_budget(change, goal, face.placement)
+
+
+@pytest.mark.parametrize("budget", [0.8, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("amount", [0.1, 1.0, 5.0])
+def test_a_change_is_scaled_to_the_budget(face: Face, budget: float, amount: float) -> None:
+    change = torch.randn_like(face.goal.source_crop) * amount
+    scaled = fitted(face, change, budget)
+    factor = float((scaled / change).mean())
+    torch.testing.assert_close(scaled, change * factor)
+    assert 0 <= factor < MAX_AMPLIFICATION
+    assert similarity(face, scaled) >= budget
+    finest = MAX_AMPLIFICATION / 2**FACTOR_BITS
+    assert similarity(face, change * (factor + 1.01 * finest)) < budget
+
+
+def test_a_small_change_is_amplified_up_to_a_limit(face: Face) -> None:
+    change = torch.randn_like(face.goal.source_crop) * 1e-4
+    assert torch.equal(fitted(face, change, 0.9), change * MAX_AMPLIFICATION)
+    nothing = torch.zeros_like(change)
+    assert torch.equal(fitted(face, nothing, 0.9), nothing)
+
+
+def test_a_change_outside_the_mask_is_free(face: Face) -> None:
+    change = torch.randn_like(face.goal.source_crop) * (face.placement.mask == 0)
+    assert change.abs().max() > 0
+    assert torch.equal(fitted(face, change, 0.99), change * MAX_AMPLIFICATION)
+
+
+@pytest.fixture
+def told(face: Face) -> Face:
+    """The same face with a network that takes conditions, told what to show."""
+    config = {k: v for k, v in tiny_unet().config.items() if not k.startswith("_")}
+    unet = UNet2DModel(**config | {"class_embed_type": "identity"}).eval().requires_grad_(False)
+    source, target = torch.randn(2, 1, 64).unbind(0)
+    return dataclasses.replace(
+        face,
+        networks=dataclasses.replace(face.networks, unet=unet),
+        goal=dataclasses.replace(face.goal, told_source=source, told_target=target),
+    )
+
+
+NO_STEPS = dataclasses.replace(QUICK, refine_steps=0)
+
+
+@pytest.fixture
+def trained(told: Face) -> Face:
+    """The same face with a trained network."""
+    network = MAPNetwork.for_unet(told.networks.unet, {"one": 16, "two": 16}, rank=2)
+    for parameter in network.requires_grad_(False).parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return dataclasses.replace(
+        told, networks=dataclasses.replace(told.networks, map_network=network)
+    )
+
+
+def test_one_pass_is_what_the_network_makes_of_the_target(trained: Face) -> None:
+    """The prior inverts and reconstructs, the trained network generates."""
+    residual, steps = run(trained, NO_STEPS)
+    assert steps == []
+    prior, scheduler, goal = trained.networks.unet, trained.networks.scheduler, trained.goal
+    network = copy.deepcopy(prior)
+    trained.networks.map_network.merge_into(network)
+    latents = diffusion.to_latents(goal.source_crop, 4)
+    with torch.no_grad():
+        start = diffusion.invert(prior, scheduler, latents, 300, 2, goal.told_source)
+        back = diffusion.generate(prior, scheduler, start, 300, 2, goal.told_source)
+        made = diffusion.generate(network, scheduler, start, 300, 2, goal.told_target)
+    change = diffusion.to_crop(made, 4) - diffusion.to_crop(back, 4)
+    torch.testing.assert_close(residual, fit_to_budget(change, goal, trained.placement))
+    assert residual.abs().max() > 1e-4
+    assert similarity(trained, residual) >= goal.ssim_budget
+
+
+def test_steps_go_on_from_the_trained_network(trained: Face) -> None:
+    """Its first guess counts where the steps only harm, and is what they start from."""
+    blunder = dataclasses.replace(QUICK, refine_steps=2, learning_rate=10.0, views=0)
+    smooth = Objective("smooth", "-", "prior", 1.0, lambda c, _: c.crop.diff().square().mean())
+    residual, steps = run(trained, blunder, [smooth])
+    assert steps[1].losses["smooth"] > steps[0].losses["smooth"]
+    first, _ = run(trained, dataclasses.replace(blunder, refine_steps=1, learning_rate=1e-12))
+    torch.testing.assert_close(residual, first, atol=1e-5, rtol=1e-4)
+    assert residual.abs().max() > 1e-4
+
+
+def test_the_look_before_any_step_never_counts(told: Face) -> None:
+    """Even where steps only harm: told a condition or not, the prior alone doesn't protect."""
+    blunder = dataclasses.replace(QUICK, refine_steps=2, learning_rate=10.0, views=0)
+    near = Objective(
+        "near", "-", "prior", 1.0, lambda c, g: (c.crop - g.source_crop - 0.01).square().mean()
+    )
+    untouched, _ = run(told, NO_STEPS)
+    assert not untouched.any()
+    residual, steps = run(told, blunder, [near])
+    assert steps[1].losses["near"] > steps[0].losses["near"]
+    assert residual.abs().max() > 1e-3
+
+
+def test_steps_go_on_from_what_the_network_makes(told: Face) -> None:
+    config = dataclasses.replace(QUICK, refine_steps=10, views=0)
+    _, steps = run(told, config, only("impersonation"))
+    values = [step.losses["impersonation"] for step in steps]
+    assert values[-1] < values[0]
+
+
+def gradient(scale: float = 1.0) -> Gradient:
+    return [torch.randn(shape) * scale for shape in ((4, 3), (4,), (6, 2), (5, 5))]
+
+
+def combiner(**settings: object) -> GradientCombiner:
+    return GradientCombiner(dataclasses.replace(QUICK, **settings), LAYERS)
+
+
+def length(one: Gradient) -> Tensor:
+    return torch.cat([g.flatten() for g in one]).norm()
+
+
+def test_the_update_serves_both_sides() -> None:
+    """Without EMA: in each layer the update opposes neither gradient."""
+    conflicts = []
+    for _ in range(50):
+        identity, expression = gradient(), gradient(100.0)
+        # A share of 3: unprojected, the expression would overrule the identity.
+        total, conflict = combiner(ema_decay=0.0, expression_share=3.0)(
+            {"identity": identity, "expression": expression, "prior": None}
+        )
+        conflicts.append(conflict)
+        for side in (identity, expression):
+            inner = dot_per_layer(total, side, LAYERS)
+            assert (inner >= -1e-4 * length(total) * length(side)).all()
+    assert 0 < sum(conflicts) / len(conflicts) < 1
+
+
+def test_each_side_is_projected_onto_the_others_history() -> None:
+    """With EMA: a side that falls silent is still respected for what it wanted before."""
+    for _ in range(20):
+        combine, mean = combiner(ema_decay=0.9, expression_share=1.0), GradientEMA(0.9)
+        reference: Gradient = []
+        for _ in range(5):
+            identity, expression = gradient(), gradient(100.0)
+            scale = length(identity) / length(expression)  # it is shortened to its share of 1
+            reference = mean.update([g * scale for g in expression])
+            combine({"identity": identity, "expression": expression, "prior": None})
+        silent = [torch.zeros_like(g) for g in expression]
+        reference = mean.update(silent)
+        identity = gradient()
+        total, conflict = combine({"identity": identity, "expression": silent, "prior": None})
+        inner = dot_per_layer(total, reference, LAYERS)
+        assert (inner >= -1e-4 * length(total) * length(reference)).all()
+        conflicting = dot_per_layer(identity, reference, LAYERS) < 0
+        assert conflict == pytest.approx(conflicting.float().mean().item())
+
+
+def test_expression_gets_at_most_its_share() -> None:
+    """Without a conflict the parts are simply added; a loss of a large scale drowns nothing."""
+    identity = gradient()
+    for scale in (1e-6, 1.0, 1e6):
+        same_way = [g * scale for g in identity]
+        total, conflict = combiner(expression_share=0.25)(
+            {"identity": identity, "expression": same_way, "prior": None}
+        )
+        assert conflict == 0
+        added = [t - g for t, g in zip(total, identity, strict=True)]
+        assert length(added) <= 0.25 * length(identity) * (1 + 1e-4)
+        if scale >= 1:
+            torch.testing.assert_close(length(added), 0.25 * length(identity))
+
+
+def test_prior_is_added_as_it_is() -> None:
+    identity, expression, prior = gradient(), gradient(), gradient()
+    without, _ = combiner()({"identity": identity, "expression": expression, "prior": None})
+    total, _ = combiner()({"identity": identity, "expression": expression, "prior": prior})
+    for got, base, added in zip(total, without, prior, strict=True):
+        torch.testing.assert_close(got, base + added)
+
+
+def test_one_side_alone_is_passed_on() -> None:
+    for side in ("identity", "expression", "prior"):
+        one = gradient()
+        gradients = {"identity": None, "expression": None, "prior": None, side: one}
+        total, conflict = combiner()(gradients)
+        assert conflict == 0
+        assert all(torch.equal(a, b) for a, b in zip(total, one, strict=True))
+
+
+def test_projection_can_be_switched_off() -> None:
+    identity = gradient()
+    opposed = [-g for g in identity]
+    total, conflict = combiner(projection=False, expression_share=0.5)(
+        {"identity": identity, "expression": opposed, "prior": None}
+    )
+    assert conflict == 1  # told, though nothing is done about it
+    for got, one in zip(total, identity, strict=True):
+        torch.testing.assert_close(got, one * 0.5)
+
+
+def weighted(side: str, weight: float) -> Objective:
+    """An objective for `side_gradients`, which only looks at name, side and weight."""
+    return Objective(side, "-", side, weight, lambda candidate, _goal: candidate.crop.mean())
+
+
+def test_each_side_has_its_gradient() -> None:
+    point = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    values = {"identity": point[0] ** 2, "expression": point[1] ** 2, "prior": point.sum()}
+    objectives = [weighted("identity", 1), weighted("expression", 3), weighted("prior", 2)]
+    found = side_gradients(objectives, values, [point])
+    expected = {"identity": [2.0, 0.0], "expression": [0.0, -12.0], "prior": [2.0, 2.0]}
+    assert {side: gradient[0].tolist() for side, gradient in found.items()} == expected
+
+
+def test_without_an_expression_one_pass_gives_the_sum() -> None:
+    point = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    values = {"identity": point[0] ** 2, "prior": point.sum()}
+    objectives = [weighted("identity", 1), weighted("expression", 0), weighted("prior", 2)]
+    found = side_gradients(objectives, values, [point])
+    assert found["expression"] is None
+    assert found["prior"] is None
+    assert found["identity"][0].tolist() == [4.0, 2.0]
+    nothing = side_gradients([weighted("prior", 0)], {}, [point])
+    assert nothing == {"identity": None, "expression": None, "prior": None}
+
+
+def test_steps_are_compared_by_what_the_picture_shows() -> None:
+    """The network's own loss is measured at a random noise level: luck mustn't choose the step."""
+    objectives = with_weights(default_objectives(), dodging=0)
+    values = {o.name: torch.tensor(1.0) for o in objectives if o.weight > 0}
+    config = MAPConfig(expression_share=0.25)
+    weights = {o.name: o.weight for o in objectives}
+    prior = sum(weights[name] for name in ("smoothness", "chroma", "luma", "visibility"))
+    expected = weights["impersonation"] + 0.25 * weights["expression"] + prior
+    assert picture_loss(objectives, values, config) == pytest.approx(expected)
+    values["score_matching"] = torch.tensor(100.0)
+    assert picture_loss(objectives, values, config) == pytest.approx(expected)

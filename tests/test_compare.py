@@ -1,0 +1,89 @@
+"""Comparing any two photos, and a protected one after sharing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from map_pipeline import MAPPipeline
+from map_pipeline.compare import TREATMENTS, check_sturdiness, compare_photos, judging_copy
+from map_pipeline.errors import InvalidImageError, NoFaceError
+from map_pipeline.images import load_image, to_array
+from map_pipeline.report import FaceReport
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ASTRONAUT, MAN = EXAMPLES / "astronaut.png", EXAMPLES / "man-older-dark.png"
+
+
+@pytest.fixture(scope="module")
+def protected(tiny_pipeline: MAPPipeline) -> tuple[np.ndarray, FaceReport]:
+    output = tiny_pipeline(
+        ASTRONAUT,
+        target="second",
+        refine_steps=2,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    )
+    return output.images[0], output.reports[0][0]
+
+
+def test_shipped_recognisers_tell_people_apart(bundled_pipeline: MAPPipeline) -> None:
+    smaller = load_image(ASTRONAUT).resize((400, 400))
+    same = compare_photos(bundled_pipeline, ASTRONAUT, smaller)
+    others = compare_photos(bundled_pipeline, ASTRONAUT, MAN)
+    assert [one.name for one in same] == list(bundled_pipeline.recognisers)
+    assert all(one.matches for one in same)
+    assert not any(one.matches for one in others)
+    for one in (*same, *others):
+        assert -1 <= one.similarity <= 1.0001
+        assert one.matches == (one.similarity >= one.threshold)
+
+
+def test_the_order_of_the_photos_does_not_matter(tiny_pipeline: MAPPipeline) -> None:
+    there, back = (
+        [one.similarity for one in compare_photos(tiny_pipeline, *photos)]
+        for photos in ((ASTRONAUT, MAN), (MAN, ASTRONAUT))
+    )
+    assert there == pytest.approx(back)
+
+
+def test_errors_say_which_photo(tiny_pipeline: MAPPipeline) -> None:
+    sky = Image.new("RGB", (200, 200), "steelblue")
+    with pytest.raises(NoFaceError, match="the second photo must show a face"):
+        compare_photos(tiny_pipeline, ASTRONAUT, sky)
+    with pytest.raises(InvalidImageError, match="the first photo must be"):
+        compare_photos(tiny_pipeline, b"nothing", ASTRONAUT)
+
+
+def test_untreated_photo_gives_the_report_again(
+    tiny_pipeline: MAPPipeline, protected: tuple[np.ndarray, FaceReport]
+) -> None:
+    photo, report = protected
+    original = to_array(load_image(ASTRONAUT))
+    untreated, *treated = check_sturdiness(tiny_pipeline, original, photo, report)
+    assert untreated.recognisers == report.recognisers
+    assert [untreated.treatment, *(one.treatment for one in treated)] == list(TREATMENTS)
+    for one in treated:
+        assert [r.title for r in one.recognisers] == [r.title for r in report.recognisers]
+        assert one.recognisers != report.recognisers
+
+
+def test_own_target_is_measured_again_too(tiny_pipeline: MAPPipeline) -> None:
+    output = tiny_pipeline(ASTRONAUT, target=MAN, refine_steps=1, output_type="np")
+    [report] = output.reports[0]
+    original = to_array(load_image(ASTRONAUT))
+    untreated, *_ = check_sturdiness(tiny_pipeline, original, output.images[0], report, MAN)
+    assert untreated.recognisers == report.recognisers
+
+
+def test_judging_copy_measures_the_same_with_networks_of_its_own(
+    tiny_pipeline: MAPPipeline, protected: tuple[np.ndarray, FaceReport]
+) -> None:
+    judge = judging_copy(tiny_pipeline)
+    for name, net in judge.recognisers.items():
+        assert net is not tiny_pipeline.recognisers[name]
+    original = to_array(load_image(ASTRONAUT))
+    untreated, *_ = check_sturdiness(judge, original, *protected)
+    assert untreated.recognisers == protected[1].recognisers
