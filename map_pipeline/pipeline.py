@@ -549,10 +549,10 @@ class MAPPipeline(DiffusionPipeline):
         )
         tuned = {name: self.recognisers[name] for name in surrogates}
         target_embeddings = {name: target.embeddings[name] for name in tuned}
-        told_source, told_target = self._tell(crop, contour, emotion)
+        source_cond, target_cond = self._encode_conditions(crop, contour, emotion)
         if network is not None:
-            identity = network.tell(target.embeddings).float()
-            told_target = identity if told_target is None else told_target + identity
+            identity = network.encode(target.embeddings).float()
+            target_cond = identity if target_cond is None else target_cond + identity
         goal = Goal(
             source_region=source_region,
             source_crop=crop,
@@ -561,8 +561,8 @@ class MAPPipeline(DiffusionPipeline):
             thresholds={name: working_threshold(net) for name, net in tuned.items()},
             emotion=emotion,
             ssim_budget=config.ssim_budget,
-            told_source=told_source,
-            told_target=told_target,
+            source_cond=source_cond,
+            target_cond=target_cond,
         )
         encoders = self.encoders if sees_expression(objectives) else {}
         networks = Networks(self.unet, self.scheduler, tuned, encoders, network)
@@ -616,7 +616,7 @@ class MAPPipeline(DiffusionPipeline):
         contour = self._contour_finder.find_aligned(to_array(to_pil(crop)), template.numpy())
         return crop, None if contour is None else torch.from_numpy(contour)
 
-    def _tell(
+    def _encode_conditions(
         self, crop: Tensor, contour: Tensor | None, emotion: int
     ) -> tuple[Tensor | None, Tensor | None]:
         """What the score network is told of a crop `[1,3,s,s]` as it is, and as it is to become."""

@@ -73,7 +73,7 @@ class MAPNetwork(ModelMixin, ConfigMixin):
         """Names of the recognisers it was trained on."""
         return list(self.config.target_dims)
 
-    def tell(self, targets: Mapping[str, Tensor]) -> Tensor:
+    def encode(self, targets: Mapping[str, Tensor]) -> Tensor:
         """`[B,width]` to be added to what `FaceConditioner` says of the faces.
 
         Args:

@@ -30,8 +30,8 @@ class Goal:
         thresholds: recogniser name -> cosine similarity at FAR 1 % above which two faces match.
         emotion: index of the asked emotion in `EMOTIONS`, or one per picture `[V]`.
         ssim_budget: structural similarity down to which the face crop may change, in (0,1).
-        told_source: `[1,width]` what the score network is told of the face as it is, and
-        told_target: of what it is to become; None where there is nothing to tell.
+        source_cond: `[1,width]` what the score network is told of the face as it is, and
+        target_cond: of what it is to become; None where there is nothing to tell.
     """
 
     source_region: Tensor
@@ -41,8 +41,8 @@ class Goal:
     thresholds: dict[str, float]
     emotion: int | Tensor
     ssim_budget: float
-    told_source: Tensor | None = None
-    told_target: Tensor | None = None
+    source_cond: Tensor | None = None
+    target_cond: Tensor | None = None
 
 
 @dataclass(frozen=True)

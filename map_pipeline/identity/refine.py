@@ -50,7 +50,7 @@ class Networks:
         scheduler: its noise schedule.
         surrogates: recognisers that L_A differentiates through, by name.
         encoders: expression encoders that L_E differentiates through, by name.
-        map_network: what to start from instead of theta_0; it must be told in `goal.told_target`.
+        map_network: what to start from instead of theta_0; it must be told in `goal.target_cond`.
     """
 
     unet: UNet2DModel
@@ -124,10 +124,10 @@ def refine(
             clean,
             schedule[0],
             config.num_inversion_steps,
-            goal.told_source,
+            goal.source_cond,
         )
         reconstruction = diffusion.to_crop(
-            diffusion.generate(unet, networks.scheduler, start, *schedule, goal.told_source), patch
+            diffusion.generate(unet, networks.scheduler, start, *schedule, goal.source_cond), patch
         )
 
     if networks.map_network is not None:
@@ -137,7 +137,7 @@ def refine(
     def residual() -> Tensor:
         with _autocast(device, config):
             generated = diffusion.generate(
-                unet, networks.scheduler, start, *schedule, goal.told_target
+                unet, networks.scheduler, start, *schedule, goal.target_cond
             )
         change = diffusion.to_crop(generated, patch) - reconstruction
         return to_grey(change).expand_as(change) if grey else change
@@ -325,7 +325,7 @@ def _denoise(
     level = level.to(clean.device)
     noise = torch.randn(clean.shape, generator=generator).to(clean)
     noisy = scheduler.add_noise(clean, noise, level)
-    predicted = diffusion.predict_noise(unet, noisy, level, goal.told_source)
+    predicted = diffusion.predict_noise(unet, noisy, level, goal.source_cond)
     return predicted.float(), noise
 
 

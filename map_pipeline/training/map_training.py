@@ -454,7 +454,7 @@ class Step:
                 self._faces.starts[rows].float(),
                 protection.start_timestep,
                 protection.num_inference_steps,
-                self._model.conditioner(told) + self._network.tell(targets),
+                self._model.conditioner(told) + self._network.encode(targets),
             )
         found = diffusion.to_crop(generated.float(), self._patch)
         return found - self._faces.reconstructions[rows].float()

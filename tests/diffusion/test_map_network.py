@@ -47,7 +47,7 @@ def test_a_new_network_changes_and_tells_nothing() -> None:
     unet = tiny_unet()
     before = noise_of(unet)
     network = MAPNetwork.for_unet(unet, DIMS)
-    assert not network.tell(targets()).any()
+    assert not network.encode(targets()).any()
     network.merge_into(unet)
     assert torch.equal(noise_of(unet), before)
 
@@ -80,12 +80,12 @@ def test_attached_it_computes_as_merged_and_alone_learns() -> None:
 def test_it_tells_targets_apart_and_ignores_other_recognisers() -> None:
     unet = tiny_unet()
     network, known = trained(unet), targets()
-    told = network.tell(known)
+    told = network.encode(known)
     assert told.shape == (3, embedding_width(unet))
     assert (told[0] - told[1]).abs().max() > 1e-3
-    assert torch.equal(network.tell({**known, "three": torch.randn(3, 5)}), told)
+    assert torch.equal(network.encode({**known, "three": torch.randn(3, 5)}), told)
     with pytest.raises(KeyError, match="two"):
-        network.tell({"one": known["one"]})
+        network.encode({"one": known["one"]})
 
 
 def test_a_network_of_another_prior_is_refused() -> None:
@@ -101,7 +101,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     again = MAPNetwork.from_pretrained(tmp_path)
     assert again.surrogates == ["one", "two"]
     known = targets()
-    assert torch.equal(again.tell(known), network.tell(known))
+    assert torch.equal(again.encode(known), network.encode(known))
     assert again.config.layers == network.config.layers
 
 

@@ -372,7 +372,7 @@ def told(face: Face) -> Face:
     return dataclasses.replace(
         face,
         networks=dataclasses.replace(face.networks, unet=unet),
-        goal=dataclasses.replace(face.goal, told_source=source, told_target=target),
+        goal=dataclasses.replace(face.goal, source_cond=source, target_cond=target),
     )
 
 
@@ -399,9 +399,9 @@ def test_one_pass_is_what_the_network_makes_of_the_target(trained: Face) -> None
     trained.networks.map_network.merge_into(network)
     latents = diffusion.to_latents(goal.source_crop, 4)
     with torch.no_grad():
-        start = diffusion.invert(prior, scheduler, latents, 300, 2, goal.told_source)
-        back = diffusion.generate(prior, scheduler, start, 300, 2, goal.told_source)
-        made = diffusion.generate(network, scheduler, start, 300, 2, goal.told_target)
+        start = diffusion.invert(prior, scheduler, latents, 300, 2, goal.source_cond)
+        back = diffusion.generate(prior, scheduler, start, 300, 2, goal.source_cond)
+        made = diffusion.generate(network, scheduler, start, 300, 2, goal.target_cond)
     change = diffusion.to_crop(made, 4) - diffusion.to_crop(back, 4)
     torch.testing.assert_close(residual, fit_to_budget(change, goal, trained.placement))
     assert residual.abs().max() > 1e-4
