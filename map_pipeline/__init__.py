@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "EMOTIONS": "config",
     "CheckpointError": "errors",
-    "ExpressionEncoder": "expression.classifiers",
+    "ExpressionClassifier": "expression.classifiers",
     "ExpressionShapes": "expression.editor",
     "FaceConditioner": "diffusion.conditioner",
     "FaceRecogniser": "identity.recognisers",
@@ -36,7 +36,7 @@ _MODULES = {
     "NoFaceError": "errors",
     "Objective": "identity.objectives",
     "TargetBank": "identity.targets",
-    "TransformersExpressionEncoder": "expression.classifiers",
+    "TransformersExpressionClassifier": "expression.classifiers",
     "UnknownOptionError": "errors",
     "default_objectives": "identity.objectives",
     "with_weights": "identity.objectives",

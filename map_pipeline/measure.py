@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS, FAR
-from map_pipeline.expression.classifiers import ExpressionEncoder, TransformersExpressionEncoder
+from map_pipeline.expression.classifiers import (
+    ExpressionClassifier,
+    TransformersExpressionClassifier,
+)
 from map_pipeline.faces.detect import Face, FaceDetector
 from map_pipeline.identity.losses import ssim
 from map_pipeline.identity.recognisers import FaceRecogniser
@@ -77,7 +80,7 @@ def compare_identities(
 @torch.no_grad()
 def compare_expressions(
     name: str,
-    net: ExpressionEncoder | TransformersExpressionEncoder,
+    net: ExpressionClassifier | TransformersExpressionClassifier,
     used: bool,
     before: View,
     after: View,
@@ -88,7 +91,7 @@ def compare_expressions(
 
 
 def _probabilities(
-    net: ExpressionEncoder | TransformersExpressionEncoder, view: View
+    net: ExpressionClassifier | TransformersExpressionClassifier, view: View
 ) -> dict[str, float]:
     values = net(view.image, view.landmarks).float().softmax(-1)[0].tolist()
     return dict(zip(EMOTIONS, values, strict=True))

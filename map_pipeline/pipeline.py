@@ -25,8 +25,8 @@ from map_pipeline.diffusion.conditioner import FaceConditioner, describe
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.errors import CheckpointError, GPUMemoryError, MAPError, UnknownOptionError
 from map_pipeline.expression.classifiers import (
-    ExpressionEncoder,
-    TransformersExpressionEncoder,
+    ExpressionClassifier,
+    TransformersExpressionClassifier,
     mean_probabilities,
 )
 from map_pipeline.expression.editor import ExpressionShapes, apply_edit, edit_expression
@@ -180,9 +180,9 @@ class MAPPipeline(DiffusionPipeline):
         faceres: FaceRecogniser | None = None,
         mobileface: FaceRecogniser | None = None,
         arcface: FaceRecogniser | None = None,
-        mini_xception: ExpressionEncoder | None = None,
-        face_api_expression: ExpressionEncoder | None = None,
-        expression_encoder: TransformersExpressionEncoder | None = None,
+        mini_xception: ExpressionClassifier | None = None,
+        face_api_expression: ExpressionClassifier | None = None,
+        expression_encoder: TransformersExpressionClassifier | None = None,
         alignment_template: list[list[float]] | None = None,
         surrogates: list[str] | None = None,
         target_ranker: str | None = None,
@@ -290,9 +290,11 @@ class MAPPipeline(DiffusionPipeline):
         return list(self.config.surrogates or self.recognisers)
 
     @property
-    def encoders(self) -> dict[str, ExpressionEncoder | TransformersExpressionEncoder]:
+    def expression_classifiers(
+        self,
+    ) -> dict[str, ExpressionClassifier | TransformersExpressionClassifier]:
         """The expression networks that are present, by component name."""
-        kinds = (ExpressionEncoder, TransformersExpressionEncoder)
+        kinds = (ExpressionClassifier, TransformersExpressionClassifier)
         return {k: v for k, v in self.components.items() if isinstance(v, kinds)}
 
     @property
@@ -396,7 +398,7 @@ class MAPPipeline(DiffusionPipeline):
         self.check_inputs(emotion, surrogates, output_type)
         objectives = mode_objectives(mode) if objectives is None else objectives
         used = set(surrogates if active(objectives, "identity") else ())
-        used |= set(self.encoders if sees_expression(objectives) else ())
+        used |= set(self.expression_classifiers if sees_expression(objectives) else ())
         # Without one, `torch.manual_seed` decides, as in diffusers.
         generator = generator or torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         images = image if isinstance(image, list | tuple) else [image]
@@ -413,7 +415,7 @@ class MAPPipeline(DiffusionPipeline):
             config = replace(
                 config, refine_steps=config.refine_steps - config.head_start, head_start=0
             )
-            used |= set(self.encoders)  # in training
+            used |= set(self.expression_classifiers)  # in training
 
         # 2. Protect face after face; each works on the photo as the one before left it.
         total = sum(len(one) for one in chosen) * config.refine_steps
@@ -564,8 +566,8 @@ class MAPPipeline(DiffusionPipeline):
             source_cond=source_cond,
             target_cond=target_cond,
         )
-        encoders = self.encoders if sees_expression(objectives) else {}
-        networks = Networks(self.unet, self.scheduler, tuned, encoders, network)
+        classifiers = self.expression_classifiers if sees_expression(objectives) else {}
+        networks = Networks(self.unet, self.scheduler, tuned, classifiers, network)
         residual = refine(networks, goal, placement, objectives, config, generator, on_step)
         return paste_residual(edited, residual.cpu(), alignment, mask.cpu())
 
@@ -594,10 +596,10 @@ class MAPPipeline(DiffusionPipeline):
 
     def _present_emotion(self, crop: Tensor) -> Tensor | None:
         """Probabilities `[7]` of the expression of a crop `[1,3,s,s]`; None without a network."""
-        if not self.encoders:
+        if not self.expression_classifiers:
             return None
         landmarks = torch.tensor(self.config.alignment_template).to(crop)[None] * crop.shape[-1]
-        return mean_probabilities(self.encoders.values(), crop, landmarks)[0]
+        return mean_probabilities(self.expression_classifiers.values(), crop, landmarks)[0]
 
     def aligned_crop(self, photo: np.ndarray, alignment: Alignment) -> tuple[Tensor, Tensor | None]:
         """The score network's crop `[1,3,s,s]` of a photo and its 68 landmarks, crop px."""
@@ -666,7 +668,7 @@ class MAPPipeline(DiffusionPipeline):
             ],
             expressions=[
                 compare_expressions(name, net, name in used, *views)
-                for name, net in self.encoders.items()
+                for name, net in self.expression_classifiers.items()
             ],
         )
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DModel
 
-from map_pipeline import EMOTIONS, ExpressionEncoder, FaceRecogniser, MAPPipeline, TargetBank
+from map_pipeline import EMOTIONS, ExpressionClassifier, FaceRecogniser, MAPPipeline, TargetBank
 from map_pipeline.diffusion.conditioner import FaceConditioner, embedding_width
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.expression.editor import ExpressionShapes
@@ -19,7 +19,7 @@ from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.pipeline import bundled_checkpoint
 
 ASTRONAUT = Path(__file__).parent.parent / "examples" / "astronaut.png"
-TINY_INPUT = 32  # px, side of the crops of the tiny recognisers and encoders
+TINY_INPUT = 32  # px, side of the crops of the tiny recognisers and classifiers
 TINY_TEMPLATE = (ARCFACE_TEMPLATE_112 * TINY_INPUT / 112).tolist()
 
 
@@ -73,8 +73,8 @@ def tiny_recogniser(family: str) -> FaceRecogniser:
     ).eval()
 
 
-def tiny_encoder() -> ExpressionEncoder:
-    return ExpressionEncoder(
+def tiny_classifier() -> ExpressionClassifier:
+    return ExpressionClassifier(
         nodes=tiny_nodes(len(EMOTIONS)),
         title="tiny expression network",
         labels=EMOTIONS,
@@ -145,7 +145,7 @@ def build_tiny_pipeline(edits: bool = False) -> MAPPipeline:
             dlib_resnet=tiny_recogniser("dlib"),
             mobilefacenet=tiny_recogniser("mobilefacenet"),
             faceres=tiny_recogniser("mobilefacenet"),
-            mini_xception=tiny_encoder(),
+            mini_xception=tiny_classifier(),
             alignment_template=[
                 [x / TINY_INPUT * 0.8 + 0.1, y / TINY_INPUT * 0.8 + 0.1] for x, y in TINY_TEMPLATE
             ],

@@ -688,7 +688,7 @@ def test_bundled_checkpoint(bundled_pipeline: MAPPipeline) -> None:
     used = {r.name for r in report.recognisers if r.used_in_optimisation}
     assert used == set(bundled_pipeline.surrogates)
     assert all(r.thresholds for r in report.recognisers)
-    assert {e.name for e in report.expressions} == set(bundled_pipeline.encoders)
+    assert {e.name for e in report.expressions} == set(bundled_pipeline.expression_classifiers)
     assert 0.5 < report.ssim < 1
     # Two steps already move every recogniser that is tuned on, away from her and to the target.
     for one in report.recognisers:

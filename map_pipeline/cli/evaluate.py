@@ -272,11 +272,11 @@ def tools_of(options: argparse.Namespace) -> tuple["Tools", dict[str, str]]:
     from map_pipeline.evaluation.facepp import FacePlusPlus
     from map_pipeline.evaluation.metrics import load_lpips
     from map_pipeline.evaluation.subjects import Tools
-    from map_pipeline.expression.classifiers import ExpressionEncoder
+    from map_pipeline.expression.classifiers import ExpressionClassifier
 
     judge = None
     if options.expression_judge is not None:
-        judge = ExpressionEncoder.from_pretrained(options.expression_judge).eval()
+        judge = ExpressionClassifier.from_pretrained(options.expression_judge).eval()
     lpips = load_lpips(options.lpips)
     facepp = FacePlusPlus.from_environment() if options.facepp else None
     if isinstance(lpips, str):

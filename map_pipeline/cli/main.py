@@ -360,7 +360,7 @@ def run_info(options: argparse.Namespace) -> int:
     for name, net in pipe.recognisers.items():
         role = "surrogate" if name in pipe.surrogates else "judge only"
         print(f"{'recogniser':14}{name}: {net.config.title}, {role}, {net.config.licence}")
-    for name, net in pipe.encoders.items():
+    for name, net in pipe.expression_classifiers.items():
         print(f"{'expression':14}{name}: {net.config.title}")
     for name, net in pipe.map_networks.items():
         print(f"{'trained':14}{name}: on {', '.join(net.surrogates)}")

@@ -129,11 +129,11 @@ def run_label(options: argparse.Namespace) -> int:
     for source in options.faces:
         check_writable("--faces", labels_path(source).parent)
     pipe = load_checkpoint(options.checkpoint)
-    if not pipe.encoders:
+    if not pipe.expression_classifiers:
         raise CheckpointError("`checkpoint` must hold an expression network, got none.")
     template = torch.tensor(pipe.config.alignment_template)
     for source in options.faces:
-        faces = label(source, template, pipe.encoders.values())
+        faces = label(source, template, pipe.expression_classifiers.values())
         print(f"{source.name}: {len(faces)} faces, {int(faces.has_contour.sum())} with landmarks")
     return 0
 
@@ -216,7 +216,7 @@ def run_map(options: argparse.Namespace) -> int:
         options.out,
         (unet, conditioner, scheduler),
         {name: pipe.recognisers[name] for name in config.surrogates},
-        pipe.encoders,
+        pipe.expression_classifiers,
         targets,
         torch.tensor(pipe.config.alignment_template),
         _say,

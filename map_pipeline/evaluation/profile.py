@@ -78,8 +78,8 @@ STAGES = (
     Stage(
         "expression networks, forward",
         (
-            "map_pipeline.expression.classifiers:ExpressionEncoder.forward",
-            "map_pipeline.expression.classifiers:TransformersExpressionEncoder.forward",
+            "map_pipeline.expression.classifiers:ExpressionClassifier.forward",
+            "map_pipeline.expression.classifiers:TransformersExpressionClassifier.forward",
         ),
     ),
     Stage(

@@ -15,7 +15,7 @@ from map_pipeline.evaluation.gallery import Embeddings, Seen, look, look_at_comp
 from map_pipeline.evaluation.metrics import naturalness
 from map_pipeline.evaluation.settings import Transformation
 from map_pipeline.evaluation.styles import STYLES
-from map_pipeline.expression.classifiers import ExpressionEncoder
+from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.images import load_image, to_array
 from map_pipeline.pipeline import MAPPipeline
 
@@ -24,7 +24,7 @@ from map_pipeline.pipeline import MAPPipeline
 class Tools:
     """Optional networks and services: the expression judge, LPIPS, and Face++."""
 
-    judge: ExpressionEncoder | None = None
+    judge: ExpressionClassifier | None = None
     lpips: Module | None = None
     facepp: FacePlusPlus | None = None
 

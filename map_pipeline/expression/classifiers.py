@@ -1,6 +1,6 @@
 """Expression networks: an image and five landmarks in, seven emotion logits out.
 
-Like a recogniser, an encoder owns its whole preprocessing. All encoders answer in the order of
+Like a recogniser, an encoder owns its whole preprocessing. All classifiers answer in the order of
 `EMOTIONS`, whatever the order of the network inside.
 """
 
@@ -74,7 +74,7 @@ def to_grey(images: Tensor) -> Tensor:
     return (images * weights).sum(1, keepdim=True)
 
 
-class ExpressionEncoder(ModelMixin, ConfigMixin):
+class ExpressionClassifier(ModelMixin, ConfigMixin):
     """An expression network with its preprocessing.
 
     Args:
@@ -145,7 +145,7 @@ class ExpressionEncoder(ModelMixin, ConfigMixin):
         return self.classify(self.crop(images, landmarks))
 
 
-class TransformersExpressionEncoder(ModelMixin, ConfigMixin):
+class TransformersExpressionClassifier(ModelMixin, ConfigMixin):
     """Any image classifier of transformers with the seven emotions, as an encoder.
 
     The processors of transformers work on PIL images and would cut the gradient, so their resize
@@ -185,7 +185,7 @@ class TransformersExpressionEncoder(ModelMixin, ConfigMixin):
     @classmethod
     def from_classifier(
         cls, name_or_path: str | Path, **options: Any
-    ) -> "TransformersExpressionEncoder":
+    ) -> "TransformersExpressionClassifier":
         """Wrap a classifier, with the numbers of its preprocessor_config.json.
 
         Args:
@@ -231,17 +231,17 @@ class TransformersExpressionEncoder(ModelMixin, ConfigMixin):
 
 
 def mean_probabilities(
-    encoders: Iterable[ExpressionEncoder | TransformersExpressionEncoder],
+    classifiers: Iterable[ExpressionClassifier | TransformersExpressionClassifier],
     images: Tensor,
     landmarks: Tensor,
 ) -> Tensor:
     """Mean opinion `[B,7]` of several networks, in the order of `EMOTIONS`.
 
     Args:
-        encoders: at least one.
+        classifiers: at least one.
         images: `[B,3,H,W]` RGB in [0,1]; landmarks: `[B,5,2]` px.
     """
-    return torch.stack([net(images, landmarks).softmax(-1) for net in encoders]).mean(0)
+    return torch.stack([net(images, landmarks).softmax(-1) for net in classifiers]).mean(0)
 
 
 def image_size(value: int | Mapping[str, int]) -> tuple[int, int]:

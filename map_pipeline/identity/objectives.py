@@ -111,7 +111,7 @@ def dodging(candidate: Candidate, goal: Goal) -> Tensor:
 
 
 def expression(candidate: Candidate, goal: Goal) -> Tensor:
-    """Cross-entropy of the asked emotion, mean over the encoders and views."""
+    """Cross-entropy of the asked emotion, mean over the classifiers and views."""
     return _cross_entropies(candidate, goal).mean()
 
 

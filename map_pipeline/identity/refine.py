@@ -25,8 +25,8 @@ from map_pipeline.diffusion.conditioner import is_grey
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.errors import NotFiniteError
 from map_pipeline.expression.classifiers import (
-    ExpressionEncoder,
-    TransformersExpressionEncoder,
+    ExpressionClassifier,
+    TransformersExpressionClassifier,
     to_grey,
 )
 from map_pipeline.faces.paste import add_residual
@@ -49,14 +49,14 @@ class Networks:
         unet: score network theta_0.
         scheduler: its noise schedule.
         surrogates: recognisers that L_A differentiates through, by name.
-        encoders: expression encoders that L_E differentiates through, by name.
+        classifiers: expression classifiers that L_E differentiates through, by name.
         map_network: what to start from instead of theta_0; it must be told in `goal.target_cond`.
     """
 
     unet: UNet2DModel
     scheduler: DDIMScheduler
     surrogates: dict[str, FaceRecogniser]
-    encoders: dict[str, ExpressionEncoder | TransformersExpressionEncoder]
+    classifiers: dict[str, ExpressionClassifier | TransformersExpressionClassifier]
     map_network: MAPNetwork | None = None
 
 
@@ -307,7 +307,7 @@ def _candidate(
         crop=crop,
         region=region,
         embeddings={name: show(net) for name, net in networks.surrogates.items()},
-        logits={name: show(net) for name, net in networks.encoders.items()},
+        logits={name: show(net) for name, net in networks.classifiers.items()},
         noise=noise,
     )
 

@@ -15,7 +15,7 @@ from map_pipeline.errors import CheckpointError
 from map_pipeline.expression.classifiers import (
     FER_RAISE,
     FER_ZOOM,
-    ExpressionEncoder,
+    ExpressionClassifier,
     expression_template,
 )
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112, DLIB_TEMPLATE_150, arcface_template
@@ -144,7 +144,7 @@ RECIPES = {
     "mini_xception": Recipe(
         "emotion.json",
         lambda path: tfjs.convert(path, MINI_XCEPTION_LOGITS),
-        ExpressionEncoder,
+        ExpressionClassifier,
         {
             "title": "mini-Xception",
             "labels": ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"],
@@ -160,7 +160,7 @@ RECIPES = {
     "face_api_expression": Recipe(
         "face_expression_model-weights_manifest.json",
         tfjs.convert_face_api_expression,
-        ExpressionEncoder,
+        ExpressionClassifier,
         {
             "title": "face-api expression network",
             "labels": ["neutral", "happy", "sad", "angry", "fear", "disgust", "surprise"],
@@ -175,7 +175,7 @@ RECIPES = {
     "densenet_expression": Recipe(
         "fr_expression.onnx",
         read_onnx,
-        ExpressionEncoder,
+        ExpressionClassifier,
         {
             "title": "DenseNet-121",
             "labels": ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"],
@@ -200,7 +200,7 @@ def find_file(source: Path, name: str) -> Path:
     return found[0]
 
 
-def convert(name: str, source: Path) -> FaceRecogniser | ExpressionEncoder:
+def convert(name: str, source: Path) -> FaceRecogniser | ExpressionClassifier:
     """The network `name` in float32, read from a package folder or a file."""
     recipe = RECIPES[name]
     nodes, state = recipe.read(find_file(source, recipe.file))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from map_pipeline.expression.classifiers import ExpressionEncoder, mean_probabilities
+from map_pipeline.expression.classifiers import ExpressionClassifier, mean_probabilities
 from map_pipeline.faces.landmarks import ContourFinder
 from map_pipeline.training.faces import (
     FaceSet,
@@ -27,18 +27,18 @@ from map_pipeline.training.faces import (
 BATCH = 64
 
 
-def label(source: Path, template: Tensor, encoders: Collection[ExpressionEncoder]) -> FaceSet:
+def label(source: Path, template: Tensor, classifiers: Collection[ExpressionClassifier]) -> FaceSet:
     """Label a data set and store the labels beside it.
 
     Args:
         source: folder or zip, see `map_pipeline.training.faces`.
         template: `[5,2]`, where its faces have eyes, nose and mouth corners, in units of the side.
-        encoders: expression networks whose probabilities are averaged.
+        classifiers: expression networks whose probabilities are averaged.
     """
     names, images = read_pictures(source)
     by_hand = hand_emotions(names, read_hand_labels(source))
     seen = torch.cat(
-        [_emotions(batch, template, encoders) for batch in tqdm(images.split(BATCH), "emotions")]
+        [_emotions(batch, template, classifiers) for batch in tqdm(images.split(BATCH), "emotions")]
     )
     contours, found = _contours(images, template)
     known = by_hand.sum(1, keepdim=True) > 0
@@ -49,11 +49,13 @@ def label(source: Path, template: Tensor, encoders: Collection[ExpressionEncoder
 
 
 @torch.no_grad()
-def _emotions(images: Tensor, template: Tensor, encoders: Collection[ExpressionEncoder]) -> Tensor:
+def _emotions(
+    images: Tensor, template: Tensor, classifiers: Collection[ExpressionClassifier]
+) -> Tensor:
     """Mean probabilities `[B,7]` of `uint8 [B,3,S,S]`."""
     landmarks = (template * images.shape[-1]).expand(len(images), -1, -1)
     pixels = images.float() / 255
-    return mean_probabilities(encoders, pixels, landmarks)
+    return mean_probabilities(classifiers, pixels, landmarks)
 
 
 def _contours(images: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:

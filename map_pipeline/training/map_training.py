@@ -28,7 +28,7 @@ from map_pipeline.diffusion import ddim as diffusion
 from map_pipeline.diffusion.conditioner import Condition, FaceConditioner
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.errors import UnknownOptionError, check_setting
-from map_pipeline.expression.classifiers import ExpressionEncoder
+from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.identity.objectives import (
@@ -149,7 +149,7 @@ def train_map(
     out: Path,
     prior: tuple[UNet2DModel, FaceConditioner, DDIMScheduler],
     surrogates: Mapping[str, FaceRecogniser],
-    encoders: Mapping[str, ExpressionEncoder],
+    classifiers: Mapping[str, ExpressionClassifier],
     composites: Mapping[str, Tensor],
     template: Tensor,
     say: Callable[[str], None] = print,
@@ -165,7 +165,7 @@ def train_map(
     Args:
         faces: training faces.
         prior: U-Net, conditioner and noise schedule to start from; they stay as they are.
-        surrogates: by name, those that `config` names; encoders: expression networks by name.
+        surrogates: by name, those that `config` names; classifiers: expression networks by name.
         composites: surrogate name -> `[M,D]` embeddings of the built-in targets.
         template: `[5,2]`, where the faces have eyes, nose and mouth corners, in units of the side.
 
@@ -186,7 +186,7 @@ def train_map(
     # 1. What stays the same: the faces, inverted and embedded.
     unet, conditioner, scheduler = prior
     surrogates = {name: net.to(device) for name, net in surrogates.items()}
-    encoders = {name: net.to(device) for name, net in encoders.items()}
+    classifiers = {name: net.to(device) for name, net in classifiers.items()}
     composites = {name: value.to(device).float() for name, value in composites.items()}
     model = copy.deepcopy(ScoreModel(unet, conditioner)).float().to(device).requires_grad_(False)
     if config.compile:
@@ -217,7 +217,15 @@ def train_map(
     weighs_noise = any(o.symbol == "L_SM" and o.weight > 0 for o in objectives)
     alphas = scheduler.alphas_cumprod.to(device)
     step = Step(
-        model, network, scheduler, surrogates, encoders, composites, prepared, config, accelerator
+        model,
+        network,
+        scheduler,
+        surrogates,
+        classifiers,
+        composites,
+        prepared,
+        config,
+        accelerator,
     )
 
     def report() -> None:
@@ -394,14 +402,14 @@ class Step:
         network: MAPNetwork,
         scheduler: DDIMScheduler,
         surrogates: Mapping[str, FaceRecogniser],
-        encoders: Mapping[str, ExpressionEncoder],
+        classifiers: Mapping[str, ExpressionClassifier],
         composites: Mapping[str, Tensor],
         faces: Prepared,
         config: MAPTrainingConfig,
         accelerator: Accelerator,
     ) -> None:
         self._model, self._network, self._scheduler = model, network, scheduler
-        self._surrogates, self._encoders = surrogates, encoders
+        self._surrogates, self._encoders = surrogates, classifiers
         self._composites, self._faces = composites, faces
         self._config, self._accelerator = config, accelerator
         self._patch = diffusion.patch_size(model.unet)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ASTRONAUT, build_tiny_pipeline, tiny_encoder
+from conftest import ASTRONAUT, build_tiny_pipeline, tiny_classifier
 from torch.nn.modules import module as torch_module
 
 from map_pipeline import MAPPipeline
@@ -32,7 +32,7 @@ def run_networks(pipe: MAPPipeline, unets: int, recognisers: int) -> np.ndarray:
     images, landmarks = torch.rand(2, 3, 40, 40), torch.rand(2, 5, 2) * 40
     for index in range(recognisers):
         list(pipe.recognisers.values())[index % 3](images, landmarks)
-    tiny_encoder()(images, landmarks)  # neither of the two
+    tiny_classifier()(images, landmarks)  # neither of the two
     return RESULT
 
 

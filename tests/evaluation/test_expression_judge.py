@@ -38,7 +38,7 @@ ROW = PhotoRow(
 
 def test_probabilities_are_the_networks(tiny_pipeline: MAPPipeline) -> None:
     photo = to_array(load_image(ASTRONAUT))
-    judge = next(iter(tiny_pipeline.encoders.values()))
+    judge = next(iter(tiny_pipeline.expression_classifiers.values()))
     [face, *_] = tiny_pipeline.face_detector.detect(photo)
     view = tiny_pipeline.view(photo, face.landmarks)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def test_probabilities_are_the_networks(tiny_pipeline: MAPPipeline) -> None:
 
 
 def test_without_a_face_or_a_judge(tiny_pipeline: MAPPipeline) -> None:
-    judge = next(iter(tiny_pipeline.encoders.values()))
+    judge = next(iter(tiny_pipeline.expression_classifiers.values()))
     assert look(tiny_pipeline, np.full((256, 256, 3), 128, np.uint8)) is None
     assert judge_expression(judge, None) == "{}"
     assert judge_expression(None, None) == ""

@@ -497,7 +497,7 @@ def test_expression_judge(
     evaluate: Callable, files: dict[str, bytes], tiny_pipeline: MAPPipeline
 ) -> None:
     files["001_a.png"] = encode(np.full((256, 256, 3), 128, np.uint8))
-    judge = next(iter(tiny_pipeline.encoders.values()))
+    judge = next(iter(tiny_pipeline.expression_classifiers.values()))
     photos = photos_of(evaluate(files, QUICK, tools=Tools(judge=judge)))
     probabilities = json.loads(photos[0].emotion_before)
     assert list(probabilities) == list(EMOTIONS)

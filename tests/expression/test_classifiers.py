@@ -11,8 +11,8 @@ import map_pipeline.expression.classifiers as expression
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import CheckpointError
 from map_pipeline.expression.classifiers import (
-    ExpressionEncoder,
-    TransformersExpressionEncoder,
+    ExpressionClassifier,
+    TransformersExpressionClassifier,
     expression_template,
     image_size,
     label_order,
@@ -33,8 +33,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def encoder(name: str) -> ExpressionEncoder:
-    return ExpressionEncoder.from_pretrained(CHECKPOINT / name)
+def encoder(name: str) -> ExpressionClassifier:
+    return ExpressionClassifier.from_pretrained(CHECKPOINT / name)
 
 
 def smooth_images(batch: int, size: int) -> Tensor:
@@ -47,7 +47,7 @@ def landmarks(batch: int, size: int) -> Tensor:
     return (arcface_template(size) * 0.8 + size * 0.1).expand(batch, 5, 2)
 
 
-def test_outputs_equal_the_original_runtime(encoder: ExpressionEncoder, name: str) -> None:
+def test_outputs_equal_the_original_runtime(encoder: ExpressionClassifier, name: str) -> None:
     reference = json.loads((DATA / "reference_outputs.json").read_text())["outputs"][name]
     crops = torch.stack([synthetic_crop(encoder.config.input_size, index) for index in (0, 1)])
     with torch.no_grad():
@@ -71,7 +71,7 @@ def synthetic_crop(size: int, index: int) -> Tensor:
     return ((127.5 + 63.75 * waves).round().clamp(0, 255) / 255).float()
 
 
-def test_forward_is_batch_consistent(encoder: ExpressionEncoder) -> None:
+def test_forward_is_batch_consistent(encoder: ExpressionClassifier) -> None:
     images, points = smooth_images(3, 128), landmarks(3, 128)
     with torch.no_grad():
         together = encoder(images, points)
@@ -81,7 +81,7 @@ def test_forward_is_batch_consistent(encoder: ExpressionEncoder) -> None:
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
-def test_gradient_reaches_the_image(encoder: ExpressionEncoder) -> None:
+def test_gradient_reaches_the_image(encoder: ExpressionClassifier) -> None:
     images = smooth_images(2, 128).requires_grad_()
     loss = F.cross_entropy(encoder(images, landmarks(2, 128)), torch.tensor([3, 4]))
     (gradient,) = torch.autograd.grad(loss, images)
@@ -89,7 +89,7 @@ def test_gradient_reaches_the_image(encoder: ExpressionEncoder) -> None:
     assert (gradient[:, :, 48:80, 48:80] != 0).float().mean() > 0.5
 
 
-def test_unaligned_crops_are_refused(encoder: ExpressionEncoder) -> None:
+def test_unaligned_crops_are_refused(encoder: ExpressionClassifier) -> None:
     with pytest.raises(ValueError, match=r"`crops` must be \[B,3,"):
         encoder.classify(torch.zeros(1, 3, 50, 50))
     with pytest.raises(ValueError, match="`landmarks` must be"):
@@ -107,7 +107,7 @@ def test_label_order_understands_synonyms_and_names_what_is_missing() -> None:
 
 def test_encoder_without_all_emotions_is_refused() -> None:
     with pytest.raises(CheckpointError, match="`labels` must contain all of"):
-        ExpressionEncoder(
+        ExpressionClassifier(
             nodes=[{"name": "mean", "op": "global_mean", "inputs": ["input"]}],
             title="tiny",
             labels=["happy", "sad", "neutral"],
@@ -165,7 +165,7 @@ def vit_folder(tmp_path: Path) -> Path:
 
 
 def test_transformers_encoder_preprocesses_and_reorders(vit_folder: Path) -> None:
-    encoder = TransformersExpressionEncoder.from_classifier(vit_folder)
+    encoder = TransformersExpressionClassifier.from_classifier(vit_folder)
     crops = smooth_images(2, 224)
     small = F.interpolate(crops, (32, 32), mode="bilinear", antialias=True)
     mean = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)
@@ -179,7 +179,7 @@ def test_transformers_encoder_preprocesses_and_reorders(vit_folder: Path) -> Non
 
 
 def test_transformers_encoder_is_differentiable(vit_folder: Path) -> None:
-    encoder = TransformersExpressionEncoder.from_classifier(vit_folder)
+    encoder = TransformersExpressionClassifier.from_classifier(vit_folder)
     images = smooth_images(2, 96).requires_grad_()
     logits = encoder(images, landmarks(2, 96))
     (gradient,) = torch.autograd.grad(logits[:, 3].sum(), images)
@@ -189,9 +189,9 @@ def test_transformers_encoder_is_differentiable(vit_folder: Path) -> None:
 
 
 def test_transformers_encoder_survives_saving(vit_folder: Path, tmp_path: Path) -> None:
-    encoder = TransformersExpressionEncoder.from_classifier(vit_folder)
+    encoder = TransformersExpressionClassifier.from_classifier(vit_folder)
     encoder.save_pretrained(tmp_path / "saved")
-    loaded = TransformersExpressionEncoder.from_pretrained(tmp_path / "saved")
+    loaded = TransformersExpressionClassifier.from_pretrained(tmp_path / "saved")
     crops = smooth_images(2, 224)
     with torch.no_grad():
         torch.testing.assert_close(loaded.classify(crops), encoder.classify(crops))
@@ -203,4 +203,4 @@ def test_transformers_encoder_needs_all_emotions(vit_folder: Path) -> None:
     config["id2label"]["6"] = "contempt"
     path.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="fear missing"):
-        TransformersExpressionEncoder.from_classifier(vit_folder)
+        TransformersExpressionClassifier.from_classifier(vit_folder)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from map_pipeline.config import EMOTIONS
 from map_pipeline.convert import dlib, tfjs
 from map_pipeline.errors import CheckpointError
-from map_pipeline.expression.classifiers import ExpressionEncoder
+from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.graph.convert.builder import GraphBuilder
 from map_pipeline.graph.executor import GraphNetwork, Node
 from map_pipeline.training.conversion import RECIPES, convert, main
@@ -336,7 +336,7 @@ def test_command_line_writes_a_checkpoint(tmp_path: Path, dtype: str, tolerance:
     target = tmp_path / "out"
     arguments = ["face_api_expression", "--source", str(tmp_path), "--out", str(target)]
     main([*arguments, "--dtype", dtype])
-    loaded = ExpressionEncoder.from_pretrained(target)
+    loaded = ExpressionClassifier.from_pretrained(target)
     original = convert("face_api_expression", tmp_path)
     crops = torch.rand(1, 3, 112, 112)
     with torch.no_grad():

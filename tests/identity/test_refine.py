@@ -4,7 +4,7 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_encoder, tiny_recogniser, tiny_unet
+from conftest import tiny_classifier, tiny_recogniser, tiny_unet
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
@@ -66,8 +66,8 @@ def face() -> Face:
     region_to_crop = similarity_transform(landmarks, template)
     surroundings = warp_affine(region, invert_affine(region_to_crop), (size, size), "reflection")
     surrogates = {name: tiny_recogniser(name) for name in ("one", "two")}
-    encoders = {"encoder": tiny_encoder()}
-    for network in (unet, *surrogates.values(), *encoders.values()):
+    classifiers = {"encoder": tiny_classifier()}
+    for network in (unet, *surrogates.values(), *classifiers.values()):
         network.requires_grad_(False)
     goal = Goal(
         source_region=region,
@@ -78,7 +78,7 @@ def face() -> Face:
         emotion=EMOTIONS.index("happy"),
         ssim_budget=0.9,
     )
-    networks = Networks(unet, DDIMScheduler(), surrogates, encoders)
+    networks = Networks(unet, DDIMScheduler(), surrogates, classifiers)
     return Face(networks, goal, Placement(landmarks, region_to_crop, feather_mask(size)))
 
 
@@ -130,7 +130,7 @@ def test_residual_is_finite_and_detached(face: Face) -> None:
 def test_nothing_is_left_behind(face: Face) -> None:
     """Neither in the score network nor in the frozen ones, nor a gradient anywhere."""
     networks = face.networks
-    modules = [networks.unet, *networks.surrogates.values(), *networks.encoders.values()]
+    modules = [networks.unet, *networks.surrogates.values(), *networks.classifiers.values()]
     before = [{k: v.clone() for k, v in module.state_dict().items()} for module in modules]
     run(face)
     for module, state in zip(modules, before, strict=True):
@@ -190,7 +190,7 @@ def test_all_off_is_an_error(face: Face) -> None:
 
 
 def test_networks_of_a_missing_side_may_be_missing(face: Face) -> None:
-    networks = dataclasses.replace(face.networks, encoders={})
+    networks = dataclasses.replace(face.networks, classifiers={})
     alone = dataclasses.replace(face, networks=networks)
     residual, _ = run(alone, objectives=only("impersonation", "dodging"))
     assert residual.isfinite().all()

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ASTRONAUT, tiny_encoder
+from conftest import ASTRONAUT, tiny_classifier
 from made_up import write_folder
 
 from map_pipeline.config import EMOTIONS
@@ -40,10 +40,10 @@ def source(face: torch.Tensor, tmp_path: Path) -> Path:
 
 
 def test_what_networks_see_is_stored(source: Path, face: torch.Tensor) -> None:
-    encoders = [tiny_encoder(), tiny_encoder()]
-    faces = label(source, TEMPLATE, encoders)
+    classifiers = [tiny_classifier(), tiny_classifier()]
+    faces = label(source, TEMPLATE, classifiers)
     pixels = (face * 255).round() / 255
-    seen = [net(pixels, TEMPLATE[None] * SIDE).softmax(-1)[0] for net in encoders]
+    seen = [net(pixels, TEMPLATE[None] * SIDE).softmax(-1)[0] for net in classifiers]
     torch.testing.assert_close(faces.emotions[0], (seen[0] + seen[1]) / 2, atol=1e-4, rtol=0)
     assert faces.emotions[1].sum().item() == pytest.approx(1, abs=1e-5)
     # What a person says is certain.
@@ -56,7 +56,7 @@ def test_what_networks_see_is_stored(source: Path, face: torch.Tensor) -> None:
 
 
 def test_landmarks_of_a_face_but_not_of_noise(source: Path) -> None:
-    faces = label(source, TEMPLATE, [tiny_encoder()])
+    faces = label(source, TEMPLATE, [tiny_classifier()])
     assert faces.has_contour.tolist() == [True, False, True]
     found = torch.from_numpy(five_points(faces.contours[0].numpy()))
     assert (found - TEMPLATE).norm(dim=1).max() < 0.08  # she smiles
@@ -66,7 +66,7 @@ def test_landmarks_of_a_face_but_not_of_noise(source: Path) -> None:
 
 def test_more_faces_than_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("map_pipeline.training.label.BATCH", 3)
-    source, encoders = write_folder(tmp_path / "set", 7, SIDE), [tiny_encoder()]
-    small = label(source, TEMPLATE, encoders)
+    source, classifiers = write_folder(tmp_path / "set", 7, SIDE), [tiny_classifier()]
+    small = label(source, TEMPLATE, classifiers)
     monkeypatch.setattr("map_pipeline.training.label.BATCH", 100)
-    torch.testing.assert_close(label(source, TEMPLATE, encoders).emotions, small.emotions)
+    torch.testing.assert_close(label(source, TEMPLATE, classifiers).emotions, small.emotions)

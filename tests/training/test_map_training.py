@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY_INPUT, TINY_TEMPLATE, tiny_encoder, tiny_recogniser
+from conftest import TINY_INPUT, TINY_TEMPLATE, tiny_classifier, tiny_recogniser
 from made_up import SIDE, batch, faces, forget_accelerate, score_model
 from torch import Tensor
 
@@ -175,9 +175,11 @@ def step_of(
     ready: map_network.Prepared, model: ScoreModel, surrogates: dict, bank: dict, **settings: int
 ) -> Step:
     config = replace(QUICK, **settings)
-    encoders = {"encoder": tiny_encoder().requires_grad_(False)}
+    classifiers = {"encoder": tiny_classifier().requires_grad_(False)}
     network = MAPNetwork.for_unet(model.unet, dict.fromkeys(surrogates, 16), rank=2)
-    return Step(model, network, SCHEDULER, surrogates, encoders, bank, ready, config, ACCELERATOR)
+    return Step(
+        model, network, SCHEDULER, surrogates, classifiers, bank, ready, config, ACCELERATOR
+    )
 
 
 def test_a_new_network_changes_nothing(
@@ -275,7 +277,7 @@ def test_success_rates_in_closed_form() -> None:
 
 def train(out: Path, model: ScoreModel, **settings: object) -> list[dict[str, float]]:
     torch.manual_seed(0)
-    surrogates, encoder, bank = recognisers(), tiny_encoder().requires_grad_(False), composites()
+    surrogates, encoder, bank = recognisers(), tiny_classifier().requires_grad_(False), composites()
     return train_map(
         replace(QUICK, **settings),
         faces(),
@@ -378,7 +380,7 @@ def test_both_objectives_go_down(tmp_path: Path) -> None:
     """Without the prior's objection, on the same faces, targets and emotions before and after."""
     model = prior()
     torch.manual_seed(0)  # as in `train`
-    surrogates, encoder, bank = recognisers(), tiny_encoder(), composites()
+    surrogates, encoder, bank = recognisers(), tiny_classifier(), composites()
     ready = prepare(model, SCHEDULER, faces(), surrogates, TEMPLATE, QUICK, ACCELERATOR)
 
     def measure(model: ScoreModel, network: MAPNetwork) -> dict[str, float]:
