@@ -47,13 +47,13 @@ def deep_layers(unet: UNet2DModel) -> dict[str, nn.Linear | nn.Conv2d]:
     }
 
 
-def to_latents(crop: Tensor, patch: int) -> Tensor:
+def patchify(crop: Tensor, patch: int) -> Tensor:
     """Fold `[B,3,H,W]` in [0,1] into `[B,3p^2,H/p,W/p]` in [-1,1]."""
     return F.pixel_unshuffle(crop * 2 - 1, patch)
 
 
-def to_crop(latents: Tensor, patch: int) -> Tensor:
-    """Inverse of `to_latents`; values are not clipped."""
+def unpatchify(latents: Tensor, patch: int) -> Tensor:
+    """Inverse of `patchify`; values are not clipped."""
     return (F.pixel_shuffle(latents, patch) + 1) / 2
 
 
@@ -103,15 +103,15 @@ def guided_noise(
     latents: Tensor,
     timestep: Tensor | int,
     condition: Tensor,
-    away_from: Tensor,
+    negative_cond: Tensor,
     guidance: float,
 ) -> Tensor:
     """Classifier-free guidance: `guidance` times the way from one condition to another.
 
-    `guidance=0` is the answer to `away_from`, 1 that to `condition`, more exaggerates.
+    `guidance=0` is the answer to `negative_cond`, 1 that to `condition`, more exaggerates.
     """
     both = predict_noise(
-        unet, torch.cat([latents, latents]), timestep, torch.cat([away_from, condition])
+        unet, torch.cat([latents, latents]), timestep, torch.cat([negative_cond, condition])
     )
     start, end = both.chunk(2)
     return start + guidance * (end - start)
@@ -142,7 +142,7 @@ def generate(
     start: int,
     steps: int,
     condition: Tensor | None = None,
-    away_from: Tensor | None = None,
+    negative_cond: Tensor | None = None,
     guidance: float = 1.0,
     guided_steps: int | None = None,
 ) -> Tensor:
@@ -150,23 +150,23 @@ def generate(
 
     Args:
         condition: what to generate, `[B,width]`.
-        away_from: what the start was inverted with; needed for a `guidance` other than 1.
+        negative_cond: what the start was inverted with; needed for a `guidance` other than 1.
         guidance: see `guided_noise`.
         guided_steps: how many steps, the noisiest first, are guided; the others are plain; all if
             None. Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724.
     """
-    if guidance != 1.0 and away_from is None:
-        raise ValueError(f"`away_from` must be given for a `guidance` of {guidance}, got None.")
+    if guidance != 1.0 and negative_cond is None:
+        raise ValueError(f"`negative_cond` must be given for a `guidance` of {guidance}, got None.")
     levels = timesteps(start, steps)
     alphas = [scheduler.alphas_cumprod[t].to(latents) for t in levels]
     alphas.append(scheduler.final_alpha_cumprod.to(latents))
     guided = steps if guided_steps is None else guided_steps
     scales = [guidance] * guided + [1.0] * (steps - guided)
     for timestep, alpha, alpha_next, scale in zip(levels, alphas, alphas[1:], scales, strict=False):
-        if scale == 1.0 or away_from is None:
+        if scale == 1.0 or negative_cond is None:
             noise = predict_noise(unet, latents, timestep, condition)
         else:
-            noise = guided_noise(unet, latents, timestep, condition, away_from, scale)
+            noise = guided_noise(unet, latents, timestep, condition, negative_cond, scale)
         latents = ddim_step(latents, noise, alpha, alpha_next)
     return latents
 

@@ -107,7 +107,7 @@ def naturalness(pipe: MAPPipeline, photo: np.ndarray) -> float | None:
     if face is None:
         return None
     patch = diffusion.patch_size(pipe.unet)
-    clean = diffusion.to_latents(face.image, patch).expand(len(NATURALNESS_LEVELS), -1, -1, -1)
+    clean = diffusion.patchify(face.image, patch).expand(len(NATURALNESS_LEVELS), -1, -1, -1)
     levels = torch.tensor(NATURALNESS_LEVELS, device=clean.device)
     noise = fixed_noise(clean, NATURALNESS_SEED)
     noisy = pipe.scheduler.add_noise(clean, noise, levels)
@@ -115,7 +115,7 @@ def naturalness(pipe: MAPPipeline, photo: np.ndarray) -> float | None:
     predicted_noise = diffusion.predict_noise(pipe.unet, noisy, levels)
     # A step to the level 1, where nothing of the noise is left, is the prediction of x_0.
     predicted = diffusion.ddim_step(noisy, predicted_noise, alpha, torch.ones_like(alpha))
-    crops = diffusion.to_crop(predicted, patch).clamp(0, 1)
+    crops = diffusion.unpatchify(predicted, patch).clamp(0, 1)
     error = (crops - face.image).square().mean(dim=(1, 2, 3))
     return float(-10 * error.clamp(min=1e-10).log10().mean())  # 100 dB for a perfect prediction
 

@@ -63,12 +63,12 @@ def purify(pipe: MAPPipeline, photo: np.ndarray, t: int, seed: int) -> np.ndarra
     if face is None:
         return photo.copy()
     patch = diffusion.patch_size(pipe.unet)
-    clean = diffusion.to_latents(face.image, patch)
+    clean = diffusion.patchify(face.image, patch)
     noise = fixed_noise(clean, seed)
     noisy = pipe.scheduler.add_noise(clean, noise, torch.tensor([t], device=clean.device))
     steps = min(STEPS, t + 1)  # there are only t + 1 levels to stop at
     purified = diffusion.generate(pipe.unet, pipe.scheduler, noisy, t, steps)
-    residual = (diffusion.to_crop(purified, patch).clamp(0, 1) - face.image).cpu()
+    residual = (diffusion.unpatchify(purified, patch).clamp(0, 1) - face.image).cpu()
     return paste_residual(photo, residual, face.in_photo, feather_mask(face.in_photo.size))
 
 

@@ -275,7 +275,7 @@ def _paint(
     """The crop `[1,3,s,s]` generated again as it is, and as asked, from the same noise."""
     patch = diffusion.patch_size(unet)
     plain, asked = conditions
-    latents = diffusion.to_latents(crop, patch)
+    latents = diffusion.patchify(crop, patch)
     noise = diffusion.invert(
         unet, scheduler, latents, settings.level, settings.inversion_steps, plain
     ).float()
@@ -283,7 +283,7 @@ def _paint(
     first = diffusion.generate(unet, scheduler, noise, *schedule, plain)
     guidance = (settings.guidance, settings.guided_steps)
     second = diffusion.generate(unet, scheduler, noise, *schedule, asked, plain, *guidance)
-    return tuple(diffusion.to_crop(x.float(), patch).clamp(0, 1) for x in (first, second))
+    return tuple(diffusion.unpatchify(x.float(), patch).clamp(0, 1) for x in (first, second))
 
 
 def _condition(

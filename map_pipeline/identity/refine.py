@@ -112,7 +112,7 @@ def refine(
     device = goal.source_crop.device
     patch = diffusion.patch_size(networks.unet)
     schedule = (config.start_timestep, config.num_inference_steps)
-    clean = diffusion.to_latents(goal.source_crop, patch)
+    clean = diffusion.patchify(goal.source_crop, patch)
     # A float32 copy: half-precision weights would swallow Adam's small steps.
     unet = copy.deepcopy(networks.unet).float().requires_grad_(False)
     if config.compile:
@@ -126,7 +126,7 @@ def refine(
             config.num_inversion_steps,
             goal.source_cond,
         )
-        reconstruction = diffusion.to_crop(
+        reconstruction = diffusion.unpatchify(
             diffusion.generate(unet, networks.scheduler, start, *schedule, goal.source_cond), patch
         )
 
@@ -139,7 +139,7 @@ def refine(
             generated = diffusion.generate(
                 unet, networks.scheduler, start, *schedule, goal.target_cond
             )
-        change = diffusion.to_crop(generated, patch) - reconstruction
+        change = diffusion.unpatchify(generated, patch) - reconstruction
         return to_grey(change).expand_as(change) if grey else change
 
     if config.refine_steps == 0 and networks.map_network is None:

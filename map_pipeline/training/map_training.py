@@ -371,7 +371,7 @@ def prepare(
             start = diffusion.invert(
                 prior.unet,
                 scheduler,
-                diffusion.to_latents(crops, patch),
+                diffusion.patchify(crops, patch),
                 schedule,
                 protection.num_inversion_steps,
                 told,
@@ -380,7 +380,7 @@ def prepare(
                 prior.unet, scheduler, start, schedule, protection.num_inference_steps, told
             )
         starts.append(start.half())
-        back.append(diffusion.to_crop(found, patch).half())
+        back.append(diffusion.unpatchify(found, patch).half())
         for name, net in surrogates.items():
             embeddings[name].append(net(*surroundings(crops, landmarks[rows])).float())
     return Prepared(
@@ -464,7 +464,7 @@ class Step:
                 protection.num_inference_steps,
                 self._model.conditioner(told) + self._network.encode(targets),
             )
-        found = diffusion.to_crop(generated.float(), self._patch)
+        found = diffusion.unpatchify(generated.float(), self._patch)
         return found - self._faces.reconstructions[rows].float()
 
     def _draw_targets(

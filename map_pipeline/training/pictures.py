@@ -72,10 +72,12 @@ def expressions(
     nothing = replace(
         known, emotion=torch.zeros_like(known.emotion), has_shape=torch.zeros_like(known.has_shape)
     )
-    away_from = conditioner(nothing)
+    negative_cond = conditioner(nothing)
     patch = diffusion.patch_size(unet)
-    latents = diffusion.to_latents(faces.images, patch)
-    start = diffusion.invert(unet, scheduler, latents, EXPRESSION_LEVEL, INVERSION_STEPS, away_from)
+    latents = diffusion.patchify(faces.images, patch)
+    start = diffusion.invert(
+        unet, scheduler, latents, EXPRESSION_LEVEL, INVERSION_STEPS, negative_cond
+    )
     found = {}
     for name, row in zip(EMOTIONS, torch.eye(len(EMOTIONS)), strict=True):
         asked = replace(nothing, emotion=row.to(known.emotion).expand_as(known.emotion))
@@ -86,10 +88,10 @@ def expressions(
             EXPRESSION_LEVEL,
             GENERATION_STEPS,
             conditioner(asked),
-            away_from,
+            negative_cond,
             GUIDANCE,
         )
-        found[name] = diffusion.to_crop(latents.float(), patch).clamp(0, 1)
+        found[name] = diffusion.unpatchify(latents.float(), patch).clamp(0, 1)
     return found
 
 

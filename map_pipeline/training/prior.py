@@ -316,7 +316,7 @@ def noise_loss(
     def chance(share: float) -> Tensor:
         return (torch.rand(count, generator=generator, device=device) >= share).float()
 
-    latents = diffusion.to_latents(batch.images, config.patch)
+    latents = diffusion.patchify(batch.images, config.patch)
     level = torch.randint(config.levels, (count,), generator=generator, device=device)
     noise = torch.randn(latents.shape, generator=generator, device=device)
     alpha = alphas[level].view(-1, 1, 1, 1)

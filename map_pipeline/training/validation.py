@@ -91,12 +91,12 @@ def denoise(
 ) -> Tensor:
     """The clean picture that the network sees in `crops` `[B,3,S,S]` after adding `noise`."""
     patch = diffusion.patch_size(unet)
-    latents = diffusion.to_latents(crops, patch)
+    latents = diffusion.patchify(crops, patch)
     noise = torch.nn.functional.pixel_unshuffle(noise, patch)
     alpha = scheduler.alphas_cumprod[level].to(latents)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
     predicted = diffusion.predict_noise(unet, noisy, level, condition).float()
-    return diffusion.to_crop(
+    return diffusion.unpatchify(
         diffusion.ddim_step(noisy, predicted, alpha, torch.ones_like(alpha)), patch
     ).clamp(0, 1)
 
@@ -106,10 +106,10 @@ def round_trip(
 ) -> Tensor:
     """Inversion of `crops` `[B,3,S,S]` to `level` and generation back."""
     patch = diffusion.patch_size(unet)
-    latents = diffusion.to_latents(crops, patch)
+    latents = diffusion.patchify(crops, patch)
     start = diffusion.invert(unet, scheduler, latents, level, INVERSION_STEPS, condition)
     latents = diffusion.generate(unet, scheduler, start, level, GENERATION_STEPS, condition)
-    return diffusion.to_crop(latents.float(), patch).clamp(0, 1)
+    return diffusion.unpatchify(latents.float(), patch).clamp(0, 1)
 
 
 def psnr(first: Tensor, second: Tensor) -> Tensor:

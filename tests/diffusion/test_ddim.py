@@ -25,14 +25,14 @@ def constant_unet(value: float) -> UNet2DModel:
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_patches_fold_and_unfold(patch: int) -> None:
     crop = torch.rand(2, 3, 32, 32)
-    latents = diffusion.to_latents(crop, patch)
+    latents = diffusion.patchify(crop, patch)
     assert latents.shape == (2, 3 * patch**2, 32 // patch, 32 // patch)
     assert -1 <= latents.min() < 0 < latents.max() <= 1
-    torch.testing.assert_close(diffusion.to_crop(latents, patch), crop)
+    torch.testing.assert_close(diffusion.unpatchify(latents, patch), crop)
     # A patch stays together: channels of one position are pixels of one square.
     lit = torch.zeros(1, 3, 32, 32)
     lit[:, :, :patch, :patch] = 1
-    changed = (diffusion.to_latents(lit, patch) > 0).any(1)[0]
+    changed = (diffusion.patchify(lit, patch) > 0).any(1)[0]
     assert changed[0, 0]
     assert changed.sum() == 1
 
@@ -106,7 +106,7 @@ def test_constant_noise_makes_inversion_and_generation_the_identity(
 @torch.no_grad()
 def test_more_inversion_steps_come_closer() -> None:
     unet, scheduler = tiny_unet(), DDIMScheduler(**SCHEDULE)
-    latents = diffusion.to_latents(torch.rand(1, 3, 32, 32), 4)
+    latents = diffusion.patchify(torch.rand(1, 3, 32, 32), 4)
 
     def error(steps: int) -> Tensor:
         start = diffusion.invert(unet, scheduler, latents, 300, steps)
@@ -222,7 +222,7 @@ def test_guided_generation(told_unet: UNet2DModel) -> None:
 def test_a_condition_counts_in_both_directions(told_unet: UNet2DModel) -> None:
     """Inverted and generated with the same one, the face comes back; with another it doesn't."""
     scheduler = DDIMScheduler(**SCHEDULE)
-    latents = diffusion.to_latents(torch.rand(1, 3, 32, 32), 4)
+    latents = diffusion.patchify(torch.rand(1, 3, 32, 32), 4)
     first, second = torch.randn(2, 1, WIDTH).unbind(0)
     start = diffusion.invert(told_unet, scheduler, latents, 300, 40, first)
     back = diffusion.generate(told_unet, scheduler, start, 300, 40, first)
@@ -241,7 +241,9 @@ def test_bundled_network_reconstructs_a_face(bundled_pipeline: MAPPipeline) -> N
     )
     crop = warp_affine(to_tensor(photo), alignment.crop_to_image[None], (size, size))
     patch = diffusion.patch_size(pipe.unet)
-    start = diffusion.invert(pipe.unet, pipe.scheduler, diffusion.to_latents(crop, patch), 300, 12)
-    result = diffusion.to_crop(diffusion.generate(pipe.unet, pipe.scheduler, start, 300, 12), patch)
+    start = diffusion.invert(pipe.unet, pipe.scheduler, diffusion.patchify(crop, patch), 300, 12)
+    result = diffusion.unpatchify(
+        diffusion.generate(pipe.unet, pipe.scheduler, start, 300, 12), patch
+    )
     psnr = -10 * (result.clamp(0, 1) - crop).square().mean().log10()
     assert psnr > 27

@@ -397,12 +397,12 @@ def test_one_pass_is_what_the_network_makes_of_the_target(trained: Face) -> None
     prior, scheduler, goal = trained.networks.unet, trained.networks.scheduler, trained.goal
     network = copy.deepcopy(prior)
     trained.networks.map_network.merge_into(network)
-    latents = diffusion.to_latents(goal.source_crop, 4)
+    latents = diffusion.patchify(goal.source_crop, 4)
     with torch.no_grad():
         start = diffusion.invert(prior, scheduler, latents, 300, 2, goal.source_cond)
         back = diffusion.generate(prior, scheduler, start, 300, 2, goal.source_cond)
         made = diffusion.generate(network, scheduler, start, 300, 2, goal.target_cond)
-    change = diffusion.to_crop(made, 4) - diffusion.to_crop(back, 4)
+    change = diffusion.unpatchify(made, 4) - diffusion.unpatchify(back, 4)
     torch.testing.assert_close(residual, fit_to_budget(change, goal, trained.placement))
     assert residual.abs().max() > 1e-4
     assert similarity(trained, residual) >= goal.ssim_budget

@@ -128,14 +128,14 @@ def test_faces_are_inverted_and_reconstructed(
     crop = ready.pixels[row : row + 1].float() / 255
     with torch.no_grad():
         told = model.conditioner(as_they_are(ready.labels, torch.tensor([row])))
-        latents = diffusion.to_latents(crop, 4)
+        latents = diffusion.patchify(crop, 4)
         start = diffusion.invert(model.unet, SCHEDULER, latents, 300, 2, told)
         back = diffusion.generate(model.unet, SCHEDULER, start, 300, 2, told)
         region, points = surroundings(crop, ready.landmarks[row : row + 1])
         embedding = surrogates["two"](region, points)
     torch.testing.assert_close(ready.starts[row].float(), start[0], atol=2e-3, rtol=2e-3)
     found = ready.reconstructions[row].float()
-    torch.testing.assert_close(found, diffusion.to_crop(back, 4)[0], atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(found, diffusion.unpatchify(back, 4)[0], atol=2e-3, rtol=2e-3)
     torch.testing.assert_close(ready.embeddings["two"][row], embedding[0], atol=1e-5, rtol=0)
 
 

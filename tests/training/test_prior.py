@@ -77,7 +77,7 @@ class Spy:
     """Answers with the true noise plus an error, and remembers what it was asked."""
 
     def __init__(self, config: PriorConfig, faces: Batch, error: float = 0.0) -> None:
-        self.clean = diffusion.to_latents(faces.images, config.patch)
+        self.clean = diffusion.patchify(faces.images, config.patch)
         self.error = error
         self.asked: list[tuple[Tensor, Condition, Tensor]] = []
 
@@ -629,7 +629,7 @@ def check_alignment(
     alignment = Alignment.from_landmarks(torch.as_tensor(face.landmarks), template, side)
     crop = warp_affine(to_tensor(portrait), alignment.crop_to_image[None], (side, side))
     inner = slice(side // 4, -side // 4)
-    error = (diffusion.to_crop(latents, 1) - crop).abs()[..., inner, inner]
+    error = (diffusion.unpatchify(latents, 1) - crop).abs()[..., inner, inner]
     assert error.mean() < 0.02
     assert result.shape == portrait.shape
     assert (result != portrait).any()

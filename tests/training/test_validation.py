@@ -27,7 +27,7 @@ class Oracle(torch.nn.Module):
     def __init__(self, crops: Tensor, patch: int, error: float = 0.0) -> None:
         super().__init__()
         self.config = SimpleNamespace(in_channels=3 * patch**2, class_embed_type=None)
-        self.clean = diffusion.to_latents(crops, patch).double()
+        self.clean = diffusion.patchify(crops, patch).double()
         self.error = error
 
     def forward(self, latents: Tensor, timestep: Tensor) -> SimpleNamespace:
