@@ -132,7 +132,7 @@ def _treated_view(pipe: MAPPipeline, photo: np.ndarray, face: Face, transform: C
         face,
         box=tuple(scale * corner for corner in face.box),
         landmarks=(face.landmarks * scale).astype(np.float32),
-        contour68=None,
+        landmarks68=None,
     )
     return pipe.view(treated, landmarks_again(pipe.face_detector, treated, moved))
 

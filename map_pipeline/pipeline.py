@@ -39,7 +39,7 @@ from map_pipeline.faces.align import (
     warp_affine,
 )
 from map_pipeline.faces.detect import Face, FaceDetector, load_detector, select_faces
-from map_pipeline.faces.landmarks import ContourFinder, five_points
+from map_pipeline.faces.landmarks import LandmarkFinder, five_points
 from map_pipeline.faces.paste import feather_mask, paste_residual
 from map_pipeline.faces.quality import face_problems
 from map_pipeline.identity.objectives import (
@@ -317,8 +317,8 @@ class MAPPipeline(DiffusionPipeline):
         return load_detector(self.config.detector)
 
     @cached_property
-    def _contour_finder(self) -> ContourFinder:
-        return ContourFinder()
+    def _landmark_finder(self) -> LandmarkFinder:
+        return LandmarkFinder()
 
     @torch.no_grad()
     @replace_example_docstring(EXAMPLE_DOC_STRING)
@@ -537,10 +537,10 @@ class MAPPipeline(DiffusionPipeline):
         alignment = Alignment.from_landmarks(torch.as_tensor(face.landmarks), template, size)
         mask = feather_mask(size).to(self._execution_device)
         edited = self._express(photo, alignment, emotion, config, mask)
-        crop, contour = self.aligned_crop(edited, alignment)
+        crop, landmarks68 = self.aligned_crop(edited, alignment)
         landmarks = torch.as_tensor(face.landmarks)
-        if contour is not None:  # corners of the mouth have moved
-            landmarks = apply_affine(alignment.crop_to_image, _five_points(contour))
+        if landmarks68 is not None:  # corners of the mouth have moved
+            landmarks = apply_affine(alignment.crop_to_image, _five_points(landmarks68))
         region = extract_region(uint8_tensor(edited), landmarks)
         region_to_crop = compose_affine(region.region_to_photo, alignment.image_to_crop)
         source_region = region.image.to(self._execution_device)
@@ -551,7 +551,7 @@ class MAPPipeline(DiffusionPipeline):
         )
         tuned = {name: self.recognisers[name] for name in surrogates}
         target_embeddings = {name: target.embeddings[name] for name in tuned}
-        source_cond, target_cond = self._encode_conditions(crop, contour, emotion)
+        source_cond, target_cond = self._encode_conditions(crop, landmarks68, emotion)
         if network is not None:
             identity = network.encode(target.embeddings).float()
             target_cond = identity if target_cond is None else target_cond + identity
@@ -577,8 +577,8 @@ class MAPPipeline(DiffusionPipeline):
         """The photo `uint8 [H,W,3]` with the asked expression, before any protection."""
         if config.expression_strength == 0 or None in (self.conditioner, self.expression_shapes):
             return photo
-        crop, contour = self.aligned_crop(photo, alignment)
-        if contour is None:  # half hidden: nothing to move
+        crop, landmarks68 = self.aligned_crop(photo, alignment)
+        if landmarks68 is None:  # half hidden: nothing to move
             return photo
         edit = edit_expression(
             self.unet,
@@ -586,7 +586,7 @@ class MAPPipeline(DiffusionPipeline):
             self.scheduler,
             self.expression_shapes,
             crop,
-            contour,
+            landmarks68,
             emotion,
             config.expression_strength,
             present=self._present_emotion(crop),
@@ -615,16 +615,16 @@ class MAPPipeline(DiffusionPipeline):
             (size, size),
             "reflection",
         )
-        contour = self._contour_finder.find_aligned(to_array(to_pil(crop)), template.numpy())
-        return crop, None if contour is None else torch.from_numpy(contour)
+        landmarks68 = self._landmark_finder.find_aligned(to_array(to_pil(crop)), template.numpy())
+        return crop, None if landmarks68 is None else torch.from_numpy(landmarks68)
 
     def _encode_conditions(
-        self, crop: Tensor, contour: Tensor | None, emotion: int
+        self, crop: Tensor, landmarks68: Tensor | None, emotion: int
     ) -> tuple[Tensor | None, Tensor | None]:
         """What the score network is told of a crop `[1,3,s,s]` as it is, and as it is to become."""
         if self.conditioner is None:
             return None, None
-        present = describe(crop, contour)
+        present = describe(crop, landmarks68)
         asked = torch.nn.functional.one_hot(torch.tensor([emotion]), len(EMOTIONS)).to(crop)
         wanted = replace(present, emotion=asked)
         return self.conditioner(present).float(), self.conditioner(wanted).float()
@@ -725,9 +725,9 @@ class MAPPipeline(DiffusionPipeline):
         return View(region.image.to(device), region.landmarks[None].to(device))
 
 
-def _five_points(contour: Tensor) -> Tensor:
+def _five_points(landmarks68: Tensor) -> Tensor:
     """Eyes, nose tip and mouth corners `[5,2]` of 68 landmarks."""
-    return torch.from_numpy(five_points(contour.numpy()))
+    return torch.from_numpy(five_points(landmarks68.numpy()))
 
 
 def _convert(photo: np.ndarray, output_type: str) -> PIL.Image.Image | np.ndarray | Tensor:

@@ -413,7 +413,7 @@ def test_hidden_landmarks_mean_no_edit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        editing_pipeline._contour_finder, "find_aligned", lambda _photo, _landmarks: None
+        editing_pipeline._landmark_finder, "find_aligned", lambda _photo, _landmarks: None
     )
     edited, landmarks = edit(photo, expression_strength=1)
     np.testing.assert_array_equal(edited, photo)

@@ -134,7 +134,7 @@ def run_label(options: argparse.Namespace) -> int:
     template = torch.tensor(pipe.config.alignment_template)
     for source in options.faces:
         faces = label(source, template, pipe.expression_classifiers.values())
-        print(f"{source.name}: {len(faces)} faces, {int(faces.has_contour.sum())} with landmarks")
+        print(f"{source.name}: {len(faces)} faces, {int(faces.has_landmarks.sum())} with landmarks")
     return 0
 
 

@@ -73,19 +73,21 @@ class FaceConditioner(ModelMixin, ConfigMixin):
         )
 
 
-def describe(crop: Tensor, contour: Tensor | None) -> Condition:
+def describe(crop: Tensor, landmarks68: Tensor | None) -> Condition:
     """What can be told of one face as it is: shape and colour, no emotion.
 
     Args:
         crop: `[1,3,s,s]` RGB in [0,1].
-        contour: `[68,2]` crop px, or None if it wasn't found.
+        landmarks68: `[68,2]` crop px, or None if it wasn't found.
     """
     side = crop.shape[-1]
-    shape = crop.new_zeros(1, POINTS, 2) if contour is None else contour[None].to(crop) / side
+    shape = (
+        crop.new_zeros(1, POINTS, 2) if landmarks68 is None else landmarks68[None].to(crop) / side
+    )
     return Condition(
         emotion=crop.new_zeros(1, len(EMOTIONS)),
         shape=shape,
-        has_shape=crop.new_tensor([float(contour is not None)]),
+        has_shape=crop.new_tensor([float(landmarks68 is not None)]),
         grey=is_grey(crop).to(crop),
     )
 

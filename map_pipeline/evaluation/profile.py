@@ -56,7 +56,7 @@ STAGES = (
             "map_pipeline.images:load_image",
             "map_pipeline.faces.detect:BundledDetector.detect",
             "map_pipeline.faces.detect:InsightFaceDetector.detect",
-            "map_pipeline.faces.landmarks:ContourFinder.find_aligned",
+            "map_pipeline.faces.landmarks:LandmarkFinder.find_aligned",
         ),
     ),
     Stage(

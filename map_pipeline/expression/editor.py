@@ -133,15 +133,15 @@ class ExpressionShapes(ModelMixin, ConfigMixin):
         """
         return (self.estimator @ (shape - self.neutral).flatten()).view(POINTS, 2)
 
-    def target(self, contour: Tensor, emotion: int, strength: float) -> Tensor:
+    def target(self, landmarks68: Tensor, emotion: int, strength: float) -> Tensor:
         """Landmarks `[68,2]` of the same face with another expression, units of the crop's side.
 
         Args:
-            contour: `[68,2]`, units of the crop's side.
+            landmarks68: `[68,2]`, units of the crop's side.
             emotion: index in `EMOTIONS`.
             strength: 0 for the present expression to 1 for the full asked one; more exaggerates.
         """
-        shape, to_frame = straighten(contour[None], self.neutral)
+        shape, to_frame = straighten(landmarks68[None], self.neutral)
         present = self.present(shape[0])
         asked = INTENSITY[EMOTIONS[emotion]] * self.displacements[emotion]
         # Who already laughs more than asked shall not laugh less.
@@ -160,7 +160,7 @@ def edit_expression(
     scheduler: DDIMScheduler,
     shapes: ExpressionShapes,
     crop: Tensor,
-    contour: Tensor,
+    landmarks68: Tensor,
     emotion: int,
     strength: float,
     settings: EditSettings | None = None,
@@ -171,7 +171,7 @@ def edit_expression(
 
     Args:
         crop: `[1,3,s,s]` in [0,1].
-        contour: `[68,2]` crop px.
+        landmarks68: `[68,2]` crop px.
         emotion: index in `EMOTIONS`.
         strength: 0 (no change) to 1.
         present: `[7]` probabilities of the expression that the face has now, which is what the
@@ -180,16 +180,16 @@ def edit_expression(
     """
     settings = settings or EditSettings()
     size = crop.shape[-1]
-    contour = contour.cpu().float()
+    landmarks68 = landmarks68.cpu().float()
     if strength == 0:
         still = torch.zeros(1, 2, 2 * size, 2 * size)
-        return ExpressionEdit(still, torch.zeros_like(crop).cpu(), contour)
-    unit = contour / size
+        return ExpressionEdit(still, torch.zeros_like(crop).cpu(), landmarks68)
+    unit = landmarks68 / size
     moved = shapes.target(unit, emotion, strength * settings.warp)
     told = shapes.target(unit, emotion, strength * settings.exaggeration)
-    flow, reached = displacement(contour, moved * size, size)
+    flow, reached = displacement(landmarks68, moved * size, size)
     warped = deform_crop(crop, flow)
-    opened = _darken_mouth(warped, contour, reached, settings.cavity)
+    opened = _darken_mouth(warped, landmarks68, reached, settings.cavity)
     grey = is_grey(crop)[0].float()
     wanted = F.one_hot(torch.tensor(emotion), len(EMOTIONS)).float()
     now = torch.zeros_like(wanted) if present is None else present.cpu().float()

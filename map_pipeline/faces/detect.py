@@ -20,7 +20,7 @@ from map_pipeline.errors import (
     UnknownOptionError,
 )
 from map_pipeline.faces.boxes import BoxFinder, iou
-from map_pipeline.faces.landmarks import ContourFinder, five_points
+from map_pipeline.faces.landmarks import LandmarkFinder, five_points
 
 MIN_FACE_SIDE = 40  # px, shorter side of the box; below, too little of a face is there to change
 MIN_BOX_IOU = 0.3  # overlap from which a box given by the user means a detected face
@@ -47,7 +47,7 @@ class Face:
     """float32 `[5, 2]` photo px: left and right eye (image left first), nose tip, mouth corners."""
     score: float
     """Confidence of the detector in [0, 1]."""
-    contour68: np.ndarray | None = None
+    landmarks68: np.ndarray | None = None
     """float32 `[68, 2]` photo px in iBUG order, if the detector knows them."""
 
     @property
@@ -81,7 +81,7 @@ class BundledDetector:
 
     def __init__(self) -> None:
         self._boxes = BoxFinder()
-        self._contours = ContourFinder()
+        self._contours = LandmarkFinder()
 
     def detect(self, photo: np.ndarray) -> list[Face]:
         """Find the faces of an upright photo (uint8 RGB `[H, W, 3]`), biggest first.
@@ -93,11 +93,11 @@ class BundledDetector:
         biggest = np.argsort((boxes[:, 2:] - boxes[:, :2]).prod(-1))[::-1][:MAX_FACES]
         chosen = np.sort(biggest)  # in their order still: the better of two of one face is first
         for box, score in zip(boxes[chosen], scores[chosen], strict=True):
-            contour = self._contours.find(photo, box)
-            if contour is None:
+            landmarks68 = self._contours.find(photo, box)
+            if landmarks68 is None:
                 continue
             x0, y0, x1, y1 = box.tolist()
-            face = Face((x0, y0, x1, y1), five_points(contour), float(score), contour)
+            face = Face((x0, y0, x1, y1), five_points(landmarks68), float(score), landmarks68)
             if not any(_same_face(face, other) for other in faces):
                 faces.append(face)
         return _biggest_first(faces)

@@ -66,7 +66,7 @@ MIRRORED = np.array(
 )
 
 
-class ContourFinder:
+class LandmarkFinder:
     """Finds the 68 landmarks of one face at a time."""
 
     def __init__(self) -> None:
@@ -81,9 +81,9 @@ class ContourFinder:
         """
         best, least = None, MAX_UNCERTAINTY
         for roll in FIRST_ROLLS:
-            contour, uncertainty = self._find_from(photo, _box_crop(box, roll))
+            landmarks68, uncertainty = self._find_from(photo, _box_crop(box, roll))
             if uncertainty < least:
-                best, least = contour, uncertainty
+                best, least = landmarks68, uncertainty
             if least < GOOD_UNCERTAINTY:
                 break
         return best
@@ -98,17 +98,17 @@ class ContourFinder:
             landmarks: `[5, 2]` photo px: eyes, nose tip, mouth corners, image left first.
         """
         start = similarity_transform(CROP_TEMPLATE, torch.as_tensor(landmarks)[None].float())[0]
-        contour, uncertainty = self._look(photo, start)
-        return contour if uncertainty < MAX_UNCERTAINTY else None
+        landmarks68, uncertainty = self._look(photo, start)
+        return landmarks68 if uncertainty < MAX_UNCERTAINTY else None
 
     def _find_from(self, photo: np.ndarray, crop_to_photo: Tensor) -> tuple[np.ndarray, float]:
         """Landmarks and their uncertainty, starting with a look at this crop."""
-        contour, uncertainty = self._look(photo, crop_to_photo)
+        landmarks68, uncertainty = self._look(photo, crop_to_photo)
         for _ in range(STRAIGHT_LOOKS):
-            rough = torch.from_numpy(five_points(contour))
+            rough = torch.from_numpy(five_points(landmarks68))
             crop_to_photo = similarity_transform(CROP_TEMPLATE, rough)
-            contour, uncertainty = self._look(photo, crop_to_photo)
-        return contour, uncertainty
+            landmarks68, uncertainty = self._look(photo, crop_to_photo)
+        return landmarks68, uncertainty
 
     def _look(self, photo: np.ndarray, crop_to_photo: Tensor) -> tuple[np.ndarray, float]:
         """Landmarks in photo px from one crop and its mirror image, and their uncertainty.
@@ -119,11 +119,11 @@ class ContourFinder:
         plain, mirrored = self._predict(crop), self._predict(crop.flip(-1))
         mirrored = mirrored[MIRRORED]
         mirrored[:, 0] = CROP_SIZE - 1 - mirrored[:, 0]
-        contour = (plain + mirrored) / 2
-        eyes = five_points(contour)[:2]
+        landmarks68 = (plain + mirrored) / 2
+        eyes = five_points(landmarks68)[:2]
         distance = np.linalg.norm(plain - mirrored, axis=1).mean()
         uncertainty = float(distance / max(np.linalg.norm(eyes[1] - eyes[0]), 1e-3))
-        return apply_affine(crop_to_photo, torch.from_numpy(contour)).numpy(), uncertainty
+        return apply_affine(crop_to_photo, torch.from_numpy(landmarks68)).numpy(), uncertainty
 
     def _predict(self, crop: Tensor) -> np.ndarray:
         """Landmarks `[68, 2]` in px of a grey crop `[1, 1, 64, 64]` in 0..255."""
@@ -131,10 +131,12 @@ class ContourFinder:
         return output.reshape(68, 2) * CROP_SIZE - 0.5  # the net counts from the crop's edge
 
 
-def five_points(contour: np.ndarray) -> np.ndarray:
+def five_points(landmarks68: np.ndarray) -> np.ndarray:
     """Eye centres, nose tip and mouth corners `[5, 2]` of the 68 points `[68, 2]`."""
-    eyes = [contour[_LEFT_EYE].mean(0), contour[_RIGHT_EYE].mean(0)]
-    return np.stack([*eyes, contour[_NOSE_TIP], contour[_MOUTH_LEFT], contour[_MOUTH_RIGHT]])
+    eyes = [landmarks68[_LEFT_EYE].mean(0), landmarks68[_RIGHT_EYE].mean(0)]
+    return np.stack(
+        [*eyes, landmarks68[_NOSE_TIP], landmarks68[_MOUTH_LEFT], landmarks68[_MOUTH_RIGHT]]
+    )
 
 
 def _box_crop(box: np.ndarray, roll: float) -> Tensor:

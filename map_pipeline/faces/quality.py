@@ -92,7 +92,7 @@ def share_outside(template_to_photo: torch.Tensor, width: int, height: int) -> f
 
 
 def _hidden(face: Face, landmarks: np.ndarray, eye_distance: float, photo: np.ndarray) -> bool:
-    if face.contour68 is not None and face.score < MIN_BUNDLED_SCORE:
+    if face.landmarks68 is not None and face.score < MIN_BUNDLED_SCORE:
         return True
     eyes = [_detail(photo, eye, eye_distance) for eye in landmarks[:2]]
     mouth = _detail(photo, landmarks[3:].mean(0), eye_distance)

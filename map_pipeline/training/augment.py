@@ -23,49 +23,51 @@ class Batch:
 
     Attributes:
         images: `[B,3,S,S]` in [0,1].
-        emotions: `[B,7]`; contours: `[B,68,2]` in units of the side; has_contour, grey: `[B]`.
+        emotions: `[B,7]`; landmarks68: `[B,68,2]` in units of the side; has_landmarks, grey: `[B]`.
     """
 
     images: Tensor
     emotions: Tensor
-    contours: Tensor
-    has_contour: Tensor
+    landmarks68: Tensor
+    has_landmarks: Tensor
     grey: Tensor
 
     @property
     def condition(self) -> Condition:
         """All that the network can be told of these faces."""
-        return Condition(self.emotions, self.contours, self.has_contour.float(), self.grey.float())
+        return Condition(
+            self.emotions, self.landmarks68, self.has_landmarks.float(), self.grey.float()
+        )
 
     def first(self, count: int) -> "Batch":
         """The first `count` of these faces."""
-        tensors = (self.images, self.emotions, self.contours, self.has_contour, self.grey)
+        tensors = (self.images, self.emotions, self.landmarks68, self.has_landmarks, self.grey)
         return Batch(*(tensor[:count] for tensor in tensors))
 
 
 def augment(batch: Batch, generator: torch.Generator) -> Batch:
     """A random variation of every face; `generator` lives on the batch's device."""
-    images, contours = mirror(batch.images, batch.contours, _coin(batch, 0.5, generator))
-    images, contours = shift(images, contours, _shifts(batch, generator))
+    images, landmarks68 = mirror(batch.images, batch.landmarks68, _coin(batch, 0.5, generator))
+    images, landmarks68 = shift(images, landmarks68, _shifts(batch, generator))
     lose = _coin(batch, GREY_SHARE, generator) & ~batch.grey
     images = torch.where(lose[:, None, None, None], to_grey(images).expand_as(images), images)
-    return Batch(images, batch.emotions, contours, batch.has_contour, batch.grey | lose)
+    return Batch(images, batch.emotions, landmarks68, batch.has_landmarks, batch.grey | lose)
 
 
-def mirror(images: Tensor, contours: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def mirror(images: Tensor, landmarks68: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     """Mirror the `chosen` `[B]` faces, landmarks included."""
-    index = torch.as_tensor(MIRRORED, device=contours.device)
-    flipped = contours[:, index]
+    index = torch.as_tensor(MIRRORED, device=landmarks68.device)
+    flipped = landmarks68[:, index]
     side = images.shape[-1]
     # Pixel centres at integers: column 0 goes to column side - 1.
     flipped = torch.stack([(side - 1) / side - flipped[..., 0], flipped[..., 1]], -1)
     return (
         torch.where(chosen[:, None, None, None], images.flip(-1), images),
-        torch.where(chosen[:, None, None], flipped, contours),
+        torch.where(chosen[:, None, None], flipped, landmarks68),
     )
 
 
-def shift(images: Tensor, contours: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
+def shift(images: Tensor, landmarks68: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
     """Move faces by whole pixels `[B,2]` (x, y), at most `MAX_SHIFT`; the border is reflected."""
     count, _, side, _ = images.shape
     padded = F.pad(images, [MAX_SHIFT] * 4, mode="reflect")
@@ -73,7 +75,7 @@ def shift(images: Tensor, contours: Tensor, shifts: Tensor) -> tuple[Tensor, Ten
     columns, rows = line - shifts[:, :1], line - shifts[:, 1:]  # [B,S]
     which = torch.arange(count, device=images.device)[:, None, None]
     moved = padded.permute(0, 2, 3, 1)[which, rows[:, :, None], columns[:, None, :]]
-    return moved.permute(0, 3, 1, 2), contours + shifts[:, None].to(contours) / side
+    return moved.permute(0, 3, 1, 2), landmarks68 + shifts[:, None].to(landmarks68) / side
 
 
 def _coin(batch: Batch, share: float, generator: torch.Generator) -> Tensor:

@@ -98,7 +98,7 @@ def build_composite(
         pool = [candidates[i] for i in chosen]
         picture, members = average_faces(
             torch.stack([c.image for c in pool]),
-            torch.stack([c.contour for c in pool]),
+            torch.stack([c.landmarks68 for c in pool]),
             arcface_template(SIZE, TEMPLATE_RAISE),
             keep,
         )

@@ -81,7 +81,7 @@ class Candidate:
     file: str
     image: Tensor
     """`[3,S,S]` float32 RGB in [0,1], aligned."""
-    contour: Tensor
+    landmarks68: Tensor
     """`[68,2]` px."""
     sharpness: float
     """Variance of the Laplacian over the grey variance, inner face."""
@@ -132,19 +132,19 @@ def _candidate(file: str, content: bytes, tone: str, detector: BundledDetector) 
     faces = detector.detect(photo)
     if not faces:
         return None
-    contour = faces[0].contour68
-    opening = _mouth_opening(contour)
+    landmarks68 = faces[0].landmarks68
+    opening = _mouth_opening(landmarks68)
     if opening > MAX_MOUTH_OPENING:
         return None
     image = to_tensor(photo)[0]
     return Candidate(
         file=file,
         image=image,
-        contour=torch.from_numpy(contour),
+        landmarks68=torch.from_numpy(landmarks68),
         sharpness=_sharpness(image),
-        asymmetry=_asymmetry(contour),
+        asymmetry=_asymmetry(landmarks68),
         mouth_opening=opening,
-        bridge=_bridge_contrast(image, contour),
+        bridge=_bridge_contrast(image, landmarks68),
     )
 
 
@@ -153,10 +153,10 @@ def _chroma(photo: np.ndarray) -> float:
     return float(np.ptp(photo.astype(np.float32), axis=2).mean())
 
 
-def _mouth_opening(contour: np.ndarray) -> float:
+def _mouth_opening(landmarks68: np.ndarray) -> float:
     """Gap between the lips as a share of the mouth's width."""
-    width = np.linalg.norm(contour[54] - contour[48])
-    return float(np.linalg.norm(contour[66] - contour[62]) / max(width, 1e-3))
+    width = np.linalg.norm(landmarks68[54] - landmarks68[48])
+    return float(np.linalg.norm(landmarks68[66] - landmarks68[62]) / max(width, 1e-3))
 
 
 def _sharpness(image: Tensor) -> float:
@@ -168,10 +168,10 @@ def _sharpness(image: Tensor) -> float:
     return float(detail[inner].var() / grey[inner].var().clamp(1e-4))
 
 
-def _bridge_contrast(image: Tensor, contour: np.ndarray) -> float:
+def _bridge_contrast(image: Tensor, landmarks68: np.ndarray) -> float:
     """Largest vertical step between the inner corners of the eyes over the grey spread."""
     grey = image.mean(0)
-    inner_left, inner_right, brow = contour[39], contour[42], contour[21]
+    inner_left, inner_right, brow = landmarks68[39], landmarks68[42], landmarks68[21]
     columns = slice(int(inner_left[0]) + 2, int(inner_right[0]) - 1)
     bridge = grey[int(brow[1]) + 3 : int(inner_right[1]) + 6, columns]
     if min(bridge.shape) < 3:
@@ -179,15 +179,15 @@ def _bridge_contrast(image: Tensor, contour: np.ndarray) -> float:
     return float(bridge.mean(1).diff().abs().max() / grey.std().clamp(1e-3))
 
 
-def _asymmetry(contour: np.ndarray) -> float:
+def _asymmetry(landmarks68: np.ndarray) -> float:
     """How far the head is turned or rolled, 0 if it looks straight ahead.
 
     Sum of the nose tip's and the jaw's horizontal distances from the middle of the eyes along the
     line of the eyes, in eye distances.
     """
-    left, right, nose, *_ = five_points(contour)
+    left, right, nose, *_ = five_points(landmarks68)
     across = (right - left) / max(float(np.linalg.norm(right - left)), 1e-3)
     middle = (left + right) / 2
-    jaw = (contour[2] + contour[14]) / 2
+    jaw = (landmarks68[2] + landmarks68[14]) / 2
     offsets = [abs(float((point - middle) @ across)) for point in (nose, jaw)]
     return sum(offsets) / max(float(np.linalg.norm(right - left)), 1e-3)

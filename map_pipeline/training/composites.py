@@ -57,18 +57,18 @@ class Composite:
         return self.excess <= 1e-6
 
 
-def mean_shape(contours: Tensor, template: Tensor) -> Tensor:
-    """Mean `[68,2]` of contours `[N,68,2]`, each fitted to the five-point `template` `[5,2]`.
+def mean_shape(landmarks68: Tensor, template: Tensor) -> Tensor:
+    """Mean `[68,2]` of landmarks68 `[N,68,2]`, each fitted to the five-point `template` `[5,2]`.
 
     The fit ignores pose and size, so that only proportions are averaged.
     """
-    points = torch.stack([_five(contour) for contour in contours])
-    fitted = apply_affine(similarity_transform(points, template), contours)
+    points = torch.stack([_five(landmarks68) for landmarks68 in landmarks68])
+    fitted = apply_affine(similarity_transform(points, template), landmarks68)
     mean = fitted.mean(0)
     return apply_affine(similarity_transform(_five(mean)[None], template), mean[None])[0]
 
 
-def warp_to_shape(images: Tensor, contours: Tensor, shape: Tensor) -> Tensor:
+def warp_to_shape(images: Tensor, landmarks68: Tensor, shape: Tensor) -> Tensor:
     """Move the landmarks of each image onto `shape`, piecewise affinely.
 
     The picture between landmarks follows by a triangulation of `shape`, a forehead line above the
@@ -76,7 +76,7 @@ def warp_to_shape(images: Tensor, contours: Tensor, shape: Tensor) -> Tensor:
 
     Args:
         images: `[N,3,S,S]`.
-        contours: `[N,68,2]` px.
+        landmarks68: `[N,68,2]` px.
         shape: `[68,2]` px.
 
     Returns:
@@ -93,8 +93,8 @@ def warp_to_shape(images: Tensor, contours: Tensor, shape: Tensor) -> Tensor:
     weights = torch.from_numpy(weights).float()  # [P,3] barycentric
     corners = torch.from_numpy(mesh.simplices[triangle]).long()  # [P,3]
     grids = []
-    for contour in contours:
-        source = (_anchors(contour, size)[corners] * weights[..., None]).sum(1)  # [P,2] px
+    for landmarks68 in landmarks68:
+        source = (_anchors(landmarks68, size)[corners] * weights[..., None]).sum(1)  # [P,2] px
         grids.append((source * (2 / (size - 1)) - 1).view(size, size, 2))
     return F.grid_sample(
         images, torch.stack(grids), mode="bicubic", padding_mode="reflection", align_corners=True
@@ -102,7 +102,7 @@ def warp_to_shape(images: Tensor, contours: Tensor, shape: Tensor) -> Tensor:
 
 
 def average_faces(
-    images: Tensor, contours: Tensor, template: Tensor, keep: int
+    images: Tensor, landmarks68: Tensor, template: Tensor, keep: int
 ) -> tuple[Tensor, Tensor]:
     """The composite of some faces `[3,S,S]` in [0,1], aligned to `template`, and who is in it.
 
@@ -111,21 +111,21 @@ def average_faces(
 
     Args:
         images: `[N,3,S,S]` in [0,1].
-        contours: `[N,68,2]` px.
+        landmarks68: `[N,68,2]` px.
         template: `[5,2]` px.
         keep: how many of the N faces to average.
 
     Returns:
         the composite and the indices `[keep]` of the faces averaged.
     """
-    shape = mean_shape(contours, template)
-    warped = _equalise_colours(warp_to_shape(images, contours, shape))
+    shape = mean_shape(landmarks68, template)
+    warped = _equalise_colours(warp_to_shape(images, landmarks68, shape))
     inner = inner_face(images.shape[-1])
     distance = (warped - warped.median(0).values).abs().mean(1)[:, inner].mean(1)  # [N]
     typical = distance.argsort(stable=True)[:keep]
     # Shape and picture of the same people.
-    shape = mean_shape(contours[typical], template)
-    warped = _equalise_colours(warp_to_shape(images[typical], contours[typical], shape))
+    shape = mean_shape(landmarks68[typical], template)
+    warped = _equalise_colours(warp_to_shape(images[typical], landmarks68[typical], shape))
     return soften_surroundings(sharpen(trimmed_mean(warped)), shape), typical
 
 
@@ -158,18 +158,18 @@ def sharpen(image: Tensor, amount: float = SHARPENING) -> Tensor:
     return (image + amount * (image - _blur(image, 1.0))).clamp(0, 1)
 
 
-def _five(contour: Tensor) -> Tensor:
-    return torch.from_numpy(five_points(contour.numpy()))
+def _five(landmarks68: Tensor) -> Tensor:
+    return torch.from_numpy(five_points(landmarks68.numpy()))
 
 
-def _anchors(contour: Tensor, size: int) -> Tensor:
-    """The contour `[68,2]`, points on the forehead and a frame around the picture: `[M,2]` px."""
-    eyes, mouth = contour[36:48].mean(0), contour[48:60].mean(0)
-    forehead = contour[[17, 19, 21, 22, 24, 26]] + FOREHEAD * (eyes - mouth)
+def _anchors(landmarks68: Tensor, size: int) -> Tensor:
+    """The landmarks68 `[68,2]`, points on the forehead and a frame around the picture: `[M,2]` px."""
+    eyes, mouth = landmarks68[36:48].mean(0), landmarks68[48:60].mean(0)
+    forehead = landmarks68[[17, 19, 21, 22, 24, 26]] + FOREHEAD * (eyes - mouth)
     low, middle, high = -size / 4, size / 2, size * 5 / 4
     frame = [(x, y) for x in (low, middle, high) for y in (low, middle, high)]
     frame.remove((middle, middle))
-    return torch.cat([contour, forehead, torch.tensor(frame)])
+    return torch.cat([landmarks68, forehead, torch.tensor(frame)])
 
 
 def _equalise_colours(faces: Tensor) -> Tensor:

@@ -187,9 +187,9 @@ def measure_shapes(faces: FaceSet) -> ExpressionShapes:
     Raises:
         MAPError: no such face shows an emotion that has to be measured.
     """
-    known = faces.has_contour & (faces.emotions.max(1).values == 1)
+    known = faces.has_landmarks & (faces.emotions.max(1).values == 1)
     emotions = faces.emotions[known].argmax(1)
-    shapes = faces.contours[known].double()
+    shapes = faces.landmarks68[known].double()
     # Both halves of every face count: displacements are symmetric, and there is twice the data.
     shapes, emotions = torch.cat([shapes, mirrored(shapes)]), emotions.repeat(2)
     neutral_rows = emotions == EMOTIONS.index("neutral")

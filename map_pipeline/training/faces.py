@@ -35,16 +35,16 @@ class FaceSet:
         names: file names.
         images: `uint8 [N,3,S,S]` RGB.
         emotions: `[N,7]` probabilities in the order of `EMOTIONS`; a row of zeros is unknown.
-        contours: `[N,68,2]` landmarks in units of the side; zeros where not found.
-        has_contour: `bool [N]`.
+        landmarks68: `[N,68,2]` landmarks in units of the side; zeros where not found.
+        has_landmarks: `bool [N]`.
         grey: `bool [N]`, whether the picture has no colour.
     """
 
     names: list[str]
     images: Tensor
     emotions: Tensor
-    contours: Tensor
-    has_contour: Tensor
+    landmarks68: Tensor
+    has_landmarks: Tensor
     grey: Tensor
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class FaceSet:
     def select(self, indices: Tensor) -> "FaceSet":
         """The faces at `indices` `[M]`."""
         names = [self.names[i] for i in indices.tolist()]
-        tensors = (self.images, self.emotions, self.contours, self.has_contour, self.grey)
+        tensors = (self.images, self.emotions, self.landmarks68, self.has_landmarks, self.grey)
         return FaceSet(names, *(tensor[indices] for tensor in tensors))
 
     def split(self, validation: int, seed: int = 0) -> tuple["FaceSet", "FaceSet"]:
@@ -144,8 +144,8 @@ def write_labels(path: Path, faces: FaceSet) -> None:
         buffer,
         names=np.array(faces.names),
         emotions=faces.emotions.numpy().astype(np.float16),
-        contours=faces.contours.numpy().astype(np.float16),
-        has_contour=faces.has_contour.numpy(),
+        landmarks68=faces.landmarks68.numpy().astype(np.float16),
+        has_landmarks=faces.has_landmarks.numpy(),
     )
     write_atomically(path, buffer.getvalue())
 
@@ -153,7 +153,7 @@ def write_labels(path: Path, faces: FaceSet) -> None:
 def load_faces(sources: Sequence[Path]) -> FaceSet:
     """Load labelled data sets as one.
 
-    A data set without `.labels.npz` has unknown contours, and emotions only where given by hand.
+    A data set without `.labels.npz` has unknown landmarks68, and emotions only where given by hand.
 
     Raises:
         InvalidImageError: pictures of several sizes, or labels of other pictures.
@@ -163,7 +163,7 @@ def load_faces(sources: Sequence[Path]) -> FaceSet:
     if len(sizes) != 1:
         raise InvalidImageError(f"`faces` must all be of one size, got {sorted(sizes)} px.")
     names = [name for part in parts for name in part.names]
-    fields = ("images", "emotions", "contours", "has_contour", "grey")
+    fields = ("images", "emotions", "landmarks68", "has_landmarks", "grey")
     return FaceSet(names, *(torch.cat([getattr(p, f) for p in parts]) for f in fields))
 
 
@@ -185,19 +185,21 @@ def _load(source: Path) -> FaceSet:
     names, images = read_pictures(source)
     path = labels_path(source)
     if path.is_file():
-        emotions, contours, has_contour = _read_stored(path, names)
+        emotions, landmarks68, has_landmarks = _read_stored(path, names)
     else:
         emotions = hand_emotions(names, read_hand_labels(source))
-        contours, has_contour = torch.zeros(len(names), 68, 2), torch.zeros(len(names)).bool()
-    return FaceSet(names, images, emotions, contours, has_contour, find_grey(images))
+        landmarks68, has_landmarks = torch.zeros(len(names), 68, 2), torch.zeros(len(names)).bool()
+    return FaceSet(names, images, emotions, landmarks68, has_landmarks, find_grey(images))
 
 
 def _read_stored(path: Path, names: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Emotions, contours and which of them were found, of the pictures with these names."""
+    """Emotions, landmarks68 and which of them were found, of the pictures with these names."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             named = stored["names"].tolist()
-            known = [torch.from_numpy(stored[k]) for k in ("emotions", "contours", "has_contour")]
+            known = [
+                torch.from_numpy(stored[k]) for k in ("emotions", "landmarks68", "has_landmarks")
+            ]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidImageError(
             f"`faces` must have labels that can be read, got {path} ({error}); label them again."

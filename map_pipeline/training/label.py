@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from map_pipeline.expression.classifiers import ExpressionClassifier, mean_probabilities
-from map_pipeline.faces.landmarks import ContourFinder
+from map_pipeline.faces.landmarks import LandmarkFinder
 from map_pipeline.training.faces import (
     FaceSet,
     find_grey,
@@ -40,10 +40,10 @@ def label(source: Path, template: Tensor, classifiers: Collection[ExpressionClas
     seen = torch.cat(
         [_emotions(batch, template, classifiers) for batch in tqdm(images.split(BATCH), "emotions")]
     )
-    contours, found = _contours(images, template)
+    landmarks68, found = _contours(images, template)
     known = by_hand.sum(1, keepdim=True) > 0
     emotions = torch.where(known, by_hand, seen)
-    faces = FaceSet(names, images, emotions, contours, found, find_grey(images))
+    faces = FaceSet(names, images, emotions, landmarks68, found, find_grey(images))
     write_labels(labels_path(source), faces)
     return faces
 
@@ -60,11 +60,11 @@ def _emotions(
 
 def _contours(images: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:
     """Landmarks `[N,68,2]` in units of the side and whether they were found `[N]`."""
-    finder, size = ContourFinder(), images.shape[-1]
+    finder, size = LandmarkFinder(), images.shape[-1]
     start = template.numpy().astype(np.float32) * size
-    contours, found = torch.zeros(len(images), 68, 2), torch.zeros(len(images)).bool()
-    for row, image in enumerate(tqdm(images, "contours")):
-        contour = finder.find_aligned(image.permute(1, 2, 0).numpy(), start)
-        if contour is not None:
-            contours[row], found[row] = torch.from_numpy(contour) / size, True
-    return contours, found
+    landmarks68, found = torch.zeros(len(images), 68, 2), torch.zeros(len(images)).bool()
+    for row, image in enumerate(tqdm(images, "landmarks68")):
+        landmarks68 = finder.find_aligned(image.permute(1, 2, 0).numpy(), start)
+        if landmarks68 is not None:
+            landmarks68[row], found[row] = torch.from_numpy(landmarks68) / size, True
+    return landmarks68, found

@@ -124,7 +124,7 @@ class Prepared:
     """Training faces with everything that stays the same, on the training device.
 
     Attributes:
-        labels: emotions, contours and so on; `images` is empty.
+        labels: emotions, landmarks68 and so on; `images` is empty.
         pixels: `uint8 [N,3,s,s]`.
         starts: `float16 [N,C,h,w]`, inverted with the prior.
         reconstructions: `float16 [N,3,s,s]`, generated back with the prior.
@@ -351,15 +351,15 @@ def prepare(
     device, protection = accelerator.device, config.protection
     patch = diffusion.patch_size(prior.unet)
     half = torch.rand(len(faces), generator=torch.Generator().manual_seed(config.seed)) < 0.5
-    pixels, contours = mirror(faces.images, faces.contours, half)
+    pixels, landmarks68 = mirror(faces.images, faces.landmarks68, half)
     side = pixels.shape[-1]
-    known = [torch.from_numpy(five_points(c.numpy())) for c in contours * side]
+    known = [torch.from_numpy(five_points(c.numpy())) for c in landmarks68 * side]
     landmarks = torch.where(
-        faces.has_contour[:, None, None], torch.stack(known), template[None] * side
+        faces.has_landmarks[:, None, None], torch.stack(known), template[None] * side
     ).to(device)
     labels = Batch(
         torch.empty(0, device=device),
-        *(v.to(device) for v in (faces.emotions, contours, faces.has_contour, faces.grey)),
+        *(v.to(device) for v in (faces.emotions, landmarks68, faces.has_landmarks, faces.grey)),
     )
     starts, back = [], []
     embeddings: dict[str, list[Tensor]] = {name: [] for name in surrogates}
@@ -496,8 +496,8 @@ def as_they_are(labels: Batch, rows: Tensor) -> Condition:
     """What the network is told of faces as they are: their shape and colour."""
     return Condition(
         torch.zeros_like(labels.emotions[rows]),
-        labels.contours[rows],
-        labels.has_contour[rows].float(),
+        labels.landmarks68[rows],
+        labels.has_landmarks[rows].float(),
         labels.grey[rows].float(),
     )
 

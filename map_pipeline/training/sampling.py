@@ -39,8 +39,8 @@ class FaceSampler:
         return Batch(
             self._pixels[index].float() / 255,
             labels.emotions[index],
-            labels.contours[index],
-            labels.has_contour[index],
+            labels.landmarks68[index],
+            labels.has_landmarks[index],
             labels.grey[index],
         )
 
@@ -71,5 +71,5 @@ def emotion_weights(emotions: Tensor, balance: float) -> Tensor:
 def whole(faces: FaceSet, device: torch.device, pixels: bool = True) -> Batch:
     """All faces on a device; `images` is empty without `pixels`."""
     images = faces.images.to(device).float() / 255 if pixels else torch.empty(0, device=device)
-    labels = (faces.emotions, faces.contours, faces.has_contour, faces.grey)
+    labels = (faces.emotions, faces.landmarks68, faces.has_landmarks, faces.grey)
     return Batch(images, *(value.to(device) for value in labels))

@@ -69,7 +69,7 @@ def new_unet(config: "PriorConfig", size: int) -> UNet2DModel:
 def new_conditioner(config: "PriorConfig", training: FaceSet, unet: UNet2DModel) -> FaceConditioner:
     """A conditioner with random weights that knows the mean shape of the training faces."""
     conditioner = FaceConditioner(embedding_width(unet), config.hidden)
-    known = training.contours[training.has_contour]
+    known = training.landmarks68[training.has_landmarks]
     if len(known):
         conditioner.mean_shape.copy_(known.mean(0))
     return conditioner

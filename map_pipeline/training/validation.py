@@ -71,10 +71,10 @@ def score_photos(
             continue
         landmarks = torch.as_tensor(faces[0].landmarks)
         alignment = Alignment.from_landmarks(landmarks, template * size, size)
-        crop, contour = pipe.aligned_crop(photo, alignment)
+        crop, landmarks68 = pipe.aligned_crop(photo, alignment)
         crops.append(crop)
         if conditioner is not None:
-            told.append(conditioner(describe(crop, contour)).detach())
+            told.append(conditioner(describe(crop, landmarks68)).detach())
     if not crops:
         raise NoFaceError("`photos` must show faces, got none that the detector finds.")
     conditions = torch.cat(told) if told else None

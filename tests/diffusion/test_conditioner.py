@@ -103,9 +103,9 @@ def test_saving_keeps_everything(conditioner: FaceConditioner, tmp_path: Path) -
 
 
 def test_a_face_as_it_is() -> None:
-    crop, contour = torch.rand(1, 3, 32, 32), torch.rand(POINTS, 2) * 32
-    told = describe(crop, contour)
-    torch.testing.assert_close(told.shape, contour[None] / 32)
+    crop, landmarks68 = torch.rand(1, 3, 32, 32), torch.rand(POINTS, 2) * 32
+    told = describe(crop, landmarks68)
+    torch.testing.assert_close(told.shape, landmarks68[None] / 32)
     assert told.has_shape.tolist() == [1]
     assert told.grey.tolist() == [0]
     assert torch.equal(told.emotion, torch.zeros(1, 7))

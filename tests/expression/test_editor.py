@@ -88,8 +88,8 @@ def crop() -> Tensor:
 def edit(
     networks: tuple, shapes: ExpressionShapes, emotion: int = SURPRISE, strength: float = 1.0
 ) -> ExpressionEdit:
-    contour = neutral_shape() * SIZE
-    return edit_expression(*networks, shapes, crop(), contour, emotion, strength, SETTINGS)
+    landmarks68 = neutral_shape() * SIZE
+    return edit_expression(*networks, shapes, crop(), landmarks68, emotion, strength, SETTINGS)
 
 
 @pytest.mark.parametrize("emotion", range(7))
@@ -250,11 +250,11 @@ def test_the_present_expression_is_what_the_painting_leads_away_from(
     networks: tuple, shapes: ExpressionShapes
 ) -> None:
     unet, conditioner, scheduler = networks
-    contour = shapes.neutral * SIZE
+    landmarks68 = shapes.neutral * SIZE
 
     def painting(present: Tensor | None) -> Tensor:
         return edit_expression(
-            unet, conditioner, scheduler, shapes, crop(), contour, SAD, 1.0, SETTINGS, present
+            unet, conditioner, scheduler, shapes, crop(), landmarks68, SAD, 1.0, SETTINGS, present
         ).painting
 
     already = torch.eye(len(EMOTIONS))[SAD]

@@ -58,8 +58,8 @@ def face_at(x0: float, y0: float, width: float, height: float) -> Face:
 def test_one_face(detector: BundledDetector, astronaut: Image.Image) -> None:
     photo = np.asarray(astronaut)
     [face] = detector.detect(photo)
-    assert face.landmarks.dtype == face.contour68.dtype == np.float32
-    assert face.contour68.shape == (68, 2)
+    assert face.landmarks.dtype == face.landmarks68.dtype == np.float32
+    assert face.landmarks68.shape == (68, 2)
     assert 0.95 < face.score <= 1
     x0, y0, x1, y1 = face.box
     assert 160 < x0 < 195
@@ -67,7 +67,7 @@ def test_one_face(detector: BundledDetector, astronaut: Image.Image) -> None:
     assert 45 < y0 < 90
     assert 165 < y1 < 195
     assert_near(face.landmarks, LANDMARKS, EYE_DISTANCE)
-    assert np.array_equal(face.landmarks, five_points(face.contour68))
+    assert np.array_equal(face.landmarks, five_points(face.landmarks68))
 
 
 def test_crowd_is_searched_for_its_biggest_faces(
@@ -90,8 +90,8 @@ def test_mirror_image_gives_mirrored_landmarks(
 ) -> None:
     [plain] = detector.detect(np.asarray(astronaut))
     [mirrored] = detector.detect(np.ascontiguousarray(np.asarray(astronaut)[:, ::-1]))
-    expected = plain.contour68[MIRRORED] * [-1, 1] + [astronaut.width - 1, 0]
-    assert np.linalg.norm(mirrored.contour68 - expected, axis=1).mean() < 0.04 * EYE_DISTANCE
+    expected = plain.landmarks68[MIRRORED] * [-1, 1] + [astronaut.width - 1, 0]
+    assert np.linalg.norm(mirrored.landmarks68 - expected, axis=1).mean() < 0.04 * EYE_DISTANCE
 
 
 @pytest.mark.parametrize("degrees", [-45, -30, 30, 45])

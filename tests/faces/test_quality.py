@@ -93,7 +93,7 @@ def test_face_cut_by_the_edge_is_named(photo: np.ndarray, face: Face) -> None:
     nose = int(face.landmarks[2, 0])
     cut = np.ascontiguousarray(photo[:, nose:])
     moved = Face(
-        (0.0, *face.box[1:]), face.landmarks - np.float32([nose, 0]), face.score, face.contour68
+        (0.0, *face.box[1:]), face.landmarks - np.float32([nose, 0]), face.score, face.landmarks68
     )
     assert any("cut off by the edge" in problem for problem in face_problems(moved, cut))
 
@@ -115,5 +115,5 @@ def test_covered_face_is_named(
 
 
 def test_unsure_bundled_detector_is_told(photo: np.ndarray, face: Face) -> None:
-    unsure = Face(face.box, face.landmarks, 0.8, face.contour68)
+    unsure = Face(face.box, face.landmarks, 0.8, face.landmarks68)
     assert face_problems(unsure, photo) == ("partly hidden or hard to make out",)

@@ -53,12 +53,12 @@ def faces(count: int = 24, side: int = SIDE, seed: int = 0) -> FaceSet:
     generator = torch.Generator().manual_seed(seed)
     emotions = torch.eye(7)[torch.randint(7, (count,), generator=generator)]
     emotions[-2] = 0
-    contours = 0.2 + 0.6 * torch.rand(count, POINTS, 2, generator=generator)
+    landmarks68 = 0.2 + 0.6 * torch.rand(count, POINTS, 2, generator=generator)
     found = torch.ones(count).bool()
-    contours[-1], found[-1] = 0, False
+    landmarks68[-1], found[-1] = 0, False
     images = pictures(count, side, seed)
     names = [f"{index:05}.png" for index in range(count)]
-    return FaceSet(names, images, emotions, contours, found, find_grey(images))
+    return FaceSet(names, images, emotions, landmarks68, found, find_grey(images))
 
 
 def batch(count: int = 24, side: int = SIDE, seed: int = 0) -> Batch:

@@ -33,36 +33,36 @@ def everyone(count: int) -> torch.Tensor:
 
 def test_the_mirror_image_of_the_mirror_image_is_the_picture() -> None:
     faces = batch(6, SIDE)
-    once = mirror(faces.images, faces.contours, everyone(6))
+    once = mirror(faces.images, faces.landmarks68, everyone(6))
     twice = mirror(*once, everyone(6))
     assert not torch.equal(once[0], faces.images)
     assert torch.equal(twice[0], faces.images)
-    torch.testing.assert_close(twice[1], faces.contours)
+    torch.testing.assert_close(twice[1], faces.landmarks68)
 
 
 def test_only_chosen_faces_are_mirrored() -> None:
     faces = batch(4, SIDE)
     chosen = torch.tensor([True, False, True, False])
-    images, contours = mirror(faces.images, faces.contours, chosen)
+    images, landmarks68 = mirror(faces.images, faces.landmarks68, chosen)
     assert torch.equal(images[1::2], faces.images[1::2])
-    assert torch.equal(contours[1::2], faces.contours[1::2])
+    assert torch.equal(landmarks68[1::2], faces.landmarks68[1::2])
     assert torch.equal(images[::2], faces.images[::2].flip(-1))
 
 
 @pytest.mark.parametrize("position", [(0, 0), (31, 5), (10, 20)])
 def test_landmarks_follow_their_pixel_into_the_mirror(position: tuple[int, int]) -> None:
-    images, contours = mirror(*dotted(torch.tensor([position]).float()), everyone(1))
-    torch.testing.assert_close(contours[0, 0] * SIDE, brightest(images)[0])
+    images, landmarks68 = mirror(*dotted(torch.tensor([position]).float()), everyone(1))
+    torch.testing.assert_close(landmarks68[0, 0] * SIDE, brightest(images)[0])
 
 
 def test_left_and_right_change_places_in_the_mirror() -> None:
     """A dot at the left eye's corner is at the right eye's corner of the mirrored landmarks."""
     left, right = 36, 45
     images, _ = dotted(torch.tensor([[9.0, 12.0]]))
-    contours = torch.rand(1, POINTS, 2)
-    contours[0, left] = torch.tensor([9.0, 12.0]) / SIDE
-    images, contours = mirror(images, contours, everyone(1))
-    torch.testing.assert_close(contours[0, right] * SIDE, brightest(images)[0])
+    landmarks68 = torch.rand(1, POINTS, 2)
+    landmarks68[0, left] = torch.tensor([9.0, 12.0]) / SIDE
+    images, landmarks68 = mirror(images, landmarks68, everyone(1))
+    torch.testing.assert_close(landmarks68[0, right] * SIDE, brightest(images)[0])
 
 
 def test_points_are_each_others_counterparts() -> None:
@@ -73,17 +73,17 @@ def test_points_are_each_others_counterparts() -> None:
 def test_landmarks_move_with_the_pixels() -> None:
     axis = torch.arange(-MAX_SHIFT, MAX_SHIFT + 1)
     shifts = torch.cartesian_prod(axis, axis)
-    images, contours = dotted(torch.tensor([[12.0, 17.0]]).expand(len(shifts), -1))
-    moved, points = shift(images, contours, shifts)
+    images, landmarks68 = dotted(torch.tensor([[12.0, 17.0]]).expand(len(shifts), -1))
+    moved, points = shift(images, landmarks68, shifts)
     torch.testing.assert_close(brightest(moved), torch.tensor([12.0, 17.0]) + shifts)
     torch.testing.assert_close(points[:, 40] * SIDE, brightest(moved))
 
 
 def test_no_shift_changes_nothing() -> None:
     faces = batch(3, SIDE)
-    images, contours = shift(faces.images, faces.contours, torch.zeros(3, 2).long())
+    images, landmarks68 = shift(faces.images, faces.landmarks68, torch.zeros(3, 2).long())
     assert torch.equal(images, faces.images)
-    assert torch.equal(contours, faces.contours)
+    assert torch.equal(landmarks68, faces.landmarks68)
 
 
 def test_the_border_is_reflected() -> None:
@@ -127,19 +127,19 @@ def test_variations_are_natural_and_drawn_by_the_generator_alone() -> None:
     again = augment(before, torch.Generator().manual_seed(1))
     other = augment(before, torch.Generator().manual_seed(2))
     assert torch.equal(after.images, again.images)
-    assert torch.equal(after.contours, again.contours)
+    assert torch.equal(after.landmarks68, again.landmarks68)
     assert not torch.equal(after.images, other.images)
     assert 0 <= after.images.min() < after.images.max() <= 1
     # Labels stay with their face.
     assert torch.equal(after.emotions, before.emotions)
-    assert torch.equal(after.has_contour, before.has_contour)
+    assert torch.equal(after.has_landmarks, before.has_landmarks)
 
 
 def test_all_that_is_known_is_told() -> None:
     faces = batch(5, SIDE)
     told = faces.condition
     assert torch.equal(told.emotion, faces.emotions)
-    assert torch.equal(told.shape, faces.contours)
+    assert torch.equal(told.shape, faces.landmarks68)
     assert told.has_shape.tolist() == [1, 1, 1, 1, 0]
     assert told.grey.tolist() == [0] * 5
     assert len(faces.first(2).images) == len(faces.first(2).condition.shape) == 2

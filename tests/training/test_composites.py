@@ -19,7 +19,7 @@ TEMPLATE = arcface_template(SIZE, TEMPLATE_RAISE)
 
 
 @pytest.fixture
-def contour() -> torch.Tensor:
+def landmarks68() -> torch.Tensor:
     """68 landmarks of a drawn face that fits the template roughly."""
 
     def arc(centre: tuple, radii: tuple, start: float, stop: float, count: int) -> np.ndarray:
@@ -66,50 +66,52 @@ def brightest(image: torch.Tensor) -> torch.Tensor:
     return torch.tensor([index % SIZE, index // SIZE]).float()
 
 
-def test_mean_shape_of_equal_faces_ignores_size_roll_and_place(contour: torch.Tensor) -> None:
-    turned = apply_affine(torch.tensor([[0.9, -0.2, 11.0], [0.2, 0.9, -7.0]]), contour)
-    alone = mean_shape(contour[None], TEMPLATE)
-    both = mean_shape(torch.stack([contour, turned]), TEMPLATE)
+def test_mean_shape_of_equal_faces_ignores_size_roll_and_place(landmarks68: torch.Tensor) -> None:
+    turned = apply_affine(torch.tensor([[0.9, -0.2, 11.0], [0.2, 0.9, -7.0]]), landmarks68)
+    alone = mean_shape(landmarks68[None], TEMPLATE)
+    both = mean_shape(torch.stack([landmarks68, turned]), TEMPLATE)
     torch.testing.assert_close(both, alone, atol=1e-3, rtol=0)
 
 
-def test_mean_shape_lies_on_the_template(contour: torch.Tensor) -> None:
-    five = torch.from_numpy(five_points(mean_shape(contour[None], TEMPLATE).numpy()))
+def test_mean_shape_lies_on_the_template(landmarks68: torch.Tensor) -> None:
+    five = torch.from_numpy(five_points(mean_shape(landmarks68[None], TEMPLATE).numpy()))
     assert (five - TEMPLATE).abs().max() < 3
 
 
 def test_warp_onto_its_own_shape_changes_nothing(
-    contour: torch.Tensor, picture: torch.Tensor
+    landmarks68: torch.Tensor, picture: torch.Tensor
 ) -> None:
-    warped = warp_to_shape(picture[None], contour[None], contour)[0]
+    warped = warp_to_shape(picture[None], landmarks68[None], landmarks68)[0]
     torch.testing.assert_close(warped, picture, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("index", [30, 39, 48, 57])
-def test_warp_moves_a_landmark_where_the_shape_has_it(contour: torch.Tensor, index: int) -> None:
-    shape = contour + torch.tensor([3.0, 0.0])
+def test_warp_moves_a_landmark_where_the_shape_has_it(
+    landmarks68: torch.Tensor, index: int
+) -> None:
+    shape = landmarks68 + torch.tensor([3.0, 0.0])
     shape[48:60] += torch.tensor([0.0, 4.0])
-    warped = warp_to_shape(dot(contour[index])[None], contour[None], shape)[0]
+    warped = warp_to_shape(dot(landmarks68[index])[None], landmarks68[None], shape)[0]
     assert torch.linalg.vector_norm(brightest(warped) - shape[index]) < 1
 
 
 def test_average_of_one_face_many_times_is_that_face(
-    contour: torch.Tensor, picture: torch.Tensor
+    landmarks68: torch.Tensor, picture: torch.Tensor
 ) -> None:
-    images, contours = picture.expand(6, -1, -1, -1), contour.expand(6, -1, -1)
-    average, members = average_faces(images, contours, TEMPLATE, keep=5)
-    shape = mean_shape(contour[None], TEMPLATE)
-    expected = sharpen(warp_to_shape(picture[None], contour[None], shape)[0])
+    images, landmarks68 = picture.expand(6, -1, -1, -1), landmarks68.expand(6, -1, -1)
+    average, members = average_faces(images, landmarks68, TEMPLATE, keep=5)
+    shape = mean_shape(landmarks68[None], TEMPLATE)
+    expected = sharpen(warp_to_shape(picture[None], landmarks68[None], shape)[0])
     inner = (slice(None), slice(55, 100), slice(45, 85))  # inside of the softened surroundings
     torch.testing.assert_close(average[inner], expected[inner], atol=0.01, rtol=0)
     assert len(members) == 5
 
 
 def test_average_leaves_out_the_face_unlike_the_others(
-    contour: torch.Tensor, picture: torch.Tensor
+    landmarks68: torch.Tensor, picture: torch.Tensor
 ) -> None:
     images = torch.stack([picture, picture, 1 - picture, picture])
-    _, members = average_faces(images, contour.expand(4, -1, -1), TEMPLATE, keep=3)
+    _, members = average_faces(images, landmarks68.expand(4, -1, -1), TEMPLATE, keep=3)
     assert sorted(members.tolist()) == [0, 1, 3]
 
 

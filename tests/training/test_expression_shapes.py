@@ -28,10 +28,10 @@ def face_set(count: int = 400) -> tuple[FaceSet, Tensor]:
     base = 0.5 + 0.3 * torch.stack([angles.cos(), angles.sin()], 1)
     base = (base + mirrored(base[None])[0]) / 2
     identity = 0.01 * torch.randn(count, 68, 2, generator=generator)
-    contours = base + identity
+    landmarks68 = base + identity
     smiling = torch.arange(count) % 2 == 0
     size = torch.where(smiling, 0.03 + 0.02 * torch.rand(count, generator=generator), 0.0)
-    contours[:, CORNERS, 1] -= size[:, None]
+    landmarks68[:, CORNERS, 1] -= size[:, None]
     emotions = torch.zeros(count, 7)
     emotions[smiling, SMILE] = 1
     emotions[~smiling, EMOTIONS.index("neutral")] = 1
@@ -40,7 +40,7 @@ def face_set(count: int = 400) -> tuple[FaceSet, Tensor]:
         emotions[10 * row + 1, EMOTIONS.index(name)] = 1
     yes = torch.ones(count).bool()
     names = [str(i) for i in range(count)]
-    return FaceSet(names, torch.zeros(count, 1), emotions, contours, yes, ~yes), size
+    return FaceSet(names, torch.zeros(count, 1), emotions, landmarks68, yes, ~yes), size
 
 
 def test_every_recipe_names_known_units_and_emotions() -> None:
@@ -77,7 +77,7 @@ def test_measured_smile_raises_the_corners() -> None:
 def test_present_expression_is_seen() -> None:
     faces, size = face_set()
     shapes = measure_shapes(faces)
-    straight, _ = shapes_module.straighten(faces.contours, shapes.neutral)
+    straight, _ = shapes_module.straighten(faces.landmarks68, shapes.neutral)
     corner = torch.stack([-shapes.present(s)[CORNERS, 1].mean() for s in straight])
     assert torch.corrcoef(torch.stack([corner, size]))[0, 1] > 0.9
     smiling = size > 0
@@ -99,8 +99,8 @@ def test_faces_without_landmarks_or_label_do_not_count() -> None:
         faces.names * 2,
         faces.images.repeat(2, 1),
         torch.cat([faces.emotions, faces.emotions * 0.5]),
-        torch.cat([faces.contours, faces.contours + 1]),
-        faces.has_contour.repeat(2),
+        torch.cat([faces.landmarks68, faces.landmarks68 + 1]),
+        faces.has_landmarks.repeat(2),
         faces.grey.repeat(2),
     )
     torch.testing.assert_close(

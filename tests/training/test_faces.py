@@ -31,7 +31,7 @@ def zipped(folder: Path) -> Path:
 
 def with_images(found: FaceSet, images: torch.Tensor) -> FaceSet:
     return FaceSet(
-        found.names, images, found.emotions, found.contours, found.has_contour, found.grey
+        found.names, images, found.emotions, found.landmarks68, found.has_landmarks, found.grey
     )
 
 
@@ -81,8 +81,8 @@ def test_without_labels_nothing_is_known(tmp_path: Path) -> None:
     found = load_faces([write_folder(tmp_path / "set", 3)])
     assert read_labels(tmp_path / "set") == []
     assert not found.emotions.any()
-    assert not found.has_contour.any()
-    assert found.contours.shape == (3, 68, 2)
+    assert not found.has_landmarks.any()
+    assert found.landmarks68.shape == (3, 68, 2)
     assert not found.grey.any()
 
 
@@ -93,9 +93,9 @@ def test_stored_labels_come_back(tmp_path: Path) -> None:
         found = load_faces([source])
         assert found.names == known.names
         torch.testing.assert_close(found.emotions, known.emotions, atol=1e-3, rtol=0)
-        torch.testing.assert_close(found.contours, known.contours, atol=1e-3, rtol=0)
-        assert torch.equal(found.has_contour, known.has_contour)
-        assert found.emotions.dtype == found.contours.dtype == torch.float32
+        torch.testing.assert_close(found.landmarks68, known.landmarks68, atol=1e-3, rtol=0)
+        assert torch.equal(found.has_landmarks, known.has_landmarks)
+        assert found.emotions.dtype == found.landmarks68.dtype == torch.float32
 
 
 def test_several_sets_become_one(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_select_keeps_what_belongs_together() -> None:
     known = faces()
     chosen = known.select(torch.tensor([7, 2]))
     assert chosen.names == ["00007.png", "00002.png"]
-    for name in ("images", "emotions", "contours", "has_contour", "grey"):
+    for name in ("images", "emotions", "landmarks68", "has_landmarks", "grey"):
         assert torch.equal(getattr(chosen, name), getattr(known, name)[[7, 2]])
 
 

@@ -52,16 +52,16 @@ def test_what_networks_see_is_stored(source: Path, face: torch.Tensor) -> None:
     again = load_faces([source])
     assert labels_path(source).is_file()
     torch.testing.assert_close(again.emotions, faces.emotions, atol=1e-3, rtol=0)
-    torch.testing.assert_close(again.contours, faces.contours, atol=1e-3, rtol=0)
+    torch.testing.assert_close(again.landmarks68, faces.landmarks68, atol=1e-3, rtol=0)
 
 
 def test_landmarks_of_a_face_but_not_of_noise(source: Path) -> None:
     faces = label(source, TEMPLATE, [tiny_classifier()])
-    assert faces.has_contour.tolist() == [True, False, True]
-    found = torch.from_numpy(five_points(faces.contours[0].numpy()))
+    assert faces.has_landmarks.tolist() == [True, False, True]
+    found = torch.from_numpy(five_points(faces.landmarks68[0].numpy()))
     assert (found - TEMPLATE).norm(dim=1).max() < 0.08  # she smiles
-    assert not faces.contours[1].any()
-    torch.testing.assert_close(faces.contours[2], faces.contours[0])
+    assert not faces.landmarks68[1].any()
+    torch.testing.assert_close(faces.landmarks68[2], faces.landmarks68[0])
 
 
 def test_more_faces_than_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def prior() -> ScoreModel:
     """A prior, always the same, that knows the mean shape of the faces."""
     torch.manual_seed(0)
     model = score_model()
-    model.conditioner.mean_shape.copy_(faces().contours[:-1].mean(0))
+    model.conditioner.mean_shape.copy_(faces().landmarks68[:-1].mean(0))
     return model.requires_grad_(False)
 
 
@@ -110,7 +110,7 @@ def test_the_face_as_it_is_has_no_emotion() -> None:
     labels = batch()
     told = as_they_are(labels, torch.tensor([3, 23]))
     assert not told.emotion.any()
-    assert torch.equal(told.shape, labels.contours[[3, 23]])
+    assert torch.equal(told.shape, labels.landmarks68[[3, 23]])
     assert told.has_shape.tolist() == [1, 0]
 
 
@@ -148,7 +148,7 @@ def test_half_of_the_faces_are_mirrored_with_their_landmarks(
     assert torch.equal(mirrored, ~plain)
     assert 4 < mirrored.sum() < 20
     for row in range(23):
-        five = torch.from_numpy(five_points(known.contours[row].numpy() * SIDE))
+        five = torch.from_numpy(five_points(known.landmarks68[row].numpy() * SIDE))
         if mirrored[row]:
             five = five[[1, 0, 2, 4, 3]]
             five[:, 0] = SIDE - 1 - five[:, 0]

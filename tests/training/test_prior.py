@@ -125,7 +125,7 @@ def test_parts_of_the_condition_are_left_out_at_random(setting: str, share: floa
     spy = Spy(config, known)
     noise_loss(spy, ALPHAS, known, config, generator())
     [(_, told, keep)] = spy.asked
-    emotional, shaped = known.emotions.sum(1) > 0, known.has_contour
+    emotional, shaped = known.emotions.sum(1) > 0, known.has_landmarks
     kept = {
         "drop_emotion": told.emotion.sum(1)[emotional].mean(),
         "drop_shape": told.has_shape[shaped].mean(),
@@ -135,7 +135,7 @@ def test_parts_of_the_condition_are_left_out_at_random(setting: str, share: floa
         expected = 1 - share if name == setting else 1
         assert value.item() == pytest.approx(expected, abs=0.05 if 0 < share < 1 else 1e-6)
     # What is told is true, and what is unknown stays so.
-    assert torch.equal(told.shape, known.contours)
+    assert torch.equal(told.shape, known.landmarks68)
     assert torch.equal(told.grey, known.grey.float())
     assert not told.emotion[~emotional].any()
     assert not told.has_shape[~shaped].any()
@@ -194,8 +194,8 @@ def test_presets_build_a_network_of_a_few_megabytes(preset: str) -> None:
 def test_the_mean_shape_is_that_of_the_faces_with_landmarks() -> None:
     known = faces()
     conditioner = new_conditioner(QUICK, known, new_unet(QUICK, SIDE))
-    torch.testing.assert_close(conditioner.mean_shape, known.contours[:-1].mean(0))
-    blind = replace(known, has_contour=torch.zeros(len(known)).bool())
+    torch.testing.assert_close(conditioner.mean_shape, known.landmarks68[:-1].mean(0))
+    blind = replace(known, has_landmarks=torch.zeros(len(known)).bool())
     assert not new_conditioner(QUICK, blind, new_unet(QUICK, SIDE)).mean_shape.any()
 
 

@@ -62,7 +62,7 @@ def test_a_drawn_face_keeps_its_labels() -> None:
     everything = whole(known, CPU)
     for row in range(100):
         index = (everything.images == batch.images[row]).all(1).all(1).all(1).nonzero().item()
-        for name in ("emotions", "contours", "has_contour", "grey"):
+        for name in ("emotions", "landmarks68", "has_landmarks", "grey"):
             assert torch.equal(getattr(batch, name)[row], getattr(everything, name)[index])
     assert 0 <= batch.images.min() < batch.images.max() <= 1
 
