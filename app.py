@@ -58,7 +58,7 @@ def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
                 status: results.progress_bar(Progress(1, 1, "Testing how sturdy it is")),
             }
             with errors_in_plain_words():
-                faces = studio.check_sturdiness(job, protected)
+                faces = studio.check_robustness(job, protected)
             yield {out.sturdiness: "".join(map(charts.sturdiness_chart, faces)), status: ""}
 
     def show(files: Files, reports: list, mode: str, seed: int) -> dict:

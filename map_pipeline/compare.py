@@ -14,7 +14,7 @@ from map_pipeline.errors import MAPError
 from map_pipeline.faces.detect import Face, select_faces
 from map_pipeline.images import ImageInput, load_image, to_array
 from map_pipeline.images.degradations import TRANSFORMS
-from map_pipeline.measure import FAR, View, compare_identities, landmarks_again
+from map_pipeline.measure import FAR, View, compare_identities, redetect_landmarks
 from map_pipeline.pipeline import MAPPipeline, Target
 from map_pipeline.report import FaceReport, RecogniserReport
 
@@ -47,7 +47,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Sturdiness:
+class RobustnessCheck:
     """What the recognisers say about a protected face after one treatment of the photo.
 
     Attributes:
@@ -91,13 +91,13 @@ def compare_photos(pipe: MAPPipeline, first: ImageInput, second: ImageInput) -> 
 
 
 @torch.no_grad()
-def check_sturdiness(
+def check_robustness(
     pipe: MAPPipeline,
     original: np.ndarray,
     protected: np.ndarray,
     report: FaceReport,
     target: ImageInput | None = None,
-) -> list[Sturdiness]:
+) -> list[RobustnessCheck]:
     """Measure one protected face again after what happens to photos that are shared.
 
     Args:
@@ -120,7 +120,7 @@ def check_sturdiness(
             compare_identities(key, net, key in used, source[key], after, goal.embeddings[key])
             for key, net in pipe.recognisers.items()
         ]
-        results.append(Sturdiness(name, reports))
+        results.append(RobustnessCheck(name, reports))
     return results
 
 
@@ -134,7 +134,7 @@ def _treated_view(pipe: MAPPipeline, photo: np.ndarray, face: Face, transform: C
         landmarks=(face.landmarks * scale).astype(np.float32),
         landmarks68=None,
     )
-    return pipe.view(treated, landmarks_again(pipe.face_detector, treated, moved))
+    return pipe.view(treated, redetect_landmarks(pipe.face_detector, treated, moved))
 
 
 def _largest_face(pipe: MAPPipeline, photo: ImageInput, name: str) -> View:

@@ -33,7 +33,7 @@ def working_threshold(net: FaceRecogniser) -> float:
     return net.threshold(FAR) if net.config.thresholds else TYPICAL_THRESHOLD
 
 
-def landmarks_again(detector: FaceDetector, photo: np.ndarray, face: Face) -> np.ndarray:
+def redetect_landmarks(detector: FaceDetector, photo: np.ndarray, face: Face) -> np.ndarray:
     """Landmarks of the face detected nearest to `face`; its own if it isn't found again."""
     found = detector.detect(photo)
     centre = face.landmarks.mean(0)

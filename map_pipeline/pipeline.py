@@ -41,7 +41,7 @@ from map_pipeline.faces.align import (
 from map_pipeline.faces.detect import Face, FaceDetector, load_detector, select_faces
 from map_pipeline.faces.landmarks import LandmarkFinder, five_points
 from map_pipeline.faces.paste import feather_mask, paste_residual
-from map_pipeline.faces.quality import face_problems
+from map_pipeline.faces.quality import quality_issues
 from map_pipeline.identity.objectives import (
     Goal,
     Objective,
@@ -59,7 +59,7 @@ from map_pipeline.measure import (
     compare_expressions,
     compare_identities,
     image_quality,
-    landmarks_again,
+    redetect_landmarks,
     working_threshold,
 )
 from map_pipeline.report import FaceReport
@@ -647,7 +647,7 @@ class MAPPipeline(DiffusionPipeline):
             source: recogniser name -> embedding `[1,D]` of the face in the original.
             used: names of the networks that the optimisation differentiated through.
         """
-        again = landmarks_again(self.face_detector, after, face)
+        again = redetect_landmarks(self.face_detector, after, face)
         views = (self.view(before, face.landmarks), self.view(after, again))
         same_place = self.view(after, face.landmarks).image
         similarity, noise_ratio = image_quality(views[0].image, same_place)
@@ -659,7 +659,7 @@ class MAPPipeline(DiffusionPipeline):
             ssim=similarity,
             psnr=noise_ratio,
             seconds=seconds,
-            problems=list(face_problems(face, before)),
+            problems=list(quality_issues(face, before)),
             recognisers=[
                 compare_identities(
                     name, net, name in used, source[name], views[1], target.embeddings[name]

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from map_pipeline import MAPPipeline
-from map_pipeline.compare import TREATMENTS, check_sturdiness, compare_photos, judging_copy
+from map_pipeline.compare import TREATMENTS, check_robustness, compare_photos, judging_copy
 from map_pipeline.errors import InvalidImageError, NoFaceError
 from map_pipeline.images import load_image, to_array
 from map_pipeline.report import FaceReport
@@ -62,7 +62,7 @@ def test_untreated_photo_gives_the_report_again(
 ) -> None:
     photo, report = protected
     original = to_array(load_image(ASTRONAUT))
-    untreated, *treated = check_sturdiness(tiny_pipeline, original, photo, report)
+    untreated, *treated = check_robustness(tiny_pipeline, original, photo, report)
     assert untreated.recognisers == report.recognisers
     assert [untreated.treatment, *(one.treatment for one in treated)] == list(TREATMENTS)
     for one in treated:
@@ -74,7 +74,7 @@ def test_own_target_is_measured_again_too(tiny_pipeline: MAPPipeline) -> None:
     output = tiny_pipeline(ASTRONAUT, target=MAN, refine_steps=1, output_type="np")
     [report] = output.reports[0]
     original = to_array(load_image(ASTRONAUT))
-    untreated, *_ = check_sturdiness(tiny_pipeline, original, output.images[0], report, MAN)
+    untreated, *_ = check_robustness(tiny_pipeline, original, output.images[0], report, MAN)
     assert untreated.recognisers == report.recognisers
 
 
@@ -85,5 +85,5 @@ def test_judging_copy_measures_the_same_with_networks_of_its_own(
     for name, net in judge.recognisers.items():
         assert net is not tiny_pipeline.recognisers[name]
     original = to_array(load_image(ASTRONAUT))
-    untreated, *_ = check_sturdiness(judge, original, *protected)
+    untreated, *_ = check_robustness(judge, original, *protected)
     assert untreated.recognisers == protected[1].recognisers

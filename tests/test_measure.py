@@ -10,7 +10,7 @@ from map_pipeline.faces.detect import Face
 from map_pipeline.measure import (
     TYPICAL_THRESHOLD,
     image_quality,
-    landmarks_again,
+    redetect_landmarks,
     working_threshold,
 )
 
@@ -36,13 +36,13 @@ def face(shift: float = 0.0) -> Face:
 
 
 def test_nearest_face_is_the_same_one() -> None:
-    found = landmarks_again(Detector(60.0, 2.0, -40.0), PHOTO, face())
+    found = redetect_landmarks(Detector(60.0, 2.0, -40.0), PHOTO, face())
     np.testing.assert_array_equal(found, face(2.0).landmarks)
 
 
 @pytest.mark.parametrize("shifts", [(), (60.0,)])
 def test_a_face_that_is_not_found_again_keeps_its_landmarks(shifts: tuple[float, ...]) -> None:
-    found = landmarks_again(Detector(*shifts), PHOTO, face())
+    found = redetect_landmarks(Detector(*shifts), PHOTO, face())
     np.testing.assert_array_equal(found, face().landmarks)
 
 

@@ -108,7 +108,7 @@ STAGES = (
         tuple(
             f"map_pipeline.measure:{name}"
             for name in (
-                "landmarks_again",
+                "redetect_landmarks",
                 "image_quality",
                 "compare_identities",
                 "compare_expressions",

@@ -38,7 +38,7 @@ TEMPLATE_EYE_DISTANCE = float(torch.dist(ARCFACE_TEMPLATE_112[0], ARCFACE_TEMPLA
 BLACK_LEVEL = 4.0  # keeps the relative spread of black patches, grey values, from being noise
 
 
-def face_problems(face: Face, photo: np.ndarray) -> tuple[str, ...]:
+def quality_issues(face: Face, photo: np.ndarray) -> tuple[str, ...]:
     """Plain-word reasons why a face can't be protected well; empty for a clear face.
 
     Args:

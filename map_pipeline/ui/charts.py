@@ -17,7 +17,7 @@ from map_pipeline.report import ExpressionReport, FaceReport, RecogniserReport
 
 # The page is shown before torch is loaded, which this module needs.
 if TYPE_CHECKING:
-    from map_pipeline.compare import Comparison, Sturdiness
+    from map_pipeline.compare import Comparison, RobustnessCheck
 
 LINE_PERCENT = 50  # where the threshold is drawn, of the width of a track
 
@@ -140,7 +140,7 @@ def emotion_chart(reports: Sequence[FaceReport]) -> str:
     return _chart(key + faces, EMOTION_NOTE) if faces else ""
 
 
-def sturdiness_chart(results: Sequence[Sturdiness]) -> str:
+def sturdiness_chart(results: Sequence[RobustnessCheck]) -> str:
     """What is left of one face's protection after each treatment.
 
     Args:
@@ -254,7 +254,7 @@ def _emotion_card(report: ExpressionReport, asked: str) -> str:
     return _card(report.title, used, "".join(rows), "--map-label: 78px; --map-value: 102px")
 
 
-def _treatment_card(result: Sturdiness) -> str:
+def _treatment_card(result: RobustnessCheck) -> str:
     judged = [one for one in result.recognisers if one.no_longer_matches is not None]
     rows = [
         _share_row(

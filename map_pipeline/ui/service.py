@@ -26,7 +26,7 @@ from map_pipeline.ui.settings import MAX_FACES, Choices
 
 # The page is shown before torch is loaded; methods that need it import it.
 if TYPE_CHECKING:
-    from map_pipeline.compare import Comparison, Sturdiness
+    from map_pipeline.compare import Comparison, RobustnessCheck
     from map_pipeline.faces.detect import Box
     from map_pipeline.ui.models import Models
 
@@ -134,7 +134,7 @@ class Studio:
             NoFaceError: there is none.
         """
         from map_pipeline.faces.detect import MIN_FACE_SIDE, select_faces
-        from map_pipeline.faces.quality import face_problems
+        from map_pipeline.faces.quality import quality_issues
         from map_pipeline.images import to_array
 
         if detector not in self.models.judging:
@@ -148,7 +148,7 @@ class Studio:
             FoundFace(
                 number,
                 tuple(float(corner) for corner in face.box),
-                tuple(face_problems(face, pixels)),
+                tuple(quality_issues(face, pixels)),
                 min(face.size) >= MIN_FACE_SIDE,
             )
             for number, face in enumerate(faces, 1)
@@ -178,15 +178,15 @@ class Studio:
         protected = yield from run_in_steps(lambda tell: self._protect(job, tell))
         yield protected
 
-    def check_sturdiness(self, job: Job, protected: Protected) -> list[list["Sturdiness"]]:
+    def check_robustness(self, job: Job, protected: Protected) -> list[list["RobustnessCheck"]]:
         """For each face, what is left of its protection after sharing; on the CPU."""
-        from map_pipeline.compare import check_sturdiness
+        from map_pipeline.compare import check_robustness
         from map_pipeline.images import to_array
 
         own = job.target if isinstance(job.target, Image.Image) else None
         pipe = self.models.judging[job.choices.detector]
         before, after = to_array(job.photo), to_array(protected.photo)
-        return [check_sturdiness(pipe, before, after, one, own) for one in protected.reports]
+        return [check_robustness(pipe, before, after, one, own) for one in protected.reports]
 
     def compare(self, first: Image.Image, second: Image.Image) -> list["Comparison"]:
         """What every recogniser says about the largest faces of two photos; on the CPU."""

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from map_pipeline.faces.detect import BundledDetector, Face
-from map_pipeline.faces.quality import face_problems
+from map_pipeline.faces.quality import quality_issues
 
 EXAMPLES = sorted(
     path
@@ -44,7 +44,7 @@ def test_faces_of_examples_are_clear(detector: BundledDetector, path: Path) -> N
     photo = read(path)
     faces = detector.detect(photo)
     assert faces
-    assert {face_problems(face, photo) for face in faces} == {()}
+    assert {quality_issues(face, photo) for face in faces} == {()}
 
 
 @pytest.mark.parametrize("change", ["dark", "grey", "turned 20 degrees", "half size"])
@@ -59,7 +59,7 @@ def test_common_weaknesses_are_no_problem(detector: BundledDetector, change: str
             "half size": lambda: image.reduce(2),
         }[change]()
     )
-    assert face_problems(detector.detect(changed)[0], changed) == ()
+    assert quality_issues(detector.detect(changed)[0], changed) == ()
 
 
 def looking(degrees: float) -> Face:
@@ -73,18 +73,18 @@ def looking(degrees: float) -> Face:
 @pytest.mark.parametrize("degrees", [-75, -60, 60, 75])
 def test_profile_is_named(degrees: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-    assert "turned to the side" in face_problems(looking(degrees), noise)
+    assert "turned to the side" in quality_issues(looking(degrees), noise)
 
 
 @pytest.mark.parametrize("degrees", [-40, -20, 0, 20, 40])
 def test_three_quarter_view_is_clear(degrees: float) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-    assert face_problems(looking(degrees), noise) == ()
+    assert quality_issues(looking(degrees), noise) == ()
 
 
 def test_small_face_is_named_with_its_size(detector: BundledDetector, photo: np.ndarray) -> None:
     small = np.array(Image.fromarray(photo).resize((40, 40), Image.Resampling.LANCZOS))
-    [problem] = face_problems(detector.detect(small)[0], small)
+    [problem] = quality_issues(detector.detect(small)[0], small)
     assert problem.startswith("too small: 1")
     assert problem.endswith("px between the eyes")
 
@@ -95,7 +95,7 @@ def test_face_cut_by_the_edge_is_named(photo: np.ndarray, face: Face) -> None:
     moved = Face(
         (0.0, *face.box[1:]), face.landmarks - np.float32([nose, 0]), face.score, face.landmarks68
     )
-    assert any("cut off by the edge" in problem for problem in face_problems(moved, cut))
+    assert any("cut off by the edge" in problem for problem in quality_issues(moved, cut))
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (110, 150, 190)], ids=["black", "blue"])
@@ -111,9 +111,9 @@ def test_covered_face_is_named(
     else:
         top, bottom = (int(left[1] + share * eye_distance) for share in (-0.3, 0.35))
         covered[top:bottom, int(face.box[0]) : int(face.box[2])] = colour
-    assert "partly hidden or hard to make out" in face_problems(face, covered)
+    assert "partly hidden or hard to make out" in quality_issues(face, covered)
 
 
 def test_unsure_bundled_detector_is_told(photo: np.ndarray, face: Face) -> None:
     unsure = Face(face.box, face.landmarks, 0.8, face.landmarks68)
-    assert face_problems(unsure, photo) == ("partly hidden or hard to make out",)
+    assert quality_issues(unsure, photo) == ("partly hidden or hard to make out",)

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from map_pipeline.compare import Comparison, Sturdiness
+from map_pipeline.compare import Comparison, RobustnessCheck
 from map_pipeline.config import EMOTIONS
 from map_pipeline.report import ExpressionReport, FaceReport, RecogniserReport
 from map_pipeline.ui.charts import (
@@ -53,8 +53,8 @@ ROWS = [
     Comparison("c", "Third", "f", 0.4, None, None),
 ]
 STURDINESS = [
-    Sturdiness("as it is", [FOOLED, NOT_FOOLED]),
-    Sturdiness("half size", [FOOLED, WITHOUT_LINE]),
+    RobustnessCheck("as it is", [FOOLED, NOT_FOOLED]),
+    RobustnessCheck("half size", [FOOLED, WITHOUT_LINE]),
 ]
 ALL_CHARTS = {
     "similarity": similarity_chart([FACE, FACE]),
@@ -185,7 +185,7 @@ def test_sturdiness_counts_the_recognisers_that_give_a_verdict() -> None:
 
 
 def test_sturdiness_without_any_verdict() -> None:
-    assert "no verdict" in sturdiness_chart([Sturdiness("as it is", [WITHOUT_LINE])])
+    assert "no verdict" in sturdiness_chart([RobustnessCheck("as it is", [WITHOUT_LINE])])
 
 
 def test_comparison_of_two_photos() -> None:

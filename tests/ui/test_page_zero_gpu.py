@@ -124,7 +124,7 @@ def test_only_the_gpu_function_runs_gradients(
     monkeypatch.setattr(torch.autograd, "grad", forbidden)
     monkeypatch.setattr(torch.Tensor, "backward", forbidden)
     prepare_models(studio.models.protecting["auto"], "cpu")
-    studio.check_sturdiness(job(studio), protected)
+    studio.check_robustness(job(studio), protected)
     studio.compare(protected.photo, protected.photo)
     with pytest.raises(AssertionError, match="outside of the GPU function"):
         list(studio.run(job(studio, steps=1)))
