@@ -21,18 +21,18 @@ class MAPConfig:
         start_timestep: t_0, noise level up to which a face is inverted, in [1, T).
         num_inversion_steps: network calls of the DDIM inversion, >= 2.
         num_inference_steps: network calls of one generation, >= 1.
-        trained_start: start from a trained `MAPNetwork` where one fits, not from the prior.
-        head_start: how many of the `refine_steps` that saves, in [0, refine_steps].
+        use_map_network: start from a trained `MAPNetwork` where one fits, not from the prior.
+        steps_saved: how many of the `refine_steps` that saves, in [0, refine_steps].
         refine_steps: fine-tuning steps on the photo, >= 0; 0 takes what a `MAPNetwork` makes in one
             pass.
         expression_strength: how far the expression is changed before the protection, in [0,1].
         learning_rate: of Adam, > 0.
         adam_betas: decay of Adam's two moments, each in [0,1).
-        expression_share: greatest length of the expression gradient relative to the identity
+        max_expression_grad_ratio: greatest length of the expression gradient relative to the identity
             gradient, >= 0.
         projection: project conflicting gradients onto each other, per layer.
         ema_decay: decay of the gradients' EMA used as projection reference, in [0,1); 0 is no EMA.
-        views: random views of the picture per step, >= 0; 0 looks at the picture as it is, which
+        num_eot_views: random views of the picture per step, >= 0; 0 looks at the picture as it is, which
             protects less from recognisers that weren't used.
         ssim_budget: structural similarity of the aligned crop, over three scales, down to which
             change is free, in (0,1); the pipeline's `strength` sets it.
@@ -44,16 +44,16 @@ class MAPConfig:
     start_timestep: int = 300
     num_inversion_steps: int = 12
     num_inference_steps: int = 1
-    trained_start: bool = True
-    head_start: int = 0
+    use_map_network: bool = True
+    steps_saved: int = 0
     refine_steps: int = 24
     expression_strength: float = 0.5
     learning_rate: float = 2e-4
     adam_betas: tuple[float, float] = (0.5, 0.9)
-    expression_share: float = 0.25
+    max_expression_grad_ratio: float = 0.25
     projection: bool = True
     ema_decay: float = 0.7
-    views: int = 2
+    num_eot_views: int = 2
     ssim_budget: float = 1 - CHANGE_AT_FULL_STRENGTH / 2
     autocast: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
@@ -63,16 +63,18 @@ class MAPConfig:
         check_setting(self, "num_inversion_steps", self.num_inversion_steps >= 2, ">= 2")
         check_setting(self, "num_inference_steps", self.num_inference_steps >= 1, ">= 1")
         check_setting(self, "refine_steps", self.refine_steps >= 0, ">= 0")
-        saved = 0 <= self.head_start <= self.refine_steps
-        check_setting(self, "head_start", saved, f"in [0, {self.refine_steps}]")
+        saved = 0 <= self.steps_saved <= self.refine_steps
+        check_setting(self, "steps_saved", saved, f"in [0, {self.refine_steps}]")
         check_setting(self, "expression_strength", 0 <= self.expression_strength <= 1, "in [0, 1]")
         check_setting(self, "learning_rate", self.learning_rate > 0, "> 0")
         check_setting(
             self, "adam_betas", all(0 <= b < 1 for b in self.adam_betas), "two values in [0, 1)"
         )
-        check_setting(self, "expression_share", self.expression_share >= 0, ">= 0")
+        check_setting(
+            self, "max_expression_grad_ratio", self.max_expression_grad_ratio >= 0, ">= 0"
+        )
         check_setting(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
-        check_setting(self, "views", self.views >= 0, ">= 0")
+        check_setting(self, "num_eot_views", self.num_eot_views >= 0, ">= 0")
         check_setting(self, "ssim_budget", 0 < self.ssim_budget < 1, "in (0, 1)")
         check_setting(self, "autocast", self.autocast in ("bf16", "fp32"), "'bf16' or 'fp32'")
 
@@ -82,11 +84,11 @@ class MAPConfig:
 MODES = {
     "fast": MAPConfig(
         num_inversion_steps=6,
-        head_start=2,
+        steps_saved=2,
         refine_steps=10,
         learning_rate=3.5e-4,
-        views=1,
-        expression_share=0.0,
+        num_eot_views=1,
+        max_expression_grad_ratio=0.0,
     ),
     "strong": MAPConfig(),
 }

@@ -409,11 +409,11 @@ class MAPPipeline(DiffusionPipeline):
         own_target = self._own_target(target)
         network = None
         # It was trained towards the built-in targets; to others the steps go from the prior.
-        if config.trained_start and own_target is None and active(objectives, "identity"):
+        if config.use_map_network and own_target is None and active(objectives, "identity"):
             network = self.network_for(surrogates)
         if network is not None:
             config = replace(
-                config, refine_steps=config.refine_steps - config.head_start, head_start=0
+                config, refine_steps=config.refine_steps - config.steps_saved, steps_saved=0
             )
             used |= set(self.expression_classifiers)  # in training
 
@@ -683,7 +683,7 @@ class MAPPipeline(DiffusionPipeline):
                 raise ValueError(f"`strength` must be in (0, 1], got {strength}.")
             given["ssim_budget"] = 1 - CHANGE_AT_FULL_STRENGTH * strength
         if given["refine_steps"] is not None:
-            given["head_start"] = 0
+            given["steps_saved"] = 0
         given = {name: value for name, value in given.items() if value is not None}
         base = MODES[mode] if config is None else config
         resolved = replace(base, **given)

@@ -548,7 +548,7 @@ def test_numbers_out_of_range(
         {"expression_strength": 2.0},
         {"learning_rate": 0.0},
         {"adam_betas": (0.5, 1.0)},
-        {"expression_share": -0.1},
+        {"max_expression_grad_ratio": -0.1},
         {"ema_decay": 1.0},
         {"views": -1},
         {"ssim_budget": 1.0},

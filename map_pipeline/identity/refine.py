@@ -161,7 +161,7 @@ def refine(
                 if weighs_noise:
                     noise = _denoise(unet, networks.scheduler, clean, goal, config, generator)
                 candidate = _candidate(
-                    networks, goal, placement, change, noise, config.views, generator
+                    networks, goal, placement, change, noise, config.num_eot_views, generator
                 )
             return {o.name: o.loss(candidate, goal) for o in objectives if o.weight > 0}
 
@@ -212,9 +212,9 @@ def picture_loss(
 ) -> float:
     """Weighted sum by which steps are compared: what says something about the picture itself.
 
-    The expression counts with `expression_share`, as it does in the update.
+    The expression counts with `max_expression_grad_ratio`, as it does in the update.
     """
-    share = {"identity": 1.0, "expression": config.expression_share, "prior": 1.0}
+    share = {"identity": 1.0, "expression": config.max_expression_grad_ratio, "prior": 1.0}
     return sum(
         share[o.side] * o.weight * values[o.name].item()
         for o in objectives
@@ -225,7 +225,7 @@ def picture_loss(
 class GradientCombiner:
     """Joins the gradients of the two objectives and the prior terms into one update direction.
 
-    The expression gradient is shortened to at most `expression_share` times the identity gradient's
+    The expression gradient is shortened to at most `max_expression_grad_ratio` times the identity gradient's
     length, so that it neither drowns identity at first nor is blown up once its loss is solved.
     """
 
@@ -244,7 +244,7 @@ class GradientCombiner:
         )
         conflict = 0.0
         if identity is not None and expression is not None:
-            limit = self._config.expression_share * norm(identity)
+            limit = self._config.max_expression_grad_ratio * norm(identity)
             scale = (limit / norm(expression).clamp(min=1e-12)).clamp(max=1)
             expression = torch._foreach_mul(expression, scale)
             *projected, conflict = self._project(identity, expression)  # told in any case

@@ -19,7 +19,7 @@ SHOW_RESULT = """() => document.getElementById("verdict")
     ?.scrollIntoView({behavior: "smooth", block: "start"})"""
 EMOTION_CHOICES = [(emotion.capitalize(), emotion) for emotion in EMOTIONS]
 STEPS_INFO = "0: as many as the protection needs, with a built-in target " + ", ".join(
-    f"{config.refine_steps - config.head_start} for {mode}" for mode, config in MODES.items()
+    f"{config.refine_steps - config.steps_saved} for {mode}" for mode, config in MODES.items()
 )
 
 

@@ -103,7 +103,7 @@ def measured() -> tuple[Profile, float]:
 
 def test_the_stages_of_a_protection(measured: tuple[Profile, float]) -> None:
     found, elapsed = measured
-    steps = MODES["fast"].refine_steps - MODES["fast"].head_start  # of the trained network
+    steps = MODES["fast"].refine_steps - MODES["fast"].steps_saved  # of the trained network
     assert found.calls[BY_TITLE["inversion"]] == 1
     for title in ("backward", "gradients joined", "optimiser"):
         assert found.calls[BY_TITLE[title]] == steps

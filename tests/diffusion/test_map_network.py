@@ -159,13 +159,13 @@ def test_only_built_in_targets_start_from_the_network(
     assert start(target="second") is network
     assert start(target=ASTRONAUT) is None
     assert start(surrogates=["dlib_resnet"]) is None  # the network saw another one, too
-    assert start(config=MAPConfig(trained_start=False)) is None
+    assert start(config=MAPConfig(use_map_network=False)) is None
     without = with_weights(default_objectives(), impersonation=0, dodging=0)
     assert start(objectives=without) is None
 
 
 def test_a_trained_start_saves_steps(editing_pipeline: MAPPipeline) -> None:
-    config = MAPConfig(num_inversion_steps=2, refine_steps=3, head_start=2, expression_strength=0)
+    config = MAPConfig(num_inversion_steps=2, refine_steps=3, steps_saved=2, expression_strength=0)
 
     def steps(**settings: object) -> int:
         told: list[tuple[int, int]] = []
@@ -181,5 +181,5 @@ def test_a_trained_start_saves_steps(editing_pipeline: MAPPipeline) -> None:
     assert steps() == 1
     assert steps(target=ASTRONAUT) == 3
     assert steps(refine_steps=2) == 2  # asked for by the caller
-    with pytest.raises(ValueError, match=r"`head_start` must be in \[0, 1\], got 2"):
-        MAPConfig(refine_steps=1, head_start=2)
+    with pytest.raises(ValueError, match=r"`steps_saved` must be in \[0, 1\], got 2"):
+        MAPConfig(refine_steps=1, steps_saved=2)

@@ -211,7 +211,7 @@ def test_own_objective(face: Face) -> None:
         {"ema_decay": 0.0},
         {"views": 0},
         {"views": 3},
-        {"expression_share": 0.0},
+        {"max_expression_grad_ratio": 0.0},
         {"autocast": "bf16"},
         {"start_timestep": 1},
         {"start_timestep": 999},
@@ -229,7 +229,7 @@ def test_settings_change_the_result(face: Face) -> None:
     # The second step is the first in which the mean differs from the gradient itself.
     config = dataclasses.replace(QUICK, refine_steps=3)
     with_mean, _ = run(face, config)
-    for settings in ({"projection": False}, {"ema_decay": 0.0}, {"expression_share": 0.0}):
+    for settings in ({"projection": False}, {"ema_decay": 0.0}, {"max_expression_grad_ratio": 0.0}):
         without, _ = run(face, dataclasses.replace(config, **settings))
         assert not torch.equal(with_mean, without)
 
@@ -457,7 +457,7 @@ def test_the_update_serves_both_sides() -> None:
     for _ in range(50):
         identity, expression = gradient(), gradient(100.0)
         # A share of 3: unprojected, the expression would overrule the identity.
-        total, conflict = combiner(ema_decay=0.0, expression_share=3.0)(
+        total, conflict = combiner(ema_decay=0.0, max_expression_grad_ratio=3.0)(
             {"identity": identity, "expression": expression, "prior": None}
         )
         conflicts.append(conflict)
@@ -470,7 +470,7 @@ def test_the_update_serves_both_sides() -> None:
 def test_each_side_is_projected_onto_the_others_history() -> None:
     """With EMA: a side that falls silent is still respected for what it wanted before."""
     for _ in range(20):
-        combine, mean = combiner(ema_decay=0.9, expression_share=1.0), GradientEMA(0.9)
+        combine, mean = combiner(ema_decay=0.9, max_expression_grad_ratio=1.0), GradientEMA(0.9)
         reference: Gradient = []
         for _ in range(5):
             identity, expression = gradient(), gradient(100.0)
@@ -492,7 +492,7 @@ def test_expression_gets_at_most_its_share() -> None:
     identity = gradient()
     for scale in (1e-6, 1.0, 1e6):
         same_way = [g * scale for g in identity]
-        total, conflict = combiner(expression_share=0.25)(
+        total, conflict = combiner(max_expression_grad_ratio=0.25)(
             {"identity": identity, "expression": same_way, "prior": None}
         )
         assert conflict == 0
@@ -522,7 +522,7 @@ def test_one_side_alone_is_passed_on() -> None:
 def test_projection_can_be_switched_off() -> None:
     identity = gradient()
     opposed = [-g for g in identity]
-    total, conflict = combiner(projection=False, expression_share=0.5)(
+    total, conflict = combiner(projection=False, max_expression_grad_ratio=0.5)(
         {"identity": identity, "expression": opposed, "prior": None}
     )
     assert conflict == 1  # told, though nothing is done about it
@@ -560,7 +560,7 @@ def test_steps_are_compared_by_what_the_picture_shows() -> None:
     """The network's own loss is measured at a random noise level: luck mustn't choose the step."""
     objectives = with_weights(default_objectives(), dodging=0)
     values = {o.name: torch.tensor(1.0) for o in objectives if o.weight > 0}
-    config = MAPConfig(expression_share=0.25)
+    config = MAPConfig(max_expression_grad_ratio=0.25)
     weights = {o.name: o.weight for o in objectives}
     prior = sum(weights[name] for name in ("smoothness", "chroma", "luma", "visibility"))
     expected = weights["impersonation"] + 0.25 * weights["expression"] + prior
