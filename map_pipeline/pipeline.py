@@ -43,14 +43,14 @@ from map_pipeline.faces.landmarks import LandmarkFinder, five_points
 from map_pipeline.faces.paste import feather_mask, paste_residual
 from map_pipeline.faces.quality import quality_issues
 from map_pipeline.identity.objectives import (
-    Goal,
     Objective,
+    RefineTarget,
     active,
     mode_objectives,
     sees_expression,
 )
 from map_pipeline.identity.recognisers import FaceRecogniser, find_arcface
-from map_pipeline.identity.refine import Networks, Placement, Step, refine
+from map_pipeline.identity.refine import CropGeometry, Networks, Step, refine
 from map_pipeline.identity.targets import TargetBank, choose_target
 from map_pipeline.images import ImageInput, load_image, to_array, to_pil, to_tensor, uint8_tensor
 from map_pipeline.measure import (
@@ -544,7 +544,7 @@ class MAPPipeline(DiffusionPipeline):
         region = extract_region(uint8_tensor(edited), landmarks)
         region_to_crop = compose_affine(region.region_to_photo, alignment.image_to_crop)
         source_region = region.image.to(self._execution_device)
-        placement = Placement(
+        placement = CropGeometry(
             landmarks=region.landmarks[None].to(self._execution_device),
             region_to_crop=region_to_crop[None].to(self._execution_device),
             mask=mask,
@@ -555,7 +555,7 @@ class MAPPipeline(DiffusionPipeline):
         if network is not None:
             identity = network.encode(target.embeddings).float()
             target_cond = identity if target_cond is None else target_cond + identity
-        goal = Goal(
+        goal = RefineTarget(
             source_region=source_region,
             source_crop=crop,
             source_embeddings={name: source[name] for name in tuned},

@@ -33,8 +33,8 @@ from map_pipeline.errors import (
 )
 from map_pipeline.expression.warp import REACH
 from map_pipeline.faces.align import Alignment, apply_affine
-from map_pipeline.identity.objectives import Goal
-from map_pipeline.identity.refine import Networks, Placement, Step
+from map_pipeline.identity.objectives import RefineTarget
+from map_pipeline.identity.refine import CropGeometry, Networks, Step
 from map_pipeline.images import load_image, to_array
 
 FACE_BOX = (177, 62, 270, 180)  # of the astronaut, px
@@ -340,7 +340,7 @@ def edit(
     seen: list[torch.Tensor] = []
 
     def no_change(
-        _networks: Networks, goal: Goal, placement: Placement, *_settings: Any
+        _networks: Networks, goal: RefineTarget, placement: CropGeometry, *_settings: Any
     ) -> torch.Tensor:
         seen.append(apply_affine(placement.region_to_crop, placement.landmarks)[0])
         return torch.zeros_like(goal.source_crop)

@@ -19,7 +19,7 @@ Side = Literal["identity", "expression", "prior"]
 
 
 @dataclass(frozen=True)
-class Goal:
+class RefineTarget:
     """What one face is to become; constant during its optimisation.
 
     Attributes:
@@ -46,7 +46,7 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class RefineState:
     """The present state of the protected face, as the losses see it; all tensors carry gradients.
 
     Attributes:
@@ -82,14 +82,14 @@ class Objective:
     symbol: str
     side: Side
     weight: float
-    loss: Callable[[Candidate, Goal], Tensor]
+    loss: Callable[[RefineState, RefineTarget], Tensor]
 
     def __post_init__(self) -> None:
         if self.weight < 0:
             raise ValueError(f"`weight` of {self.name!r} must be >= 0, got {self.weight}.")
 
 
-def impersonation(candidate: Candidate, goal: Goal) -> Tensor:
+def impersonation(candidate: RefineState, goal: RefineTarget) -> Tensor:
     """1 - cos to the target, in units of the distance between a match and identity."""
     terms = [
         losses.impersonation_loss(embedding, goal.target_embeddings[name], goal=1.0).mean()
@@ -99,7 +99,7 @@ def impersonation(candidate: Candidate, goal: Goal) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def dodging(candidate: Candidate, goal: Goal) -> Tensor:
+def dodging(candidate: RefineState, goal: RefineTarget) -> Tensor:
     """Similarity to the person's own photo above a floor well below the match threshold."""
     terms = []
     for name, embedding in candidate.embeddings.items():
@@ -110,43 +110,43 @@ def dodging(candidate: Candidate, goal: Goal) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def expression(candidate: Candidate, goal: Goal) -> Tensor:
+def expression(candidate: RefineState, goal: RefineTarget) -> Tensor:
     """Cross-entropy of the asked emotion, mean over the classifiers and views."""
     return _cross_entropies(candidate, goal).mean()
 
 
-def unsolved_expression(candidate: Candidate, goal: Goal) -> Tensor:
-    """Cross-entropy beyond `SOLVED`, from which on an encoder and view ask for no more."""
-    return torch.relu(_cross_entropies(candidate, goal) - SOLVED).mean()
+def unsolved_expression(candidate: RefineState, goal: RefineTarget) -> Tensor:
+    """Cross-entropy beyond `EXPRESSION_CE_FLOOR`, from which on an encoder and view ask for no more."""
+    return torch.relu(_cross_entropies(candidate, goal) - EXPRESSION_CE_FLOOR).mean()
 
 
-def _cross_entropies(candidate: Candidate, goal: Goal) -> Tensor:
+def _cross_entropies(candidate: RefineState, goal: RefineTarget) -> Tensor:
     """`[E,V]` nats, of the asked emotion by every encoder in every view."""
     parts = [losses.expression_loss(logits, goal.emotion) for logits in candidate.logits.values()]
     return torch.stack(parts)
 
 
-def smoothness(candidate: Candidate, goal: Goal) -> Tensor:
+def smoothness(candidate: RefineState, goal: RefineTarget) -> Tensor:
     """Laplacian of the change."""
     return losses.smoothness_loss(candidate.crop - goal.source_crop).mean()
 
 
-def chroma(candidate: Candidate, goal: Goal) -> Tensor:
+def chroma(candidate: RefineState, goal: RefineTarget) -> Tensor:
     """Colour part of the change."""
     return losses.chroma_loss(candidate.crop - goal.source_crop).mean()
 
 
-def luma(candidate: Candidate, goal: Goal) -> Tensor:
+def luma(candidate: RefineState, goal: RefineTarget) -> Tensor:
     """Brightness part of the change."""
     return losses.luma_loss(candidate.crop - goal.source_crop).mean()
 
 
-def visibility(candidate: Candidate, goal: Goal) -> Tensor:
+def visibility(candidate: RefineState, goal: RefineTarget) -> Tensor:
     """Structural change of the crop beyond the budget."""
     return losses.visibility_loss(candidate.crop, goal.source_crop, goal.ssim_budget).mean()
 
 
-def score_matching(candidate: Candidate, _goal: Goal) -> Tensor:
+def score_matching(candidate: RefineState, _goal: RefineTarget) -> Tensor:
     """Denoising loss of the fine-tuned network on the source."""
     return losses.score_matching_loss(*candidate.noise).mean()
 
@@ -178,7 +178,7 @@ def default_objectives() -> list[Objective]:
 # L_E where it is added to the identity loss instead of being projected: its weight, and the
 # cross-entropy (nats; a probability of .67) from which on it is solved. More weight lets networks
 # see more of the expression and takes as much from the identity.
-ADDED_EXPRESSION, SOLVED = 0.05, 0.4
+FAST_EXPRESSION_WEIGHT, EXPRESSION_CE_FLOOR = 0.05, 0.4
 
 
 def mode_objectives(mode: str) -> list[Objective]:
@@ -190,7 +190,7 @@ def mode_objectives(mode: str) -> list[Objective]:
     objectives = default_objectives()
     if mode != "fast":
         return objectives
-    light = with_weights(objectives, expression=ADDED_EXPRESSION, score_matching=0)
+    light = with_weights(objectives, expression=FAST_EXPRESSION_WEIGHT, score_matching=0)
     added = {"side": "prior", "loss": unsolved_expression}
     return [replace(o, **added) if o.symbol == "L_E" else o for o in light]
 

@@ -32,7 +32,7 @@ from map_pipeline.expression.classifiers import (
 from map_pipeline.faces.paste import add_residual
 from map_pipeline.identity.gradients import Gradient, GradientEMA, norm, project_out
 from map_pipeline.identity.losses import multiscale_ssim
-from map_pipeline.identity.objectives import Candidate, Goal, Objective, Side, active
+from map_pipeline.identity.objectives import Objective, RefineState, RefineTarget, Side, active
 from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.identity.views import jitter_landmarks, random_view
 
@@ -61,7 +61,7 @@ class Networks:
 
 
 @dataclass(frozen=True)
-class Placement:
+class CropGeometry:
     """Where the face lies in the region of the photo that the losses look at.
 
     Attributes:
@@ -93,8 +93,8 @@ StepCallback = Callable[[int, Step], None]
 
 def refine(
     networks: Networks,
-    goal: Goal,
-    placement: Placement,
+    goal: RefineTarget,
+    placement: CropGeometry,
     objectives: Sequence[Objective],
     config: MAPConfig,
     generator: torch.Generator,
@@ -188,7 +188,7 @@ def refine(
             return change if last_is_best else best
 
 
-def fit_to_budget(change: Tensor, goal: Goal, placement: Placement) -> Tensor:
+def fit_to_budget(change: Tensor, goal: RefineTarget, placement: CropGeometry) -> Tensor:
     """Scale a change `[1,3,s,s]` to the similarity to the source that `goal.ssim_budget` allows.
 
     The similarity falls with the factor, so the largest one allowed is found by bisection.
@@ -284,13 +284,13 @@ def trainable_parameters(unet: UNet2DModel) -> tuple[list[nn.Parameter], list[in
 
 def _candidate(
     networks: Networks,
-    goal: Goal,
-    placement: Placement,
+    goal: RefineTarget,
+    placement: CropGeometry,
     change: Tensor,
     noise: tuple[Tensor, Tensor] | None,
     views: int,
     generator: torch.Generator,
-) -> Candidate:
+) -> RefineState:
     """Paste the change and show the result to every network in random views, or as it is."""
     crop = (goal.source_crop + change * placement.mask).clamp(0, 1)
     region = add_residual(goal.source_region, change, placement.region_to_crop, placement.mask)
@@ -303,7 +303,7 @@ def _candidate(
         # Each network gets landmarks of its own, as if found by a detector of its own.
         return network(torch.cat(seen), jitter_landmarks(points, generator)).float()
 
-    return Candidate(
+    return RefineState(
         crop=crop,
         region=region,
         embeddings={name: show(net) for name, net in networks.surrogates.items()},
@@ -316,7 +316,7 @@ def _denoise(
     unet: UNet2DModel,
     scheduler: DDIMScheduler,
     clean: Tensor,
-    goal: Goal,
+    goal: RefineTarget,
     config: MAPConfig,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:

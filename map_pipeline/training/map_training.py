@@ -32,9 +32,9 @@ from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.identity.objectives import (
-    Candidate,
-    Goal,
     Objective,
+    RefineState,
+    RefineTarget,
     Side,
     active,
     default_objectives,
@@ -433,7 +433,7 @@ class Step:
         region, landmarks = surroundings(crop, faces.landmarks[rows])
         region = random_view(region, generator)
         landmarks = jitter_landmarks(landmarks, generator)
-        goal = Goal(
+        goal = RefineTarget(
             source_region=region,
             source_crop=crops,
             source_embeddings=source,
@@ -445,7 +445,7 @@ class Step:
         with self._accelerator.autocast():
             embeddings = {k: net(region, landmarks).float() for k, net in self._surrogates.items()}
             logits = {k: net(region, landmarks).float() for k, net in self._encoders.items()}
-        candidate = Candidate(crop, region, embeddings, logits, noise=None)
+        candidate = RefineState(crop, region, embeddings, logits, noise=None)
         values = {
             o.name: o.loss(candidate, goal)
             for o in objectives
@@ -508,7 +508,7 @@ def surroundings(crops: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor]:
     return F.pad(crops, [margin] * 4, mode="reflect"), landmarks + margin
 
 
-def success_rates(candidate: Candidate, goal: Goal) -> dict[str, float]:
+def success_rates(candidate: RefineState, goal: RefineTarget) -> dict[str, float]:
     """Share of faces that impersonate and dodge, mean over the surrogates."""
     rates: dict[Side | str, list[Tensor]] = {"impersonates": [], "dodges": []}
     for name, embedding in candidate.embeddings.items():

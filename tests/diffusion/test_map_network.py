@@ -17,7 +17,7 @@ from map_pipeline import (
 )
 from map_pipeline.diffusion.conditioner import embedding_width
 from map_pipeline.errors import CheckpointError
-from map_pipeline.identity.objectives import Goal
+from map_pipeline.identity.objectives import RefineTarget
 from map_pipeline.identity.refine import Networks
 
 DIMS = {"one": 16, "two": 12}
@@ -144,7 +144,7 @@ def test_only_built_in_targets_start_from_the_network(
 ) -> None:
     seen: list[MAPNetwork | None] = []
 
-    def watch(networks: Networks, goal: Goal, *_: object) -> Tensor:
+    def watch(networks: Networks, goal: RefineTarget, *_: object) -> Tensor:
         seen.append(networks.map_network)
         return torch.zeros_like(goal.source_crop)
 

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.identity.objectives import (
-    SOLVED,
-    Candidate,
-    Goal,
+    EXPRESSION_CE_FLOOR,
     Objective,
+    RefineState,
+    RefineTarget,
     active,
     default_objectives,
     mode_objectives,
@@ -22,9 +22,9 @@ THRESHOLDS = {"one": 0.3, "two": 0.9}
 
 
 @pytest.fixture
-def goal() -> Goal:
+def goal() -> RefineTarget:
     crop = torch.rand(1, 3, 32, 32)
-    return Goal(
+    return RefineTarget(
         source_region=torch.rand(1, 3, 48, 48),
         source_crop=crop,
         source_embeddings={name: F.normalize(torch.randn(1, 8)) for name in THRESHOLDS},
@@ -36,10 +36,10 @@ def goal() -> Goal:
 
 
 @pytest.fixture
-def unchanged(goal: Goal) -> Candidate:
+def unchanged(goal: RefineTarget) -> RefineState:
     """The face as it is, with a perfect score network and an even guess at the emotion."""
     noise = torch.randn(1, 12, 8, 8)
-    return Candidate(
+    return RefineState(
         crop=goal.source_crop,
         region=goal.source_region,
         embeddings={name: e.expand(2, -1) for name, e in goal.source_embeddings.items()},
@@ -48,7 +48,7 @@ def unchanged(goal: Goal) -> Candidate:
     )
 
 
-def value(name: str, candidate: Candidate, goal: Goal) -> float:
+def value(name: str, candidate: RefineState, goal: RefineTarget) -> float:
     [objective] = [o for o in default_objectives() if o.name == name]
     return objective.loss(candidate, goal).item()
 
@@ -64,7 +64,9 @@ def test_default_objectives_are_listed() -> None:
 
 
 @pytest.mark.parametrize("name", [o.name for o in default_objectives()])
-def test_every_objective_is_a_finite_scalar(name: str, unchanged: Candidate, goal: Goal) -> None:
+def test_every_objective_is_a_finite_scalar(
+    name: str, unchanged: RefineState, goal: RefineTarget
+) -> None:
     [objective] = [o for o in default_objectives() if o.name == name]
     loss = objective.loss(unchanged, goal)
     assert loss.shape == ()
@@ -72,7 +74,7 @@ def test_every_objective_is_a_finite_scalar(name: str, unchanged: Candidate, goa
 
 
 def test_an_unchanged_face_costs_identity_and_nothing_else(
-    unchanged: Candidate, goal: Goal
+    unchanged: RefineState, goal: RefineTarget
 ) -> None:
     for name in ("smoothness", "chroma", "luma", "visibility", "score_matching"):
         assert value(name, unchanged, goal) == pytest.approx(0, abs=1e-5)
@@ -81,7 +83,7 @@ def test_an_unchanged_face_costs_identity_and_nothing_else(
     assert value("expression", unchanged, goal) == pytest.approx(torch.log(torch.tensor(7.0)))
 
 
-def test_a_reached_goal_costs_nothing(unchanged: Candidate, goal: Goal) -> None:
+def test_a_reached_goal_costs_nothing(unchanged: RefineState, goal: RefineTarget) -> None:
     target = {name: e.expand(2, -1) for name, e in goal.target_embeddings.items()}
     there = dataclasses.replace(unchanged, embeddings=target)
     assert value("impersonation", there, goal) == pytest.approx(0, abs=1e-6)
@@ -94,7 +96,7 @@ def test_a_reached_goal_costs_nothing(unchanged: Candidate, goal: Goal) -> None:
     assert value("expression", smiling, goal) == pytest.approx(0, abs=1e-6)
 
 
-def test_dodging_still_pushes_at_the_threshold(unchanged: Candidate, goal: Goal) -> None:
+def test_dodging_still_pushes_at_the_threshold(unchanged: RefineState, goal: RefineTarget) -> None:
     """Just below the threshold is not enough: other recognisers draw the line elsewhere."""
 
     def at(cosine: float, name: str) -> torch.Tensor:
@@ -109,7 +111,7 @@ def test_dodging_still_pushes_at_the_threshold(unchanged: Candidate, goal: Goal)
 
 
 def test_identity_losses_are_the_same_in_every_recognisers_unit(
-    unchanged: Candidate, goal: Goal
+    unchanged: RefineState, goal: RefineTarget
 ) -> None:
     """At the threshold the way left to the target is one unit, whatever the threshold is."""
     for name, threshold in THRESHOLDS.items():
@@ -121,7 +123,7 @@ def test_identity_losses_are_the_same_in_every_recognisers_unit(
         assert value("impersonation", alone, goal) == pytest.approx(1, abs=1e-4)
 
 
-def test_changes_are_seen_by_the_prior_terms(unchanged: Candidate, goal: Goal) -> None:
+def test_changes_are_seen_by_the_prior_terms(unchanged: RefineState, goal: RefineTarget) -> None:
     noisy = (goal.source_crop + 0.3 * torch.randn(1, 3, 32, 32)).clamp(0, 1)
     changed = dataclasses.replace(unchanged, crop=noisy)
     for name in ("smoothness", "chroma", "luma", "visibility"):
@@ -154,7 +156,7 @@ def test_fast_takes_one_gradient_and_leaves_out_what_costs_much() -> None:
             assert fast[objective.name] == objective
 
 
-def test_a_solved_expression_asks_for_no_more(unchanged: Candidate, goal: Goal) -> None:
+def test_a_solved_expression_asks_for_no_more(unchanged: RefineState, goal: RefineTarget) -> None:
     def value_of(logit: float) -> float:
         logits = torch.zeros(2, 7)
         logits[:, goal.emotion] = logit
@@ -163,7 +165,7 @@ def test_a_solved_expression_asks_for_no_more(unchanged: Candidate, goal: Goal) 
         )
 
     assert value_of(3.0) == 0  # a probability of .77
-    assert value_of(0.0) == pytest.approx(float(torch.log(torch.tensor(7.0))) - SOLVED)
+    assert value_of(0.0) == pytest.approx(float(torch.log(torch.tensor(7.0))) - EXPRESSION_CE_FLOOR)
 
 
 def test_the_expression_is_looked_at_where_it_counts() -> None:

@@ -22,13 +22,13 @@ from map_pipeline.faces.align import (
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.identity.gradients import Gradient, GradientEMA, dot_per_layer
 from map_pipeline.identity.losses import multiscale_ssim
-from map_pipeline.identity.objectives import Goal
+from map_pipeline.identity.objectives import RefineTarget
 from map_pipeline.identity.refine import (
     FACTOR_BITS,
     MAX_AMPLIFICATION,
+    CropGeometry,
     GradientCombiner,
     Networks,
-    Placement,
     Step,
     fit_to_budget,
     picture_loss,
@@ -51,8 +51,8 @@ LAYERS = [0, 0, 1, 2]
 @dataclasses.dataclass(frozen=True)
 class Face:
     networks: Networks
-    goal: Goal
-    placement: Placement
+    goal: RefineTarget
+    placement: CropGeometry
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def face() -> Face:
     classifiers = {"encoder": tiny_classifier()}
     for network in (unet, *surrogates.values(), *classifiers.values()):
         network.requires_grad_(False)
-    goal = Goal(
+    goal = RefineTarget(
         source_region=region,
         source_crop=surroundings,
         source_embeddings={name: net(region, landmarks) for name, net in surrogates.items()},
@@ -79,7 +79,7 @@ def face() -> Face:
         ssim_budget=0.9,
     )
     networks = Networks(unet, DDIMScheduler(), surrogates, classifiers)
-    return Face(networks, goal, Placement(landmarks, region_to_crop, feather_mask(size)))
+    return Face(networks, goal, CropGeometry(landmarks, region_to_crop, feather_mask(size)))
 
 
 def run(

@@ -19,7 +19,7 @@ from map_pipeline.diffusion.ddim import deep_layers
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.faces.landmarks import five_points
-from map_pipeline.identity.objectives import Candidate, Goal, default_objectives
+from map_pipeline.identity.objectives import RefineState, RefineTarget, default_objectives
 from map_pipeline.training import map_network
 from map_pipeline.training.map_training import (
     MAPTrainingConfig,
@@ -268,8 +268,8 @@ def test_success_rates_in_closed_form() -> None:
     rates = success_rates(candidate, goal)
     assert rates["impersonates"].item() == pytest.approx((4 / 4 + 1 / 4) / 2)
     assert rates["dodges"].item() == pytest.approx((3 / 4 + 0 / 4) / 2)
-    assert Candidate.__dataclass_fields__.keys() >= {"embeddings"}
-    assert Goal.__dataclass_fields__.keys() >= vars(goal).keys()
+    assert RefineState.__dataclass_fields__.keys() >= {"embeddings"}
+    assert RefineTarget.__dataclass_fields__.keys() >= vars(goal).keys()
 
 
 # --- training ---

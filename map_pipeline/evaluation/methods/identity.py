@@ -7,7 +7,13 @@ from map_pipeline.config import EMOTIONS, MAPConfig
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods.base import FacePlace, Task
 from map_pipeline.evaluation.methods.gradients import Loss
-from map_pipeline.identity.objectives import Candidate, Goal, Objective, active, default_objectives
+from map_pipeline.identity.objectives import (
+    Objective,
+    RefineState,
+    RefineTarget,
+    active,
+    default_objectives,
+)
 from map_pipeline.measure import working_threshold
 from map_pipeline.pipeline import MAPPipeline, Target
 
@@ -39,7 +45,7 @@ def identity_loss(
 
     with torch.no_grad():
         source = embed(image)
-    goal = Goal(
+    goal = RefineTarget(
         source_region=image,
         source_crop=image,  # the identity side looks at embeddings only
         source_embeddings=source,
@@ -50,7 +56,7 @@ def identity_loss(
     )
 
     def loss(picture: Tensor) -> Tensor:
-        candidate = Candidate(
+        candidate = RefineState(
             crop=picture,
             region=picture,
             embeddings=embed(picture),
