@@ -23,7 +23,7 @@ from tqdm import tqdm
 from map_pipeline.config import EMOTIONS, MODES, MAPConfig
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
 from map_pipeline.evaluation.dataset import PhotoSet, Problem
-from map_pipeline.evaluation.gallery import look
+from map_pipeline.evaluation.gallery import embed_largest_face
 from map_pipeline.evaluation.methods import Task
 from map_pipeline.evaluation.plots import (
     COLOURS,
@@ -105,7 +105,7 @@ def collect(
         pair = photos.pairs[index]
         try:
             photo = to_array(load_image(photos.read(pair.first)))
-            target = goals.choose(index, look(pipe, photo)).enroll
+            target = goals.choose(index, embed_largest_face(pipe, photo)).enroll
             emotion = emotions[index % len(emotions)]
             task = Task(photo, emotion, target, surrogates_without(pipe, ""), settings.seed)
             runs[pair.name] = {

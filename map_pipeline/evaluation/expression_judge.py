@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from map_pipeline.config import EMOTIONS
-from map_pipeline.evaluation.gallery import Seen
+from map_pipeline.evaluation.gallery import DetectedFace
 from map_pipeline.evaluation.results import PhotoRow
 from map_pipeline.evaluation.verification import rate
 from map_pipeline.expression.classifiers import ExpressionClassifier
@@ -21,7 +21,7 @@ NO_FACE = "no face"  # what the judge "sees" where no face was found
 
 
 @torch.no_grad()
-def judge_expression(judge: ExpressionClassifier | None, seen: Seen | None) -> str:
+def judge_expression(judge: ExpressionClassifier | None, seen: DetectedFace | None) -> str:
     """JSON of emotion -> probability in [0,1]; "{}" without a face, "" without a judge."""
     if judge is None:
         return ""

@@ -28,27 +28,27 @@ Embeddings = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class DetectedFace:
     """The largest face of one picture: its surroundings and its embeddings."""
 
     view: View
     embeddings: Embeddings
 
 
-def look(pipe: MAPPipeline, photo: np.ndarray) -> Seen | None:
+def embed_largest_face(pipe: MAPPipeline, photo: np.ndarray) -> DetectedFace | None:
     """Find and embed the largest face of a photo `uint8 [H,W,3]`, however small; None if none."""
     faces = pipe.face_detector.detect(photo)
-    return look_at(pipe, photo, faces[0].landmarks) if faces else None
+    return embed_face(pipe, photo, faces[0].landmarks) if faces else None
 
 
 @torch.no_grad()
-def look_at(pipe: MAPPipeline, photo: np.ndarray, landmarks: np.ndarray) -> Seen:
+def embed_face(pipe: MAPPipeline, photo: np.ndarray, landmarks: np.ndarray) -> DetectedFace:
     """Embed the face at known landmarks `[5,2]` px."""
     view = pipe.view(photo, landmarks)
-    return Seen(view, {name: e[0].cpu().numpy() for name, e in pipe.embed(view).items()})
+    return DetectedFace(view, {name: e[0].cpu().numpy() for name, e in pipe.embed(view).items()})
 
 
-def look_at_composite(pipe: MAPPipeline, name: str) -> tuple[Seen, np.ndarray]:
+def embed_composite(pipe: MAPPipeline, name: str) -> tuple[DetectedFace, np.ndarray]:
     """A built-in target's mirrored picture, the probe of a target without another photo.
 
     Composites are aligned, so their landmarks are known without a detector, which may miss a face
@@ -69,7 +69,7 @@ def look_at_composite(pipe: MAPPipeline, name: str) -> tuple[Seen, np.ndarray]:
     template = np.array(pipe.config.alignment_template, np.float32) * side
     # Mirrored, the right eye becomes the left one: landmarks go by the side of the image.
     mirrored = template[[1, 0, 2, 4, 3]] * np.float32([-1, 1]) + np.float32([side - 1, 0])
-    return look_at(pipe, picture, mirrored), picture
+    return embed_face(pipe, picture, mirrored), picture
 
 
 class EmbeddingCache:
@@ -96,7 +96,7 @@ class EmbeddingCache:
         key = hashlib.sha256(content).hexdigest()
         dims = [net.config.embedding_dim for net in pipe.recognisers.values()]
         if key not in self._known:
-            seen = look(pipe, photo)
+            seen = embed_largest_face(pipe, photo)
             empty = np.zeros(0, np.float32)
             vectors = list(seen.embeddings.values()) if seen else []
             self._known[key] = np.concatenate([empty, *vectors])

@@ -19,12 +19,12 @@ from map_pipeline.evaluation.cost import Cost, measure
 from map_pipeline.evaluation.dataset import PhotoSet
 from map_pipeline.evaluation.expression_judge import judge_expression
 from map_pipeline.evaluation.gallery import (
+    DetectedFace,
     EmbeddingCache,
     Embeddings,
     Gallery,
-    Seen,
     build_gallery,
-    look,
+    embed_largest_face,
 )
 from map_pipeline.evaluation.methods import Method, Task, create
 from map_pipeline.evaluation.metrics import naturalness, pair_quality
@@ -42,7 +42,7 @@ from map_pipeline.evaluation.results import (
     unit,
 )
 from map_pipeline.evaluation.settings import (
-    FREE,
+    RESUMABLE_FIELDS,
     Settings,
     check_same_run,
     rotation,
@@ -202,7 +202,7 @@ class Evaluation:
             return self._failed(subject, method, left_out, one_line(error))
         save_image(to_pil(result), photo_file(self.out, method.name, subject.label, left_out))
         seen = {
-            name: look(self.pipe, transform(result, self.settings.seed))
+            name: embed_largest_face(self.pipe, transform(result, self.settings.seed))
             for name, transform in self._transforms.items()
         }
         second = self._protected_second(subject, method, left_out)
@@ -242,7 +242,7 @@ class Evaluation:
             return {}
         name = f"{subject.label}.second"
         save_image(to_pil(result), photo_file(self.out, method.name, name, left_out))
-        seen = look(self.pipe, result)
+        seen = embed_largest_face(self.pipe, result)
         return seen.embeddings if seen else {}
 
     def _failed(
@@ -279,7 +279,7 @@ class Evaluation:
         left_out: str,
         result: np.ndarray,
         spent: Cost,
-        seen: Seen | None,
+        seen: DetectedFace | None,
     ) -> PhotoRow:
         quality = pair_quality(subject.photo, result, self.tools.lpips)
         return PhotoRow(
@@ -310,7 +310,7 @@ class Evaluation:
         subject: Subject,
         method: str,
         left_out: str,
-        seen: Mapping[str, Seen | None],
+        seen: Mapping[str, DetectedFace | None],
         protected_second: Embeddings | None,
     ) -> list[Row]:
         """Rows of all transformations and recognisers.
@@ -351,7 +351,11 @@ class Evaluation:
         return rows
 
     def _compare(
-        self, subject: Subject, recogniser: str, face: Seen | None, second: Embeddings | None
+        self,
+        subject: Subject,
+        recogniser: str,
+        face: DetectedFace | None,
+        second: Embeddings | None,
     ) -> tuple[float, float, int]:
         """Similarity of a face to the target's probe and to the person's second photo, and rank.
 
@@ -374,7 +378,7 @@ class Evaluation:
         return self.settings.protect_both and subject.style == "plain"
 
     def _lasting_settings(self) -> dict[str, object]:
-        settings = {k: v for k, v in asdict(self.settings).items() if k not in FREE}
+        settings = {k: v for k, v in asdict(self.settings).items() if k not in RESUMABLE_FIELDS}
         return settings | {
             "targets": self.targets,
             "photos": self.photos.fingerprint(),

@@ -21,7 +21,7 @@ LEAVE_OUT = ("rotate", "each", "none")
 DEFAULT_TRANSFORMATIONS = tuple(TRANSFORMS)
 PURIFICATIONS = ("purify100", "purify200", "purify300")
 # Settings that may differ between runs into one folder: they only say which units are wanted.
-FREE = ("methods", "styles", "skip", "limit")
+RESUMABLE_FIELDS = ("methods", "styles", "skip", "limit")
 
 Transformation = Callable[[np.ndarray, int], np.ndarray]
 """A photo and a seed in, a photo out."""

@@ -11,7 +11,12 @@ from map_pipeline.errors import MAPError, NoFaceError
 from map_pipeline.evaluation.dataset import Pair, PhotoSet
 from map_pipeline.evaluation.expression_judge import judge_expression
 from map_pipeline.evaluation.facepp import FacePlusPlus
-from map_pipeline.evaluation.gallery import Embeddings, Seen, look, look_at_composite
+from map_pipeline.evaluation.gallery import (
+    DetectedFace,
+    Embeddings,
+    embed_composite,
+    embed_largest_face,
+)
 from map_pipeline.evaluation.metrics import naturalness
 from map_pipeline.evaluation.settings import Transformation
 from map_pipeline.evaluation.styles import STYLES
@@ -64,7 +69,7 @@ class Goals:
             if name != "auto":
                 self._get(name)  # a wrong one is told before any work
 
-    def choose(self, index: int, face: Seen | None) -> Goal:
+    def choose(self, index: int, face: DetectedFace | None) -> Goal:
         """The target of photo `index` with the given face; "auto" is the first without a face."""
         name = self._names[index % len(self._names)]
         if name == "auto":
@@ -72,7 +77,7 @@ class Goals:
             name = bank.names[0] if face is None else self._resembling(face)
         return self._get(name)
 
-    def _resembling(self, face: Seen) -> str:
+    def _resembling(self, face: DetectedFace) -> str:
         return self._pipe.built_in_target("auto", self._pipe.embed(face.view)).name
 
     def _get(self, name: str) -> Goal:
@@ -84,14 +89,17 @@ class Goals:
     def _from_set(self, name: str) -> Goal:
         photos = self._photos.target(name)
         enroll, probe = to_array(load_image(photos.enroll)), to_array(load_image(photos.probe))
-        seen = {"enroll": look(self._pipe, enroll), "probe": look(self._pipe, probe)}
+        seen = {
+            "enroll": embed_largest_face(self._pipe, enroll),
+            "probe": embed_largest_face(self._pipe, probe),
+        }
         for role, face in seen.items():
             if face is None:
                 raise NoFaceError(f"`target` must show a face, got none in {name}_{role}.")
         return Goal(name, enroll, seen["probe"].embeddings, probe)
 
     def _from_bank(self, name: str) -> Goal:
-        seen, picture = look_at_composite(self._pipe, name)
+        seen, picture = embed_composite(self._pipe, name)
         return Goal(name, name, seen.embeddings, picture)
 
 
@@ -127,7 +135,7 @@ class Subject:
         self.label = label(pair, style)
         self._pipe, self._photos, self._tools = pipe, photos, tools
         self._transforms, self._seed = transforms, seed
-        self._clean: dict[str, Seen | None] = {}
+        self._clean: dict[str, DetectedFace | None] = {}
         self.photo: np.ndarray | None = None
         self.problem = ""
         try:
@@ -136,13 +144,13 @@ class Subject:
             self.problem = one_line(error)
         self.goal = goals.choose(index, self.clean("none"))
 
-    def clean(self, transformation: str) -> Seen | None:
+    def clean(self, transformation: str) -> DetectedFace | None:
         """The face of the unprotected photo under a transformation; None if there's none."""
         if self.photo is None:
             return None
         if transformation not in self._clean:
             changed = self._transforms[transformation](self.photo, self._seed)
-            self._clean[transformation] = look(self._pipe, changed)
+            self._clean[transformation] = embed_largest_face(self._pipe, changed)
         return self._clean[transformation]
 
     @cached_property

@@ -52,7 +52,7 @@ from map_pipeline.training.score_model import ScoreModel
 
 SUMMARY = "training_map.json"
 # Settings with which a run may go on.
-MAY_CHANGE = {"minutes", "updates", "report_every", "compile", "mixed_precision"}
+RESUMABLE_FIELDS = {"minutes", "updates", "report_every", "compile", "mixed_precision"}
 # Surroundings of the crop that recognisers look at, made by reflection, px of 128.
 MARGIN = 24
 OWN_EMOTION = 0.75  # share of faces asked for the emotion they already show
@@ -283,7 +283,7 @@ def check_state(config: MAPTrainingConfig, out: Path) -> None:
         )
     before = json.loads((out / SUMMARY).read_text())["config"]
     now = json.loads(json.dumps(asdict(config)))  # tuples as lists
-    for name in sorted(set(now) - MAY_CHANGE):
+    for name in sorted(set(now) - RESUMABLE_FIELDS):
         if before[name] != now[name]:
             raise UnknownOptionError(
                 f"`{name}` must stay {before[name]}, as in the run that {out} holds, "

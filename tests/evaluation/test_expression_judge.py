@@ -9,7 +9,7 @@ from conftest import ASTRONAUT
 
 from map_pipeline import EMOTIONS, MAPPipeline
 from map_pipeline.evaluation.expression_judge import expression_summary, judge_expression
-from map_pipeline.evaluation.gallery import look
+from map_pipeline.evaluation.gallery import embed_largest_face
 from map_pipeline.evaluation.results import PhotoRow
 from map_pipeline.evaluation.verification import wilson
 from map_pipeline.images import load_image, to_array
@@ -43,14 +43,14 @@ def test_probabilities_are_the_networks(tiny_pipeline: MAPPipeline) -> None:
     view = tiny_pipeline.view(photo, face.landmarks)
     with torch.no_grad():
         expected = judge(view.image, view.landmarks)[0].softmax(-1).tolist()
-    found = json.loads(judge_expression(judge, look(tiny_pipeline, photo)))
+    found = json.loads(judge_expression(judge, embed_largest_face(tiny_pipeline, photo)))
     assert list(found) == list(EMOTIONS)
     assert list(found.values()) == pytest.approx(expected, abs=1e-5)
 
 
 def test_without_a_face_or_a_judge(tiny_pipeline: MAPPipeline) -> None:
     judge = next(iter(tiny_pipeline.expression_classifiers.values()))
-    assert look(tiny_pipeline, np.full((256, 256, 3), 128, np.uint8)) is None
+    assert embed_largest_face(tiny_pipeline, np.full((256, 256, 3), 128, np.uint8)) is None
     assert judge_expression(judge, None) == "{}"
     assert judge_expression(None, None) == ""
 

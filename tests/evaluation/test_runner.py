@@ -16,7 +16,7 @@ from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import NoFaceError, UnknownOptionError
 from map_pipeline.evaluation import runner
 from map_pipeline.evaluation.dataset import PhotoSet
-from map_pipeline.evaluation.gallery import Gallery, look, look_at_composite
+from map_pipeline.evaluation.gallery import Gallery, embed_composite, embed_largest_face
 from map_pipeline.evaluation.results import (
     NOT_FOUND,
     PhotoRow,
@@ -433,7 +433,9 @@ def test_protected_against_protected(evaluate: Callable, files: dict[str, bytes]
             continue
         left_out = row.left_out
         first, second = (
-            look(pipe, to_array(load_image(photo_file(evaluation.out, "pgd", name, left_out))))
+            embed_largest_face(
+                pipe, to_array(load_image(photo_file(evaluation.out, "pgd", name, left_out)))
+            )
             for name in ("001", "001.second")
         )
         cosine = first.embeddings[row.recogniser] @ second.embeddings[row.recogniser]
@@ -451,9 +453,9 @@ def test_composites_are_tested_against_their_mirrored_picture(
     for row in rows_of(evaluation):
         if row.transformation == "none":
             name = {"000": "second", "001": "third"}[row.photo]
-            probe, picture = look_at_composite(pipe, name)
+            probe, picture = embed_composite(pipe, name)
             photo = to_array(load_image(photo_file(evaluation.out, "source", row.photo)))
-            face = look(pipe, photo)
+            face = embed_largest_face(pipe, photo)
             cosine = face.embeddings[row.recogniser] @ probe.embeddings[row.recogniser]
             assert row.target_clean == pytest.approx(cosine, abs=1e-5)
             original = to_array(pipe.targets.picture(name))
@@ -463,7 +465,7 @@ def test_composites_are_tested_against_their_mirrored_picture(
 def test_a_mirrored_composite_is_still_recognised(bundled_pipeline: MAPPipeline) -> None:
     """Its landmarks must be mirrored, too: with wrong ones the similarity would collapse."""
     index = 3
-    face, _ = look_at_composite(bundled_pipeline, bundled_pipeline.targets.names[index])
+    face, _ = embed_composite(bundled_pipeline, bundled_pipeline.targets.names[index])
     for name, embedding in face.embeddings.items():
         stored = bundled_pipeline.targets.embeddings(name)[index].float().numpy()
         strangers = bundled_pipeline.targets.embeddings(name).float().numpy() @ embedding
