@@ -18,7 +18,7 @@ from map_pipeline.ui.examples import load_examples
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.memory import give_back_large_blocks
 from map_pipeline.ui.requests import errors_in_plain_words
-from map_pipeline.ui.service import Files, Job, Progress, Protected, Studio, read_photo
+from map_pipeline.ui.service import Files, Job, Progress, Protected, ProtectionService, read_photo
 from map_pipeline.ui.settings import MAX_FACES, Choices, PageSettings
 
 ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
@@ -33,7 +33,7 @@ def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
         settings: what distinguishes this deployment.
         load: returns the `Models`; called in the background where the platform allows it.
     """
-    studio = Studio(load, background=not ZERO_GPU)
+    studio = ProtectionService(load, background=not ZERO_GPU)
     targets = style.built_in_targets(settings.checkpoint)
     examples = load_examples(settings.examples)
 

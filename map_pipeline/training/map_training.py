@@ -191,7 +191,7 @@ def train_map(
     model = copy.deepcopy(ScoreModel(unet, conditioner)).float().to(device).requires_grad_(False)
     if config.compile:
         diffusion.compile_network(model.unet)
-    faces = faces.select(some_of(len(faces), config.faces, config.seed))
+    faces = faces.select(random_subset(len(faces), config.faces, config.seed))
     prepared = prepare(model, scheduler, faces, surrogates, template, config, accelerator)
     say(f"{len(prepared)} faces prepared")
 
@@ -331,7 +331,7 @@ def grouped_parameters(network: MAPNetwork) -> tuple[list[nn.Parameter], list[in
     return parameters, layers
 
 
-def some_of(count: int, wanted: int, seed: int) -> Tensor:
+def random_subset(count: int, wanted: int, seed: int) -> Tensor:
     """Indices of at most `wanted` of `count` faces, always alike for one seed."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     return order[:wanted].sort().values
@@ -365,7 +365,7 @@ def prepare(
     embeddings: dict[str, list[Tensor]] = {name: [] for name in surrogates}
     for rows in torch.arange(len(faces)).split(128):
         crops = pixels[rows].to(device).float() / 255
-        told = prior.conditioner(as_they_are(labels, rows.to(device)))
+        told = prior.conditioner(source_condition(labels, rows.to(device)))
         schedule = protection.start_timestep
         with accelerator.autocast():
             start = diffusion.invert(
@@ -426,7 +426,7 @@ class Step:
         emotion = self._draw_emotions(rows, generator)
         crops = faces.pixels[rows].float() / 255
         told = replace(
-            as_they_are(faces.labels, rows), emotion=F.one_hot(emotion, len(EMOTIONS)).float()
+            source_condition(faces.labels, rows), emotion=F.one_hot(emotion, len(EMOTIONS)).float()
         )
         change = self._change(rows, told, targets)
         crop = (crops + change * self._mask).clamp(0, 1)
@@ -492,7 +492,7 @@ class Step:
         return torch.where(keep & (seen.sum(1) > 0), seen.argmax(1), some)
 
 
-def as_they_are(labels: Batch, rows: Tensor) -> Condition:
+def source_condition(labels: Batch, rows: Tensor) -> Condition:
     """What the network is told of faces as they are: their shape and colour."""
     return Condition(
         torch.zeros_like(labels.emotions[rows]),

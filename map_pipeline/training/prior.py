@@ -30,7 +30,7 @@ from map_pipeline.training.augment import Batch, augment
 from map_pipeline.training.faces import FaceSet
 from map_pipeline.training.pictures import SAMPLE_FACES, sample_grid
 from map_pipeline.training.run_state import Progress, find_state, replacing, save_state
-from map_pipeline.training.sampling import FaceSampler, whole
+from map_pipeline.training.sampling import FaceSampler, as_batch
 from map_pipeline.training.score_model import (
     ScoreModel,
     new_conditioner,
@@ -209,7 +209,7 @@ def train_prior(
         average.to(device)  # accelerate loads it on the CPU
         say(f"resumed at update {clock.update}")
     draw = FaceSampler(training, config, device, config.seed)
-    fixed = whole(validation, device)
+    fixed = as_batch(validation, device)
     alphas = scheduler.alphas_cumprod.to(device)
     losses: list[Tensor] = []
 

@@ -19,7 +19,7 @@ class FaceSampler:
     def __init__(
         self, faces: FaceSet, config: "PriorConfig", device: torch.device, seed: int
     ) -> None:
-        self._faces = whole(faces, device, pixels=False)
+        self._faces = as_batch(faces, device, pixels=False)
         self._pixels = faces.images.to(device)
         self._weights = emotion_weights(faces.emotions, config.balance).to(device)
         self._size = config.batch_size
@@ -68,7 +68,7 @@ def emotion_weights(emotions: Tensor, balance: float) -> Tensor:
     return torch.where(known, weights / weights[known].mean(), 1.0)
 
 
-def whole(faces: FaceSet, device: torch.device, pixels: bool = True) -> Batch:
+def as_batch(faces: FaceSet, device: torch.device, pixels: bool = True) -> Batch:
     """All faces on a device; `images` is empty without `pixels`."""
     images = faces.images.to(device).float() / 255 if pixels else torch.empty(0, device=device)
     labels = (faces.emotions, faces.landmarks68, faces.has_landmarks, faces.grey)

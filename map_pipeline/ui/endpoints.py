@@ -13,7 +13,15 @@ import gradio as gr
 from map_pipeline.ui import results, texts
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words, visitor
-from map_pipeline.ui.service import Files, Job, Progress, Protected, Studio, read_photo, write_files
+from map_pipeline.ui.service import (
+    Files,
+    Job,
+    Progress,
+    Protected,
+    ProtectionService,
+    read_photo,
+    write_files,
+)
 from map_pipeline.ui.settings import Choices
 from map_pipeline.ui.style import TargetCard
 
@@ -38,7 +46,7 @@ class Endpoints:
 
     def __init__(
         self,
-        studio: Studio,
+        studio: ProtectionService,
         run: Runner,
         limit: RateLimit,
         targets: Sequence[TargetCard],

@@ -95,7 +95,7 @@ class Files(NamedTuple):
     report: str
 
 
-class Studio:
+class ProtectionService:
     """The models and what the page does with them.
 
     Args:

@@ -14,7 +14,7 @@ from map_pipeline.diffusion.conditioner import POINTS, FaceConditioner, embeddin
 from map_pipeline.training.augment import Batch
 from map_pipeline.training.faces import FaceSet, find_grey
 from map_pipeline.training.prior import PriorConfig
-from map_pipeline.training.sampling import whole
+from map_pipeline.training.sampling import as_batch
 from map_pipeline.training.score_model import ScoreModel, new_unet
 
 SIDE = 32  # px
@@ -62,7 +62,7 @@ def faces(count: int = 24, side: int = SIDE, seed: int = 0) -> FaceSet:
 
 
 def batch(count: int = 24, side: int = SIDE, seed: int = 0) -> Batch:
-    return whole(faces(count, side, seed), torch.device("cpu"))
+    return as_batch(faces(count, side, seed), torch.device("cpu"))
 
 
 def write_folder(

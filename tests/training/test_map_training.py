@@ -24,9 +24,9 @@ from map_pipeline.training import map_network
 from map_pipeline.training.map_training import (
     MAPTrainingConfig,
     Step,
-    as_they_are,
     prepare,
-    some_of,
+    random_subset,
+    source_condition,
     success_rates,
     surroundings,
     train_map,
@@ -108,7 +108,7 @@ def test_what_cannot_run_is_told_before_any_face_is_prepared(
 
 def test_the_face_as_it_is_has_no_emotion() -> None:
     labels = batch()
-    told = as_they_are(labels, torch.tensor([3, 23]))
+    told = source_condition(labels, torch.tensor([3, 23]))
     assert not told.emotion.any()
     assert torch.equal(told.shape, labels.landmarks68[[3, 23]])
     assert told.has_shape.tolist() == [1, 0]
@@ -127,7 +127,7 @@ def test_faces_are_inverted_and_reconstructed(
     row = 5
     crop = ready.pixels[row : row + 1].float() / 255
     with torch.no_grad():
-        told = model.conditioner(as_they_are(ready.labels, torch.tensor([row])))
+        told = model.conditioner(source_condition(ready.labels, torch.tensor([row])))
         latents = diffusion.patchify(crop, 4)
         start = diffusion.invert(model.unet, SCHEDULER, latents, 300, 2, told)
         back = diffusion.generate(model.unet, SCHEDULER, start, 300, 2, told)
@@ -190,7 +190,7 @@ def test_a_new_network_changes_nothing(
     step = step_of(ready, model, surrogates, composites())
     rows = torch.arange(6)
     with torch.no_grad():
-        change = step._change(rows, as_they_are(ready.labels, rows), composites(6))
+        change = step._change(rows, source_condition(ready.labels, rows), composites(6))
     assert change.abs().max() < 5e-3
 
 
@@ -369,11 +369,11 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_some_of_the_faces_are_drawn_always_alike() -> None:
-    some = some_of(100, 20, seed=3)
+    some = random_subset(100, 20, seed=3)
     assert len(set(some.tolist())) == 20
-    assert torch.equal(some, some_of(100, 20, seed=3))
-    assert not torch.equal(some, some_of(100, 20, seed=4))
-    assert torch.equal(some_of(5, 20, seed=0), torch.arange(5))
+    assert torch.equal(some, random_subset(100, 20, seed=3))
+    assert not torch.equal(some, random_subset(100, 20, seed=4))
+    assert torch.equal(random_subset(5, 20, seed=0), torch.arange(5))
 
 
 def test_both_objectives_go_down(tmp_path: Path) -> None:

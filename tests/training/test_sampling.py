@@ -4,7 +4,7 @@ import pytest
 import torch
 from made_up import QUICK, faces
 
-from map_pipeline.training.sampling import FaceSampler, emotion_weights, whole
+from map_pipeline.training.sampling import FaceSampler, as_batch, emotion_weights
 
 CPU = torch.device("cpu")
 SHARES = torch.tensor([0.5, 0.3, 0.1, 0.05, 0.03, 0.01, 0.01])
@@ -59,7 +59,7 @@ def test_draws_follow_the_weights() -> None:
 def test_a_drawn_face_keeps_its_labels() -> None:
     known = faces()
     batch = FaceSampler(known, replace(QUICK, batch_size=100), CPU, 0)()
-    everything = whole(known, CPU)
+    everything = as_batch(known, CPU)
     for row in range(100):
         index = (everything.images == batch.images[row]).all(1).all(1).all(1).nonzero().item()
         for name in ("emotions", "landmarks68", "has_landmarks", "grey"):
@@ -85,5 +85,5 @@ def test_an_update_draws_the_same_whatever_came_before() -> None:
 
 
 def test_labels_without_pixels() -> None:
-    assert whole(faces(), CPU, pixels=False).images.numel() == 0
-    assert whole(faces(), CPU).images.max() <= 1
+    assert as_batch(faces(), CPU, pixels=False).images.numel() == 0
+    assert as_batch(faces(), CPU).images.max() <= 1

@@ -23,7 +23,7 @@ import app
 from map_pipeline import MAPPipeline
 from map_pipeline.config import MODES
 from map_pipeline.ui.models import Models, prepare_models
-from map_pipeline.ui.service import Job, Progress, Protected, Studio
+from map_pipeline.ui.service import Job, Progress, Protected, ProtectionService
 from map_pipeline.ui.settings import MAX_STEPS, Choices, PageSettings
 
 ROOT = Path(__file__).parents[2]
@@ -38,8 +38,8 @@ def models(tiny_pipeline: MAPPipeline) -> Models:
 
 
 @pytest.fixture(scope="module")
-def studio(models: Models) -> Studio:
-    return Studio(lambda: models, background=False)
+def studio(models: Models) -> ProtectionService:
+    return ProtectionService(lambda: models, background=False)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def decorated(
     return found
 
 
-def job(studio: Studio, **choices: Any) -> Job:
+def job(studio: ProtectionService, **choices: Any) -> Job:
     return studio.prepare(Image.open(ASTRONAUT).convert("RGB"), None, Choices(**choices))
 
 
@@ -98,7 +98,7 @@ def test_duration_fits_the_quota_in_every_mode(
     assert asked * SCHEDULED <= ANONYMOUS_QUOTA
 
 
-def test_everything_that_crosses_the_boundary_pickles(studio: Studio) -> None:
+def test_everything_that_crosses_the_boundary_pickles(studio: ProtectionService) -> None:
     sent = job(studio, steps=1, mode="strong")
     received = pickle.loads(pickle.dumps(sent))
     assert received.photo.tobytes() == sent.photo.tobytes()
@@ -113,7 +113,7 @@ def test_everything_that_crosses_the_boundary_pickles(studio: Studio) -> None:
 
 
 def test_only_the_gpu_function_runs_gradients(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
+    studio: ProtectionService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A backward pass in the main process would break CUDA in the GPU process forked from it."""
     protected = list(studio.run(job(studio, steps=1)))[-1]
@@ -137,5 +137,5 @@ def test_models_load_in_the_calling_thread_before_the_page_is_launched(models: M
         loaded_in.append(threading.current_thread())
         return models
 
-    assert Studio(load, background=False).loading is False
+    assert ProtectionService(load, background=False).loading is False
     assert loaded_in == [threading.current_thread()]
