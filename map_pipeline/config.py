@@ -28,12 +28,12 @@ class MAPConfig:
         expression_strength: how far the expression is changed before the protection, in [0,1].
         learning_rate: of Adam, > 0.
         adam_betas: decay of Adam's two moments, each in [0,1).
-        max_expression_grad_ratio: greatest length of the expression gradient relative to the identity
-            gradient, >= 0.
+        max_expression_grad_ratio: greatest length of the expression gradient relative to the
+            identity gradient, >= 0.
         projection: project conflicting gradients onto each other, per layer.
         ema_decay: decay of the gradients' EMA used as projection reference, in [0,1); 0 is no EMA.
-        num_eot_views: random views of the picture per step, >= 0; 0 looks at the picture as it is, which
-            protects less from recognisers that weren't used.
+        num_eot_views: random views of the picture per step, >= 0; 0 looks at the picture as it is,
+            which protects less from recognisers that weren't used.
         ssim_budget: structural similarity of the aligned crop, over three scales, down to which
             change is free, in (0,1); the pipeline's `strength` sets it.
         autocast: arithmetic of the score network: "bf16" or "fp32".

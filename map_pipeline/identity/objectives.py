@@ -116,7 +116,7 @@ def expression(candidate: RefineState, goal: RefineTarget) -> Tensor:
 
 
 def unsolved_expression(candidate: RefineState, goal: RefineTarget) -> Tensor:
-    """Cross-entropy beyond `EXPRESSION_CE_FLOOR`, from which on an encoder and view ask for no more."""
+    """Cross-entropy above `EXPRESSION_CE_FLOOR`, below which nothing is gained."""
     return torch.relu(_cross_entropies(candidate, goal) - EXPRESSION_CE_FLOOR).mean()
 
 

@@ -58,11 +58,11 @@ class Composite:
 
 
 def mean_shape(landmarks68: Tensor, template: Tensor) -> Tensor:
-    """Mean `[68,2]` of landmarks68 `[N,68,2]`, each fitted to the five-point `template` `[5,2]`.
+    """Mean `[68,2]` of landmarks `[N,68,2]`, each fitted to the five-point `template` `[5,2]`.
 
     The fit ignores pose and size, so that only proportions are averaged.
     """
-    points = torch.stack([_five(landmarks68) for landmarks68 in landmarks68])
+    points = torch.stack([_five(face) for face in landmarks68])
     fitted = apply_affine(similarity_transform(points, template), landmarks68)
     mean = fitted.mean(0)
     return apply_affine(similarity_transform(_five(mean)[None], template), mean[None])[0]
@@ -93,8 +93,8 @@ def warp_to_shape(images: Tensor, landmarks68: Tensor, shape: Tensor) -> Tensor:
     weights = torch.from_numpy(weights).float()  # [P,3] barycentric
     corners = torch.from_numpy(mesh.simplices[triangle]).long()  # [P,3]
     grids = []
-    for landmarks68 in landmarks68:
-        source = (_anchors(landmarks68, size)[corners] * weights[..., None]).sum(1)  # [P,2] px
+    for face in landmarks68:
+        source = (_anchors(face, size)[corners] * weights[..., None]).sum(1)  # [P,2] px
         grids.append((source * (2 / (size - 1)) - 1).view(size, size, 2))
     return F.grid_sample(
         images, torch.stack(grids), mode="bicubic", padding_mode="reflection", align_corners=True
@@ -163,7 +163,7 @@ def _five(landmarks68: Tensor) -> Tensor:
 
 
 def _anchors(landmarks68: Tensor, size: int) -> Tensor:
-    """The landmarks68 `[68,2]`, points on the forehead and a frame around the picture: `[M,2]` px."""
+    """The landmarks `[68,2]`, points on the forehead and a frame around the picture: `[M,2]` px."""
     eyes, mouth = landmarks68[36:48].mean(0), landmarks68[48:60].mean(0)
     forehead = landmarks68[[17, 19, 21, 22, 24, 26]] + FOREHEAD * (eyes - mouth)
     low, middle, high = -size / 4, size / 2, size * 5 / 4

@@ -400,7 +400,7 @@ def test_help_does_not_wait_for_torch() -> None:
         capture_output=True,
         text=True,
         check=False,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0
     assert "protect" in done.stdout

@@ -21,7 +21,7 @@ from map_pipeline.expression.classifiers import (
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112, arcface_template
 
 CHECKPOINT = Path(expression.__file__).parent / "checkpoint"
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 ENCODERS = ("mini_xception", "face_api_expression")
 # As a network published on the Hub might name and order them.
 OTHER_LABELS = ("Happiness", "anger", "neutral", "Sadness", "surprised", "disgust", "fear")

@@ -13,7 +13,7 @@ from map_pipeline.faces.align import arcface_template
 from map_pipeline.identity.recognisers import FaceRecogniser, find_arcface, load_arcface
 
 CHECKPOINT = Path(recognition.__file__).parent / "checkpoint"
-REFERENCE = json.loads((Path(__file__).parent / "data" / "reference_outputs.json").read_text())
+REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "reference_outputs.json").read_text())
 RECOGNISERS = ("dlib_resnet", "mobilefacenet", "faceres", "mobileface")
 
 
