@@ -226,7 +226,8 @@ class GradientCombiner:
     """Joins the gradients of the two objectives and the prior terms into one update direction.
 
     The expression gradient is shortened to at most `max_expression_grad_ratio` times the identity
-    gradient's length, so that it neither drowns identity at first nor is blown up once its loss is solved.
+    gradient's length, so that it neither drowns identity at first nor is blown up
+    once its loss is solved.
     """
 
     def __init__(self, config: MAPConfig, layers: list[int]) -> None:

@@ -21,7 +21,7 @@ from map_pipeline.errors import (
     NoFaceError,
     UnknownOptionError,
 )
-from map_pipeline.evaluation import quality
+from map_pipeline.evaluation import metrics
 from map_pipeline.evaluation.metrics import (
     Fid,
     Lpips,
@@ -133,7 +133,7 @@ def test_ms_ssim_agrees_with_its_definition(
 
 
 def test_the_scales_have_the_weights_of_the_paper() -> None:
-    np.testing.assert_allclose(ms_ssim_weights(1024), quality.MS_SSIM_WEIGHTS, atol=1e-4)
+    np.testing.assert_allclose(ms_ssim_weights(1024), metrics.MS_SSIM_WEIGHTS, atol=1e-4)
 
 
 def test_photos_of_different_sizes_are_refused(photo: np.ndarray) -> None:
@@ -324,7 +324,7 @@ def test_fid_of_fewer_than_two_photos_is_a_text(n: int) -> None:
 
 
 def test_fid_over_a_recogniser(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
-    network = quality.FaceEmbedding(tiny_pipeline, "dlib_resnet")
+    network = metrics.FaceEmbedding(tiny_pipeline, "dlib_resnet")
     metric = Fid(network)
     worse = [add_noise(photo, 40.0, seed) for seed in (0, 1)]
     for one in worse:
@@ -335,7 +335,7 @@ def test_fid_over_a_recogniser(tiny_pipeline: MAPPipeline, photo: np.ndarray) ->
         network(torch.tensor(photo).permute(2, 0, 1)[None]), expected, rtol=0, atol=1e-6
     )
     shifts = [
-        quality.FaceEmbedding(tiny_pipeline, "dlib_resnet")(
+        metrics.FaceEmbedding(tiny_pipeline, "dlib_resnet")(
             torch.tensor(one).permute(2, 0, 1)[None]
         )
         for one in worse
@@ -351,7 +351,7 @@ def test_fid_over_a_recogniser(tiny_pipeline: MAPPipeline, photo: np.ndarray) ->
 def test_a_photo_without_a_face_leaves_the_fid_as_it_was(
     tiny_pipeline: MAPPipeline, photo: np.ndarray
 ) -> None:
-    metric = Fid(quality.FaceEmbedding(tiny_pipeline, "dlib_resnet"))
+    metric = Fid(metrics.FaceEmbedding(tiny_pipeline, "dlib_resnet"))
     metric.update(photo, photo)
     with pytest.raises(NoFaceError):
         metric.update(photo, np.zeros_like(photo))
@@ -362,7 +362,7 @@ def test_a_photo_without_a_face_leaves_the_fid_as_it_was(
 
 def test_an_unknown_recogniser_is_refused(tiny_pipeline: MAPPipeline) -> None:
     with pytest.raises(UnknownOptionError, match=r"must be one of dlib_resnet, .*'x'"):
-        quality.FaceEmbedding(tiny_pipeline, "x")
+        metrics.FaceEmbedding(tiny_pipeline, "x")
 
 
 class Script(nn.Module):
@@ -403,15 +403,15 @@ def test_naturalness_of_a_network_that_errs_by_a_constant(
 
     def almost(_unet: nn.Module, latents: Tensor, levels: Tensor, *_: object) -> Tensor:
         asked.extend(levels.tolist())
-        return quality.fixed_noise(latents, quality.NATURALNESS_SEED) + 0.02
+        return metrics.fixed_noise(latents, metrics.NATURALNESS_SEED) + 0.02
 
     monkeypatch.setattr(diffusion, "predict_noise", almost)
-    alpha = tiny_pipeline.scheduler.alphas_cumprod[list(quality.NATURALNESS_LEVELS)].double()
+    alpha = tiny_pipeline.scheduler.alphas_cumprod[list(metrics.NATURALNESS_LEVELS)].double()
     error = 0.02 * ((1 - alpha) / alpha).sqrt() / 2  # of the clean picture, on the 0..1 scale
     expected = float(-20 * error.log10().mean())
     # The darkest pixels can't become darker, so a little of the error is clipped away.
     assert naturalness(tiny_pipeline, photo) == pytest.approx(expected, abs=0.5)
-    assert asked == list(quality.NATURALNESS_LEVELS)
+    assert asked == list(metrics.NATURALNESS_LEVELS)
 
 
 def test_a_perfect_prediction_is_as_natural_as_it_gets(
@@ -420,7 +420,7 @@ def test_a_perfect_prediction_is_as_natural_as_it_gets(
     monkeypatch.setattr(
         diffusion,
         "predict_noise",
-        lambda _unet, latents, *_: quality.fixed_noise(latents, quality.NATURALNESS_SEED),
+        lambda _unet, latents, *_: metrics.fixed_noise(latents, metrics.NATURALNESS_SEED),
     )
     assert naturalness(tiny_pipeline, photo) == pytest.approx(100, abs=1)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from map_pipeline.expression import warp
 from map_pipeline.expression.warp import deform_crop, deform_photo, displacement, least_area
-from map_pipeline.faces import warp
 from map_pipeline.faces.align import Alignment, apply_affine, invert_affine
 
 SIZE = 128

@@ -20,7 +20,7 @@ from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.identity.objectives import RefineState, RefineTarget, default_objectives
-from map_pipeline.training import map_network
+from map_pipeline.training import map_training as map_network
 from map_pipeline.training.map_training import (
     MAPTrainingConfig,
     Step,

@@ -14,7 +14,7 @@ from map_pipeline import MAPPipeline
 from map_pipeline.config import EMOTIONS, MODES
 from map_pipeline.errors import FaceTooSmallError, NoFaceError, UnknownOptionError
 from map_pipeline.report import FaceReport, RecogniserReport
-from map_pipeline.ui import found_faces, layout, results, style, texts
+from map_pipeline.ui import found_faces, page, results, style, texts
 from map_pipeline.ui.cache import sweep
 from map_pipeline.ui.jobs import run_in_steps
 from map_pipeline.ui.limits import RateLimit, RateLimitError
@@ -47,7 +47,7 @@ def test_form_has_a_component_for_every_choice() -> None:
     import gradio as gr
 
     with gr.Blocks():
-        form = layout.form(gr.CheckboxGroup([]), [])
+        form = page.form(gr.CheckboxGroup([]), [])
     defaults = [component.value for component in form.choices]
     assert defaults[4] == []  # no face is ticked before a photo is there
     defaults[4] = ()
