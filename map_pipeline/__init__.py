@@ -21,8 +21,9 @@ __version__ = "0.1.0"
 _MODULES = {
     "EMOTIONS": "config",
     "CheckpointError": "errors",
+    "ClassifierEnsemble": "expression.classifiers",
     "ExpressionClassifier": "expression.classifiers",
-    "ExpressionShapes": "expression.editor",
+    "ExpressionShapes": "expression.shapes",
     "FaceConditioner": "diffusion.conditioner",
     "FaceRecogniser": "identity.recognisers",
     "FaceReport": "report",
@@ -35,6 +36,7 @@ _MODULES = {
     "MAPPipelineOutput": "pipeline",
     "NoFaceError": "errors",
     "Objective": "identity.objectives",
+    "RecogniserEnsemble": "identity.recognisers",
     "TargetBank": "identity.targets",
     "TransformersExpressionClassifier": "expression.classifiers",
     "UnknownOptionError": "errors",

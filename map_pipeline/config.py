@@ -1,16 +1,16 @@
 """Settings of one protection run, validated once; defaults are what a user should get."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from map_pipeline.errors import check_setting
+from map_pipeline.errors import UnknownOptionError, check_setting
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 FAR = 0.01  # false accept rate of the field's verification protocol
 # What `faces.detect.load_detector` knows; here so that the command line needn't load it.
 DETECTORS = ("auto", "bundled", "insightface", "insightface-download")
-# Loss of structural similarity of the aligned face that `strength=1` allows.
-CHANGE_AT_FULL_STRENGTH = 0.19
+# Loss of structural similarity of the aligned face that `max_change=1` allows.
+SSIM_LOSS_AT_FULL_CHANGE = 0.19
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,18 @@ class MAPConfig:
     Attributes:
         start_timestep: t_0, noise level up to which a face is inverted, in [1, T).
         num_inversion_steps: network calls of the DDIM inversion, >= 2.
-        num_inference_steps: network calls of one generation, >= 1.
+        num_generation_steps: network calls of one generation, >= 1.
         use_map_network: start from a trained `MAPNetwork` where one fits, not from the prior.
         steps_saved: how many of the `refine_steps` that saves, in [0, refine_steps].
         refine_steps: fine-tuning steps on the photo, >= 0; 0 takes what a `MAPNetwork` makes in one
             pass.
         expression_strength: how far the expression is changed before the protection, in [0,1].
+        guidance_scale: how far the painting of an expression goes from the present condition to the
+            asked one, >= 0; 1 is no guidance. Ho and Salimans 2022,
+            https://arxiv.org/abs/2207.12598.
+        objectives: "projected" weighs L_SM and projects the gradients of L_A and L_E onto each
+            other; "summed" takes one gradient of the sum of all losses, without L_SM and with
+            little weight on L_E. See `identity.objectives.objectives_for`.
         learning_rate: of Adam, > 0.
         adam_betas: decay of Adam's two moments, each in [0,1).
         max_expression_grad_ratio: greatest length of the expression gradient relative to the
@@ -34,8 +40,7 @@ class MAPConfig:
         ema_decay: decay of the gradients' EMA used as projection reference, in [0,1); 0 is no EMA.
         num_eot_views: random views of the picture per step, >= 0; 0 looks at the picture as it is,
             which protects less from recognisers that weren't used.
-        ssim_budget: structural similarity of the aligned crop, over three scales, down to which
-            change is free, in (0,1); the pipeline's `strength` sets it.
+        max_change: visible change that protection may cost, in (0,1]: see `ssim_budget`.
         autocast: arithmetic of the score network: "bf16" or "fp32".
         compile: use `torch.compile` for the fine-tuned copy, on CUDA only. The first face takes a
             minute or more longer, so this is for many photos.
@@ -43,29 +48,34 @@ class MAPConfig:
 
     start_timestep: int = 300
     num_inversion_steps: int = 12
-    num_inference_steps: int = 1
+    num_generation_steps: int = 1
     use_map_network: bool = True
     steps_saved: int = 0
     refine_steps: int = 24
     expression_strength: float = 0.5
+    guidance_scale: float = 11.0
+    objectives: Literal["projected", "summed"] = "projected"
     learning_rate: float = 2e-4
     adam_betas: tuple[float, float] = (0.5, 0.9)
     max_expression_grad_ratio: float = 0.25
     projection: bool = True
     ema_decay: float = 0.7
     num_eot_views: int = 2
-    ssim_budget: float = 1 - CHANGE_AT_FULL_STRENGTH / 2
+    max_change: float = 0.5
     autocast: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
 
     def __post_init__(self) -> None:
         check_setting(self, "start_timestep", self.start_timestep >= 1, ">= 1")
         check_setting(self, "num_inversion_steps", self.num_inversion_steps >= 2, ">= 2")
-        check_setting(self, "num_inference_steps", self.num_inference_steps >= 1, ">= 1")
+        check_setting(self, "num_generation_steps", self.num_generation_steps >= 1, ">= 1")
         check_setting(self, "refine_steps", self.refine_steps >= 0, ">= 0")
         saved = 0 <= self.steps_saved <= self.refine_steps
         check_setting(self, "steps_saved", saved, f"in [0, {self.refine_steps}]")
         check_setting(self, "expression_strength", 0 <= self.expression_strength <= 1, "in [0, 1]")
+        check_setting(self, "guidance_scale", self.guidance_scale >= 0, ">= 0")
+        known = self.objectives in ("projected", "summed")
+        check_setting(self, "objectives", known, "'projected' or 'summed'")
         check_setting(self, "learning_rate", self.learning_rate > 0, "> 0")
         check_setting(
             self, "adam_betas", all(0 <= b < 1 for b in self.adam_betas), "two values in [0, 1)"
@@ -75,15 +85,22 @@ class MAPConfig:
         )
         check_setting(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
         check_setting(self, "num_eot_views", self.num_eot_views >= 0, ">= 0")
-        check_setting(self, "ssim_budget", 0 < self.ssim_budget < 1, "in (0, 1)")
+        check_setting(self, "max_change", 0 < self.max_change <= 1, "in (0, 1]")
         check_setting(self, "autocast", self.autocast in ("bf16", "fp32"), "'bf16' or 'fp32'")
 
+    @property
+    def ssim_budget(self) -> float:
+        """Structural similarity of the aligned crop, over three scales, down to which change is
+        free, in (0,1).
+        """
+        return 1 - SSIM_LOSS_AT_FULL_CHANGE * self.max_change
 
-# Settings of a call's `mode`. "fast" takes few, larger steps, each with one view and one gradient;
-# see `guidance.mode_objectives`.
+
+# Settings of a call's `mode`. "fast" takes few, larger steps, each with one view and one gradient.
 MODES = {
     "fast": MAPConfig(
         num_inversion_steps=6,
+        objectives="summed",
         steps_saved=2,
         refine_steps=10,
         learning_rate=3.5e-4,
@@ -93,3 +110,25 @@ MODES = {
     "strong": MAPConfig(),
 }
 DEFAULT_MODE = "strong"
+
+
+def resolve_config(
+    config: MAPConfig | None, mode: str, levels: int, **given: float | None
+) -> MAPConfig:
+    """The settings of a call: `given` where they aren't None, else `config`, else those of `mode`.
+
+    Args:
+        levels: noise levels of the scheduler, T.
+
+    Raises:
+        UnknownOptionError: there is no such mode, or a setting is out of its range.
+    """
+    if mode not in MODES:
+        raise UnknownOptionError(f"`mode` must be one of {', '.join(MODES)}; got {mode!r}.")
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if "refine_steps" in chosen:
+        chosen["steps_saved"] = 0
+    resolved = replace(MODES[mode] if config is None else config, **chosen)
+    rule = f"in [1, {levels})"
+    check_setting(resolved, "start_timestep", resolved.start_timestep < levels, rule)
+    return resolved

@@ -11,9 +11,11 @@ from map_pipeline.expression.classifiers import (
     ExpressionClassifier,
     TransformersExpressionClassifier,
 )
+from map_pipeline.faces.align import extract_region
 from map_pipeline.faces.detect import Face, FaceDetector
 from map_pipeline.identity.losses import ssim
 from map_pipeline.identity.recognisers import FaceRecogniser
+from map_pipeline.images import uint8_tensor
 from map_pipeline.report import ExpressionReport, RecogniserReport
 
 # For ArcFace, whose weights come without thresholds for this protocol: near those of the field's
@@ -26,6 +28,16 @@ class View(NamedTuple):
 
     image: Tensor
     landmarks: Tensor
+
+
+def view_face(photo: np.ndarray, landmarks: np.ndarray, device: torch.device) -> View:
+    """The surroundings of a face in a photo `uint8 [H,W,3]`, on a device.
+
+    Args:
+        landmarks: `[5,2]` photo px: eyes, nose tip, mouth corners, image left first.
+    """
+    region = extract_region(uint8_tensor(photo), torch.as_tensor(landmarks))
+    return View(region.image.to(device), region.landmarks[None].to(device))
 
 
 def working_threshold(net: FaceRecogniser) -> float:

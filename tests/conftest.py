@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from map_pipeline import EMOTIONS, ExpressionClassifier, FaceRecogniser, MAPPipeline, TargetBank
 from map_pipeline.diffusion.conditioner import FaceConditioner, embedding_width
 from map_pipeline.diffusion.map_network import MAPNetwork
-from map_pipeline.expression.editor import ExpressionShapes
+from map_pipeline.expression.shapes import ExpressionShapes
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.pipeline import bundled_checkpoint
 

@@ -23,7 +23,7 @@ from map_pipeline import (
     with_weights,
 )
 from map_pipeline.config import MODES
-from map_pipeline.diffusion.ddim import crop_size
+from map_pipeline.diffusion.unet import crop_size
 from map_pipeline.errors import (
     CheckpointError,
     FaceTooSmallError,

@@ -12,6 +12,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from map_pipeline.diffusion.unet import patch_size
 from map_pipeline.errors import CheckpointError, MAPError, UnknownOptionError
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
@@ -316,7 +317,6 @@ def load_start(
     from diffusers import DDIMScheduler, UNet2DModel
 
     from map_pipeline.diffusion.conditioner import FaceConditioner
-    from map_pipeline.diffusion.ddim import patch_size
 
     def part(subfolder: str) -> dict[str, str]:
         return {"subfolder": subfolder} if (Path(name) / subfolder).is_dir() else {}

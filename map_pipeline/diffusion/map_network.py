@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from map_pipeline.diffusion.conditioner import embedding_width, mlp
-from map_pipeline.diffusion.ddim import deep_layers
+from map_pipeline.diffusion.unet import deep_layers
 from map_pipeline.errors import CheckpointError
 
 

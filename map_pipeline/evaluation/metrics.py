@@ -22,7 +22,8 @@ from torchmetrics.functional.image import (
 )
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from map_pipeline.diffusion import ddim as diffusion
+from map_pipeline.diffusion.ddim import ddim_step
+from map_pipeline.diffusion.unet import patch_size, patchify, predict_noise, unpatchify
 from map_pipeline.errors import CheckpointError, InvalidImageError, NoFaceError, UnknownOptionError
 from map_pipeline.evaluation.purify import fixed_noise, largest_face_crop
 from map_pipeline.images import to_tensor, uint8_tensor
@@ -106,16 +107,16 @@ def naturalness(pipe: MAPPipeline, photo: np.ndarray) -> float | None:
     face = largest_face_crop(pipe, photo)
     if face is None:
         return None
-    patch = diffusion.patch_size(pipe.unet)
-    clean = diffusion.patchify(face.image, patch).expand(len(NATURALNESS_LEVELS), -1, -1, -1)
+    patch = patch_size(pipe.unet)
+    clean = patchify(face.image, patch).expand(len(NATURALNESS_LEVELS), -1, -1, -1)
     levels = torch.tensor(NATURALNESS_LEVELS, device=clean.device)
     noise = fixed_noise(clean, NATURALNESS_SEED)
     noisy = pipe.scheduler.add_noise(clean, noise, levels)
     alpha = pipe.scheduler.alphas_cumprod.to(clean)[levels][:, None, None, None]
-    predicted_noise = diffusion.predict_noise(pipe.unet, noisy, levels)
+    predicted_noise = predict_noise(pipe.unet, noisy, levels)
     # A step to the level 1, where nothing of the noise is left, is the prediction of x_0.
-    predicted = diffusion.ddim_step(noisy, predicted_noise, alpha, torch.ones_like(alpha))
-    crops = diffusion.unpatchify(predicted, patch).clamp(0, 1)
+    predicted = ddim_step(noisy, predicted_noise, alpha, torch.ones_like(alpha))
+    crops = unpatchify(predicted, patch).clamp(0, 1)
     error = (crops - face.image).square().mean(dim=(1, 2, 3))
     return float(-10 * error.clamp(min=1e-10).log10().mean())  # 100 dB for a perfect prediction
 

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from map_pipeline.diffusion import ddim as diffusion
+from map_pipeline.diffusion.ddim import generate
+from map_pipeline.diffusion.unet import crop_size, patch_size, patchify, unpatchify
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.faces.align import Alignment, extract_region, warp_affine
 from map_pipeline.faces.paste import feather_mask, paste_residual
@@ -62,13 +63,13 @@ def purify(pipe: MAPPipeline, photo: np.ndarray, t: int, seed: int) -> np.ndarra
     face = largest_face_crop(pipe, photo)
     if face is None:
         return photo.copy()
-    patch = diffusion.patch_size(pipe.unet)
-    clean = diffusion.patchify(face.image, patch)
+    patch = patch_size(pipe.unet)
+    clean = patchify(face.image, patch)
     noise = fixed_noise(clean, seed)
     noisy = pipe.scheduler.add_noise(clean, noise, torch.tensor([t], device=clean.device))
     steps = min(STEPS, t + 1)  # there are only t + 1 levels to stop at
-    purified = diffusion.generate(pipe.unet, pipe.scheduler, noisy, t, steps)
-    residual = (diffusion.unpatchify(purified, patch).clamp(0, 1) - face.image).cpu()
+    purified = generate(pipe.unet, pipe.scheduler, noisy, t, steps)
+    residual = (unpatchify(purified, patch).clamp(0, 1) - face.image).cpu()
     return paste_residual(photo, residual, face.in_photo, feather_mask(face.in_photo.size))
 
 
@@ -77,7 +78,7 @@ def largest_face_crop(pipe: MAPPipeline, photo: np.ndarray) -> FaceCrop | None:
     faces = pipe.face_detector.detect(photo)
     if not faces:
         return None
-    size = diffusion.crop_size(pipe.unet)
+    size = crop_size(pipe.unet)
     template = torch.tensor(pipe.config.alignment_template) * size
     landmarks = torch.as_tensor(faces[0].landmarks)
     region = extract_region(uint8_tensor(photo), landmarks)

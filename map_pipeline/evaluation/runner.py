@@ -50,7 +50,8 @@ from map_pipeline.evaluation.settings import (
     transformation,
 )
 from map_pipeline.evaluation.subjects import Goals, Subject, Tools, label, one_line
-from map_pipeline.expression.editor import INTENSITY, EditSettings
+from map_pipeline.expression.editor import EditSettings
+from map_pipeline.expression.shapes import INTENSITY
 from map_pipeline.images import save_image, to_pil
 from map_pipeline.pipeline import MAPPipeline
 

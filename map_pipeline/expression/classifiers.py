@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, BaseImageP
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import CheckpointError
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
+from map_pipeline.graph.ensemble import Ensemble
 from map_pipeline.graph.executor import GraphNetwork
 from map_pipeline.identity.recognisers import aligned_crop
 
@@ -228,6 +229,13 @@ class TransformersExpressionClassifier(ModelMixin, ConfigMixin):
             landmarks: [B,5,2] px: eyes, nose tip, mouth corners, image left first.
         """
         return self.classify(aligned_crop(images, landmarks, self.template, self.CROP_SIZE))
+
+
+class ClassifierEnsemble(Ensemble):
+    """The expression classifiers of a pipeline by name. All of them steer the expression."""
+
+    __module__ = "map_pipeline"
+    member_classes = ("ExpressionClassifier", "TransformersExpressionClassifier")
 
 
 def mean_probabilities(

@@ -12,27 +12,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, DDIMScheduler, ModelMixin, UNet2DModel
-from diffusers.configuration_utils import register_to_config
+from diffusers import DDIMScheduler, UNet2DModel
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS
-from map_pipeline.diffusion import ddim as diffusion
-from map_pipeline.diffusion.conditioner import POINTS, Condition, FaceConditioner, is_grey
+from map_pipeline.diffusion.conditioner import Condition, FaceConditioner, is_grey
+from map_pipeline.diffusion.ddim import generate, invert
+from map_pipeline.diffusion.unet import patch_size, patchify, unpatchify
 from map_pipeline.expression.classifiers import GREY_WEIGHTS, to_grey
+from map_pipeline.expression.shapes import ExpressionShapes, lip_gap
 from map_pipeline.expression.warp import deform_crop, deform_photo, displacement
-from map_pipeline.faces.align import Alignment, apply_affine, invert_affine, similarity_transform
+from map_pipeline.faces.align import Alignment
 from map_pipeline.faces.paste import paste_residual
 
-# Bridge of the nose, nostrils and eyes: what an expression moves least.
-STABLE = (*range(27, 36), *range(36, 48))
 MOUTH, INNER_MOUTH = slice(48, 60), slice(60, 68)
 EYES = (slice(36, 42), slice(42, 48))
-# Points of the upper and of the lower lip; facing pairs of the inner lips.
-UPPER_LIP = (49, 50, 51, 52, 53, 61, 62, 63)
-LOWER_LIP = (55, 56, 57, 58, 59, 65, 66, 67)
-INNER_UPPER, INNER_LOWER = (61, 62, 63), (67, 66, 65)
 POLYGON_SCALE = 4  # polygons are drawn this many times larger
 OPENING = 0.03  # share of the side that lips part until the mouth between them is all dark
 # Colour of a mouth's inside in a picture of this mean brightness, RGB in [0,1].
@@ -40,22 +35,6 @@ MOUTH_COLOUR, MEAN_BRIGHTNESS = (0.20, 0.09, 0.08), 0.45
 FOREHEAD = 0.8  # see `_face_outline`
 REDDEST = 0.98  # quantile of a crop's redness that counts as its reddest
 WHITE_TINT = 0.3  # how far teeth and the whites of eyes go from grey to the mean colour of the crop
-JAW_MOBILITY = 0.7  # all of it would drag neck and collar along and make nothing clearer
-# How much of its measured displacement an emotion shows at full strength; chosen on twelve faces by
-# a judge and by eye, surprise also on 24 protected ones; angry, disgust, fear and sad were lowered
-# by up to .15 after a look at 49 others. A smile is clear early, a surprised mouth must open wide
-# to differ from a frightened one.
-INTENSITY = {
-    "angry": 0.85,
-    "disgust": 0.65,
-    "fear": 0.8,
-    "happy": 0.75,
-    "neutral": 1.0,
-    "sad": 0.9,
-    "surprise": 1.3,
-}
-# What the landmark network sees between closed lips, as a share of the side.
-CLOSED_GAP = 0.006
 
 
 @dataclass(frozen=True)
@@ -63,9 +42,9 @@ class EditSettings:
     """How an expression is painted; chosen on twelve faces by a judge and by eye.
 
     Attributes:
-        level: noise level of the inversion.
+        timestep: noise level of the inversion.
         inversion_steps, generation_steps: of DDIM.
-        guidance: how many times the way from the present to the asked condition is gone.
+        guidance_scale: how many times the way from the present to the asked condition is gone.
         guided_steps: how many of the generation's steps are guided. The last one paints fine
             texture only, which guidance makes metallic.
         exaggeration: strength of the shape that the score network is told, relative to the asked.
@@ -76,10 +55,10 @@ class EditSettings:
         limit: largest change of a pixel on the skin, of 1.
     """
 
-    level: int = 400
+    timestep: int = 400
     inversion_steps: int = 5
     generation_steps: int = 4
-    guidance: float = 11.0
+    guidance_scale: float = 11.0
     guided_steps: int = 3
     exaggeration: float = 1.0
     warp: float = 0.75
@@ -102,55 +81,6 @@ class ExpressionEdit:
     flow: Tensor
     painting: Tensor
     shape: Tensor
-
-
-class ExpressionShapes(ModelMixin, ConfigMixin):
-    """Where emotions move the landmarks of a face; see `training.expression_shapes`.
-
-    Buffers:
-        neutral: `[68,2]` mean neutral shape, in units of the crop's side.
-        displacements: `[7,68,2]` from neutral to each emotion, in units of the side.
-        estimator: `[136,136]` maps a straightened shape's deviation from `neutral` to the part of
-            it that is the present expression.
-    """
-
-    __module__ = "map_pipeline"  # what a saved model_index.json names, wherever this file moves
-
-    config_name = "config.json"
-
-    @register_to_config
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("neutral", torch.zeros(POINTS, 2))
-        self.register_buffer("displacements", torch.zeros(len(EMOTIONS), POINTS, 2))
-        self.register_buffer("estimator", torch.zeros(2 * POINTS, 2 * POINTS))
-
-    def present(self, shape: Tensor) -> Tensor:
-        """Estimated displacement `[68,2]` of a face's own present expression, units of the side.
-
-        Args:
-            shape: `[68,2]` straightened, see `straighten`.
-        """
-        return (self.estimator @ (shape - self.neutral).flatten()).view(POINTS, 2)
-
-    def target(self, landmarks68: Tensor, emotion: int, strength: float) -> Tensor:
-        """Landmarks `[68,2]` of the same face with another expression, units of the crop's side.
-
-        Args:
-            landmarks68: `[68,2]`, units of the crop's side.
-            emotion: index in `EMOTIONS`.
-            strength: 0 for the present expression to 1 for the full asked one; more exaggerates.
-        """
-        shape, to_frame = straighten(landmarks68[None], self.neutral)
-        present = self.present(shape[0])
-        asked = INTENSITY[EMOTIONS[emotion]] * self.displacements[emotion]
-        # Who already laughs more than asked shall not laugh less.
-        power = asked.square().sum()
-        share = (present * asked).sum() / power if power > 0 else power
-        change = (asked * share.clamp(min=1) - present) * mobility()
-        kept = share.clamp(0, 1)
-        moved = _part_lips(shape[0], shape[0] + strength * change, asked, strength, kept)
-        return apply_affine(invert_affine(to_frame[0]), moved)
 
 
 @torch.no_grad()
@@ -273,17 +203,17 @@ def _paint(
     settings: EditSettings,
 ) -> tuple[Tensor, Tensor]:
     """The crop `[1,3,s,s]` generated again as it is, and as asked, from the same noise."""
-    patch = diffusion.patch_size(unet)
+    patch = patch_size(unet)
     plain, asked = conditions
-    latents = diffusion.patchify(crop, patch)
-    noise = diffusion.invert(
-        unet, scheduler, latents, settings.level, settings.inversion_steps, plain
+    latents = patchify(crop, patch)
+    noise = invert(
+        unet, scheduler, latents, settings.timestep, settings.inversion_steps, plain
     ).float()
-    schedule = (settings.level, settings.generation_steps)
-    first = diffusion.generate(unet, scheduler, noise, *schedule, plain)
-    guidance = (settings.guidance, settings.guided_steps)
-    second = diffusion.generate(unet, scheduler, noise, *schedule, asked, plain, *guidance)
-    return tuple(diffusion.unpatchify(x.float(), patch).clamp(0, 1) for x in (first, second))
+    schedule = (settings.timestep, settings.generation_steps)
+    first = generate(unet, scheduler, noise, *schedule, plain)
+    guidance = (settings.guidance_scale, settings.guided_steps)
+    second = generate(unet, scheduler, noise, *schedule, asked, plain, *guidance)
+    return tuple(unpatchify(x.float(), patch).clamp(0, 1) for x in (first, second))
 
 
 def _condition(
@@ -305,30 +235,6 @@ def _darken_mouth(warped: Tensor, before: Tensor, after: Tensor, opacity: float)
     return warped * (1 - alpha) + dark.to(warped) * alpha
 
 
-def lip_gap(shape: Tensor) -> Tensor:
-    """Mean distance of the inner lips of `[68,2]`, in its unit; negative where they cross."""
-    return (shape[list(INNER_LOWER), 1] - shape[list(INNER_UPPER), 1]).mean()
-
-
-def _part_lips(
-    before: Tensor, after: Tensor, asked: Tensor, strength: float, kept: Tensor
-) -> Tensor:
-    """Correct the gap between the lips: what estimates leave open would show as a row of teeth.
-
-    Args:
-        kept: share of the asked expression that the face shows already, in [0,1]: so far its mouth
-            may stay open wider than asked. Who laughs shall not have to smile with narrow lips.
-    """
-    own = lip_gap(before)
-    wanted = own.clamp(max=CLOSED_GAP) + lip_gap(asked).clamp(min=0)
-    wanted = wanted + kept * (own - wanted).clamp(min=0)
-    excess = lip_gap(after) - ((1 - strength) * own + strength * wanted).clamp(min=0)
-    result = after.clone()
-    result[list(UPPER_LIP), 1] += excess / 2
-    result[list(LOWER_LIP), 1] -= excess / 2
-    return result
-
-
 def _clean(change: Tensor, features: Tensor, settings: EditSettings) -> Tensor:
     """Keep of a painting `[1,3,s,s]` what is meant; on skin, what is moderate, of little colour."""
     size = change.shape[-1]
@@ -344,22 +250,3 @@ def _face_outline(shape: Tensor) -> Tensor:
     """Polygon `[N,2]` along the jaw and above the brows of `[68,2]`, in its unit."""
     brows = shape[17:27] - torch.tensor([0.0, 1.0]) * (shape[30, 1] - shape[27, 1]) * FOREHEAD
     return torch.cat([shape[0:17], brows.flip(0)])
-
-
-def mobility() -> Tensor:
-    """`[68,1]` in [0,1]: share of its measured motion that a point makes.
-
-    0 where only the head's pose moves it.
-    """
-    weights = torch.ones(POINTS, 1)
-    weights[[0, 1, 2, 14, 15, 16, 27, 28]] = 0
-    weights[[3, 13, 29, 30]] = 0.5
-    weights[4:13] = JAW_MOBILITY
-    return weights
-
-
-def straighten(shapes: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Shapes `[N,68,2]` brought to the reference's place by nose and eyes, and the affines."""
-    stable = list(STABLE)
-    affine = similarity_transform(shapes[:, stable], reference[stable])
-    return apply_affine(affine, shapes), affine

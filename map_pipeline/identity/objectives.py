@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from map_pipeline.config import MAPConfig
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.identity import losses
 
@@ -75,7 +76,10 @@ class Objective:
         side: "identity" and "expression" are projected onto each other; "prior" terms are added.
         weight: factor, >= 0; 0 switches the term off (its random views are drawn all the same, so
             that ablations differ in nothing else).
-        loss: maps (candidate, goal) to a scalar tensor, lower is better.
+        loss: maps (state, target) to a scalar tensor, lower is better.
+        needs: what `RefineState` must hold for the loss beside the pictures and embeddings:
+            "logits" of the expression classifiers, or "noise" predicted by the score network. A
+            loss of noise judges the network, not the picture, so steps aren't compared by it.
     """
 
     name: str
@@ -83,72 +87,73 @@ class Objective:
     side: Side
     weight: float
     loss: Callable[[RefineState, RefineTarget], Tensor]
+    needs: Literal["logits", "noise"] | None = None
 
     def __post_init__(self) -> None:
         if self.weight < 0:
             raise ValueError(f"`weight` of {self.name!r} must be >= 0, got {self.weight}.")
 
 
-def impersonation(candidate: RefineState, goal: RefineTarget) -> Tensor:
+def impersonation(state: RefineState, target: RefineTarget) -> Tensor:
     """1 - cos to the target, in units of the distance between a match and identity."""
     terms = [
-        losses.impersonation_loss(embedding, goal.target_embeddings[name], goal=1.0).mean()
-        / (1 - goal.thresholds[name])
-        for name, embedding in candidate.embeddings.items()
+        losses.impersonation_loss(embedding, target.target_embeddings[name], goal=1.0).mean()
+        / (1 - target.thresholds[name])
+        for name, embedding in state.embeddings.items()
     ]
     return torch.stack(terms).mean()
 
 
-def dodging(candidate: RefineState, goal: RefineTarget) -> Tensor:
+def dodging(state: RefineState, target: RefineTarget) -> Tensor:
     """Similarity to the person's own photo above a floor well below the match threshold."""
     terms = []
-    for name, embedding in candidate.embeddings.items():
-        unit = 1 - goal.thresholds[name]
-        floor = goal.thresholds[name] - DODGING_MARGIN * unit
-        excess = losses.dodging_loss(embedding, goal.source_embeddings[name], floor)
+    for name, embedding in state.embeddings.items():
+        unit = 1 - target.thresholds[name]
+        floor = target.thresholds[name] - DODGING_MARGIN * unit
+        excess = losses.dodging_loss(embedding, target.source_embeddings[name], floor)
         terms.append(excess.mean() / unit)
     return torch.stack(terms).mean()
 
 
-def expression(candidate: RefineState, goal: RefineTarget) -> Tensor:
+def expression(state: RefineState, target: RefineTarget) -> Tensor:
     """Cross-entropy of the asked emotion, mean over the classifiers and views."""
-    return _cross_entropies(candidate, goal).mean()
+    return _cross_entropies(state, target).mean()
 
 
-def unsolved_expression(candidate: RefineState, goal: RefineTarget) -> Tensor:
+def unsolved_expression(state: RefineState, target: RefineTarget) -> Tensor:
     """Cross-entropy above `EXPRESSION_CE_FLOOR`, below which nothing is gained."""
-    return torch.relu(_cross_entropies(candidate, goal) - EXPRESSION_CE_FLOOR).mean()
+    return torch.relu(_cross_entropies(state, target) - EXPRESSION_CE_FLOOR).mean()
 
 
-def _cross_entropies(candidate: RefineState, goal: RefineTarget) -> Tensor:
+def _cross_entropies(state: RefineState, target: RefineTarget) -> Tensor:
     """`[E,V]` nats, of the asked emotion by every encoder in every view."""
-    parts = [losses.expression_loss(logits, goal.emotion) for logits in candidate.logits.values()]
+    parts = [losses.expression_loss(logits, target.emotion) for logits in state.logits.values()]
     return torch.stack(parts)
 
 
-def smoothness(candidate: RefineState, goal: RefineTarget) -> Tensor:
+def smoothness(state: RefineState, target: RefineTarget) -> Tensor:
     """Laplacian of the change."""
-    return losses.smoothness_loss(candidate.crop - goal.source_crop).mean()
+    return losses.smoothness_loss(state.crop - target.source_crop).mean()
 
 
-def chroma(candidate: RefineState, goal: RefineTarget) -> Tensor:
+def chroma(state: RefineState, target: RefineTarget) -> Tensor:
     """Colour part of the change."""
-    return losses.chroma_loss(candidate.crop - goal.source_crop).mean()
+    return losses.chroma_loss(state.crop - target.source_crop).mean()
 
 
-def luma(candidate: RefineState, goal: RefineTarget) -> Tensor:
+def luma(state: RefineState, target: RefineTarget) -> Tensor:
     """Brightness part of the change."""
-    return losses.luma_loss(candidate.crop - goal.source_crop).mean()
+    return losses.luma_loss(state.crop - target.source_crop).mean()
 
 
-def visibility(candidate: RefineState, goal: RefineTarget) -> Tensor:
+def visibility(state: RefineState, target: RefineTarget) -> Tensor:
     """Structural change of the crop beyond the budget."""
-    return losses.visibility_loss(candidate.crop, goal.source_crop, goal.ssim_budget).mean()
+    return losses.visibility_loss(state.crop, target.source_crop, target.ssim_budget).mean()
 
 
-def score_matching(candidate: RefineState, _goal: RefineTarget) -> Tensor:
+def score_matching(state: RefineState, _target: RefineTarget) -> Tensor:
     """Denoising loss of the fine-tuned network on the source."""
-    return losses.score_matching_loss(*candidate.noise).mean()
+    return losses.score_matching_loss(*state.noise).mean()
 
 
 # In units of (1 - threshold): how far below the match threshold the similarity to the source is
@@ -166,12 +171,12 @@ def default_objectives() -> list[Objective]:
     return [
         Objective("impersonation", "L_A", "identity", 1.0, impersonation),
         Objective("dodging", "L_A", "identity", 0.5, dodging),
-        Objective("expression", "L_E", "expression", 1.0, expression),
+        Objective("expression", "L_E", "expression", 1.0, expression, needs="logits"),
         Objective("smoothness", "L_S", "prior", 10.0, smoothness),
         Objective("chroma", "-", "prior", 12.0, chroma),
         Objective("luma", "-", "prior", 5.0, luma),
         Objective("visibility", "-", "prior", 10.0, visibility),
-        Objective("score_matching", "L_SM", "prior", 1.0, score_matching),
+        Objective("score_matching", "L_SM", "prior", 1.0, score_matching, needs="noise"),
     ]
 
 
@@ -181,18 +186,19 @@ def default_objectives() -> list[Objective]:
 FAST_EXPRESSION_WEIGHT, EXPRESSION_CE_FLOOR = 0.05, 0.4
 
 
-def mode_objectives(mode: str) -> list[Objective]:
-    """The objectives of a mode.
+def objectives_for(config: MAPConfig) -> list[Objective]:
+    """The objectives that `config.objectives` names.
 
-    "fast" takes one gradient, of the sum of all: what is unsolved of L_E is a prior term of little
-    weight there, so that the change of identity doesn't undo the expression; L_SM is left out.
+    "summed" takes one gradient, of the sum of all: what is unsolved of L_E is a prior term of
+    little weight there, so that the change of identity doesn't undo the expression; L_SM is left
+    out.
     """
     objectives = default_objectives()
-    if mode != "fast":
+    if config.objectives == "projected":
         return objectives
     light = with_weights(objectives, expression=FAST_EXPRESSION_WEIGHT, score_matching=0)
     added = {"side": "prior", "loss": unsolved_expression}
-    return [replace(o, **added) if o.symbol == "L_E" else o for o in light]
+    return [replace(o, **added) if o.name == "expression" else o for o in light]
 
 
 def with_weights(objectives: Sequence[Objective], **weights: float) -> list[Objective]:
@@ -204,9 +210,9 @@ def with_weights(objectives: Sequence[Objective], **weights: float) -> list[Obje
     return [replace(o, weight=weights.get(o.name, o.weight)) for o in objectives]
 
 
-def sees_expression(objectives: Sequence[Objective]) -> bool:
-    """Whether any of the objectives asks the expression networks."""
-    return any(o.weight > 0 and (o.side == "expression" or o.symbol == "L_E") for o in objectives)
+def needs(objectives: Sequence[Objective], part: Literal["logits", "noise"]) -> bool:
+    """Whether any of the objectives with a positive weight asks for this part of `RefineState`."""
+    return any(o.weight > 0 and o.needs == part for o in objectives)
 
 
 def active(objectives: Sequence[Objective], side: Side) -> list[Objective]:

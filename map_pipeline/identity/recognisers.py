@@ -27,6 +27,7 @@ from map_pipeline.faces.align import (
     warp_affine,
 )
 from map_pipeline.faces.detect import INSIGHTFACE_ROOT_VARIABLE
+from map_pipeline.graph.ensemble import Ensemble
 from map_pipeline.graph.executor import GraphNetwork
 
 logger = logging.getLogger(__name__)
@@ -151,6 +152,13 @@ class FaceRecogniser(ModelMixin, ConfigMixin):
             [B,D] float32; the dot product of two of them is their cosine similarity.
         """
         return self.embed(self.crop(images, landmarks))
+
+
+class RecogniserEnsemble(Ensemble):
+    """The recognisers of a pipeline by name. All report; some of them also steer the protection."""
+
+    __module__ = "map_pipeline"
+    member_classes = ("FaceRecogniser",)
 
 
 def load_arcface(path: str | Path, thresholds: Mapping[str, float]) -> FaceRecogniser:

@@ -5,6 +5,7 @@ A composite is the landmark-aligned average of several faces, made by
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -13,7 +14,16 @@ from PIL import Image
 from torch import Tensor
 
 from map_pipeline.errors import UnknownOptionError
+from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.images import to_pil
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target identity: its name and recogniser name -> embedding `[1,D]`."""
+
+    name: str
+    embeddings: dict[str, Tensor]
 
 
 class TargetBank(ModelMixin, ConfigMixin):
@@ -73,6 +83,23 @@ class TargetBank(ModelMixin, ConfigMixin):
     def embeddings(self, recogniser: str) -> Tensor | None:
         """`[N,D]` as stored for a recogniser, or None if it was unknown when the bank was made."""
         return getattr(self, f"embedding_{recogniser}", None)
+
+    def embed_with(
+        self, recogniser: str, net: FaceRecogniser, template: Tensor, device: torch.device
+    ) -> Tensor:
+        """`[N,D]` of a recogniser: as stored, or computed for one added later.
+
+        Args:
+            recogniser: its name.
+            template: `[5,2]`, where the pictures have eyes, nose and mouth corners, in units of
+                their side.
+        """
+        stored = self.embeddings(recogniser)
+        if stored is not None:
+            return stored.to(device).float()
+        images = self.images.to(device).float() / 255  # [N,3,S,S]
+        landmarks = (template[None] * self.config.image_size).expand(len(images), -1, -1)
+        return net(images, landmarks.to(images)).float()
 
 
 def choose_target(

@@ -5,8 +5,11 @@ https://arxiv.org/abs/1707.07397; input diversity, Xie et al. 2019) is what make
 after resizing and on recognisers that were not used.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 SMALLEST_SCALE = 0.5  # a view is reduced to between half and full size, and enlarged again
@@ -18,7 +21,7 @@ CONTRAST = 0.2  # largest relative change of contrast and of brightness
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
     """One draw between `low` and `high`."""
-    return low + (high - low) * torch.rand((), generator=generator).item()
+    return low + (high - low) * torch.rand((), generator=generator, device=generator.device).item()
 
 
 def random_view(image: Tensor, generator: torch.Generator) -> Tensor:
@@ -26,7 +29,7 @@ def random_view(image: Tensor, generator: torch.Generator) -> Tensor:
 
     Args:
         image: `[B,3,H,W]` in [0,1]; gradients flow through.
-        generator: CPU generator, the only source of randomness.
+        generator: the only source of randomness.
     """
     height, width = image.shape[-2:]
     scale = uniform(SMALLEST_SCALE, 1, generator)
@@ -36,13 +39,14 @@ def random_view(image: Tensor, generator: torch.Generator) -> Tensor:
     mean = view.mean(dim=(1, 2, 3), keepdim=True).detach()
     view = (view - mean) * uniform(1 - CONTRAST, 1 + CONTRAST, generator) + mean
     view = view * uniform(1 - CONTRAST, 1 + CONTRAST, generator)
-    noise = torch.randn(image.shape, generator=generator).to(image)
+    noise = randn_tensor(image.shape, generator=generator, device=image.device).to(image)
     return (view + noise * uniform(0, NOISE, generator)).clamp(0, 1)
 
 
 def jitter_landmarks(landmarks: Tensor, generator: torch.Generator) -> Tensor:
     """Move, turn and scale the five points `[B,5,2]` together, as another detector would."""
-    draws = torch.randn(len(landmarks), 4, generator=generator).to(landmarks)
+    shape = (len(landmarks), 4)
+    draws = randn_tensor(shape, generator=generator, device=landmarks.device).to(landmarks)
     eye_distance = (landmarks[:, 1] - landmarks[:, 0]).norm(dim=-1)[:, None, None]
     centre = landmarks.mean(1, keepdim=True)
     angle = draws[:, 0] * LANDMARK_ROTATION
@@ -51,3 +55,29 @@ def jitter_landmarks(landmarks: Tensor, generator: torch.Generator) -> Tensor:
     turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
     shift = draws[:, None, 2:] * LANDMARK_SHIFT * eye_distance
     return (landmarks - centre) @ turn.transpose(-1, -2) + centre + shift
+
+
+def photo_generators(
+    generator: torch.Generator | Sequence[torch.Generator] | None, count: int
+) -> list[torch.Generator]:
+    """One generator for each of `count` photos.
+
+    A single one gives each photo a generator in the same state, so that no photo's result depends
+    on the photos beside it. Without any, `torch.manual_seed` decides, as in diffusers.
+
+    Raises:
+        ValueError: a list of another length.
+    """
+    if isinstance(generator, list | tuple):
+        if len(generator) != count:
+            raise ValueError(
+                f"`generator` must be one or {count}, one for each photo; got {len(generator)}."
+            )
+        return list(generator)
+    if generator is None:
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    state = generator.get_state()
+    others = [torch.Generator(generator.device) for _ in range(count - 1)]
+    for other in others:
+        other.set_state(state)
+    return [generator, *others]

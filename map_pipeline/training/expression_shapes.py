@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS
+from map_pipeline.diffusion.conditioner import POINTS
 from map_pipeline.errors import MAPError
-from map_pipeline.expression.editor import POINTS, ExpressionShapes, straighten
+from map_pipeline.expression.shapes import ExpressionShapes, straighten
 from map_pipeline.faces.landmarks import MIRRORED
 from map_pipeline.training.faces import FaceSet
 

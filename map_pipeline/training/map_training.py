@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from map_pipeline.config import EMOTIONS, MAPConfig
-from map_pipeline.diffusion import ddim as diffusion
 from map_pipeline.diffusion.conditioner import Condition, FaceConditioner
+from map_pipeline.diffusion.ddim import generate, invert
 from map_pipeline.diffusion.map_network import MAPNetwork
+from map_pipeline.diffusion.unet import compile_network, patch_size, patchify, unpatchify
 from map_pipeline.errors import UnknownOptionError, check_setting
 from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.faces.landmarks import five_points
@@ -190,7 +191,7 @@ def train_map(
     composites = {name: value.to(device).float() for name, value in composites.items()}
     model = copy.deepcopy(ScoreModel(unet, conditioner)).float().to(device).requires_grad_(False)
     if config.compile:
-        diffusion.compile_network(model.unet)
+        compile_network(model.unet)
     faces = faces.select(random_subset(len(faces), config.faces, config.seed))
     prepared = prepare(model, scheduler, faces, surrogates, template, config, accelerator)
     say(f"{len(prepared)} faces prepared")
@@ -212,7 +213,7 @@ def train_map(
     # 3. Train.
     combine = GradientCombiner(config.protection, layers)
     few = max(config.batch_size // SCORED, 1)
-    sampling = PriorConfig(patch=diffusion.patch_size(unet), batch_size=few, seed=config.seed)
+    sampling = PriorConfig(patch=patch_size(unet), batch_size=few, seed=config.seed)
     draw = FaceSampler(faces, sampling, device, config.seed)
     weighs_noise = any(o.symbol == "L_SM" and o.weight > 0 for o in objectives)
     alphas = scheduler.alphas_cumprod.to(device)
@@ -349,7 +350,7 @@ def prepare(
 ) -> Prepared:
     """Invert and reconstruct all faces once, half of them mirrored, and embed them."""
     device, protection = accelerator.device, config.protection
-    patch = diffusion.patch_size(prior.unet)
+    patch = patch_size(prior.unet)
     half = torch.rand(len(faces), generator=torch.Generator().manual_seed(config.seed)) < 0.5
     pixels, landmarks68 = mirror(faces.images, faces.landmarks68, half)
     side = pixels.shape[-1]
@@ -368,19 +369,19 @@ def prepare(
         told = prior.conditioner(source_condition(labels, rows.to(device)))
         schedule = protection.start_timestep
         with accelerator.autocast():
-            start = diffusion.invert(
+            start = invert(
                 prior.unet,
                 scheduler,
-                diffusion.patchify(crops, patch),
+                patchify(crops, patch),
                 schedule,
                 protection.num_inversion_steps,
                 told,
             )
-            found = diffusion.generate(
+            found = generate(
                 prior.unet, scheduler, start, schedule, protection.num_inference_steps, told
             )
         starts.append(start.half())
-        back.append(diffusion.unpatchify(found, patch).half())
+        back.append(unpatchify(found, patch).half())
         for name, net in surrogates.items():
             embeddings[name].append(net(*surroundings(crops, landmarks[rows])).float())
     return Prepared(
@@ -412,7 +413,7 @@ class Step:
         self._surrogates, self._encoders = surrogates, classifiers
         self._composites, self._faces = composites, faces
         self._config, self._accelerator = config, accelerator
-        self._patch = diffusion.patch_size(model.unet)
+        self._patch = patch_size(model.unet)
         self._mask = feather_mask(faces.pixels.shape[-1]).to(accelerator.device)
 
     def __call__(
@@ -456,7 +457,7 @@ class Step:
     def _change(self, rows: Tensor, told: Condition, targets: Mapping[str, Tensor]) -> Tensor:
         protection = self._config.protection
         with self._accelerator.autocast():
-            generated = diffusion.generate(
+            generated = generate(
                 self._model.unet,
                 self._scheduler,
                 self._faces.starts[rows].float(),
@@ -464,7 +465,7 @@ class Step:
                 protection.num_inference_steps,
                 self._model.conditioner(told) + self._network.encode(targets),
             )
-        found = diffusion.unpatchify(generated.float(), self._patch)
+        found = unpatchify(generated.float(), self._patch)
         return found - self._faces.reconstructions[rows].float()
 
     def _draw_targets(

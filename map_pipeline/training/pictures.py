@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS
-from map_pipeline.diffusion import ddim as diffusion
 from map_pipeline.diffusion.conditioner import FaceConditioner, is_conditional
+from map_pipeline.diffusion.ddim import generate, invert
+from map_pipeline.diffusion.unet import patch_size, patchify, unpatchify
 from map_pipeline.errors import MAPError
 from map_pipeline.images import to_pil, write_atomically
 from map_pipeline.training.augment import Batch
@@ -73,15 +74,13 @@ def expressions(
         known, emotion=torch.zeros_like(known.emotion), has_shape=torch.zeros_like(known.has_shape)
     )
     negative_cond = conditioner(nothing)
-    patch = diffusion.patch_size(unet)
-    latents = diffusion.patchify(faces.images, patch)
-    start = diffusion.invert(
-        unet, scheduler, latents, EXPRESSION_LEVEL, INVERSION_STEPS, negative_cond
-    )
+    patch = patch_size(unet)
+    latents = patchify(faces.images, patch)
+    start = invert(unet, scheduler, latents, EXPRESSION_LEVEL, INVERSION_STEPS, negative_cond)
     found = {}
     for name, row in zip(EMOTIONS, torch.eye(len(EMOTIONS)), strict=True):
         asked = replace(nothing, emotion=row.to(known.emotion).expand_as(known.emotion))
-        latents = diffusion.generate(
+        latents = generate(
             unet,
             scheduler,
             start,
@@ -91,7 +90,7 @@ def expressions(
             negative_cond,
             GUIDANCE,
         )
-        found[name] = diffusion.unpatchify(latents.float(), patch).clamp(0, 1)
+        found[name] = unpatchify(latents.float(), patch).clamp(0, 1)
     return found
 
 

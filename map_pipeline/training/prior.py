@@ -22,8 +22,8 @@ from diffusers import DDIMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from map_pipeline.diffusion import ddim as diffusion
 from map_pipeline.diffusion.conditioner import Condition, FaceConditioner, is_conditional
+from map_pipeline.diffusion.unet import compile_network, crop_size, patch_size, patchify
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError, check_setting
 from map_pipeline.images import save_image
 from map_pipeline.training.augment import Batch, augment
@@ -121,7 +121,7 @@ class PriorConfig:
         """The same settings with those that tell the shape of a given U-Net."""
         return replace(
             self,
-            patch=diffusion.patch_size(unet),
+            patch=patch_size(unet),
             channels=tuple(unet.config.block_out_channels),
             layers_per_block=unet.config.layers_per_block,
         )
@@ -197,7 +197,7 @@ def train_prior(
     )
     averaged = copy.deepcopy(model).eval().requires_grad_(False)  # neither compiled nor wrapped
     if config.compile:
-        diffusion.compile_network(unet)
+        compile_network(unet)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
 
     # 3. Where a stopped run was.
@@ -267,7 +267,7 @@ def check_inputs(
     config: PriorConfig, faces: FaceSet, unet: UNet2DModel, scheduler: DDIMScheduler, out: Path
 ) -> None:
     """Raise what can be known to be wrong before any training."""
-    size = diffusion.crop_size(unet)
+    size = crop_size(unet)
     if faces.images.shape[-1] != size:
         raise InvalidImageError(
             f"`faces` must be as large as the network's crops, {size} px, "
@@ -316,7 +316,7 @@ def noise_loss(
     def chance(share: float) -> Tensor:
         return (torch.rand(count, generator=generator, device=device) >= share).float()
 
-    latents = diffusion.patchify(batch.images, config.patch)
+    latents = patchify(batch.images, config.patch)
     level = torch.randint(config.levels, (count,), generator=generator, device=device)
     noise = torch.randn(latents.shape, generator=generator, device=device)
     alpha = alphas[level].view(-1, 1, 1, 1)

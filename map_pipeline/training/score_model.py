@@ -6,13 +6,13 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
-from map_pipeline.diffusion import ddim as diffusion
 from map_pipeline.diffusion.conditioner import (
     Condition,
     FaceConditioner,
     embedding_width,
     is_conditional,
 )
+from map_pipeline.diffusion.unet import predict_noise
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.training.faces import FaceSet
 
@@ -86,6 +86,6 @@ class ScoreModel(torch.nn.Module):
     def forward(self, latents: Tensor, level: Tensor, condition: Condition, keep: Tensor) -> Tensor:
         """Predicted noise; `keep` `[B]` is 0 where the whole condition is left out."""
         if not is_conditional(self.unet):
-            return diffusion.predict_noise(self.unet, latents, level)
+            return predict_noise(self.unet, latents, level)
         told = self.conditioner(condition) * keep[:, None]
-        return diffusion.predict_noise(self.unet, latents, level, told)
+        return predict_noise(self.unet, latents, level, told)

@@ -7,8 +7,9 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
-from map_pipeline.diffusion import ddim as diffusion
 from map_pipeline.diffusion.conditioner import FaceConditioner, describe
+from map_pipeline.diffusion.ddim import ddim_step, generate, invert
+from map_pipeline.diffusion.unet import crop_size, patch_size, patchify, predict_noise, unpatchify
 from map_pipeline.errors import NoFaceError
 from map_pipeline.faces.align import Alignment
 from map_pipeline.pipeline import MAPPipeline
@@ -63,7 +64,7 @@ def score_photos(
         NoFaceError: no face in any of them.
     """
     template = torch.tensor(pipe.config.alignment_template)
-    size = diffusion.crop_size(unet)
+    size = crop_size(unet)
     crops, told = [], []
     for photo in photos:
         faces = pipe.face_detector.detect(photo)
@@ -90,26 +91,24 @@ def denoise(
     condition: Tensor | None,
 ) -> Tensor:
     """The clean picture that the network sees in `crops` `[B,3,S,S]` after adding `noise`."""
-    patch = diffusion.patch_size(unet)
-    latents = diffusion.patchify(crops, patch)
+    patch = patch_size(unet)
+    latents = patchify(crops, patch)
     noise = torch.nn.functional.pixel_unshuffle(noise, patch)
     alpha = scheduler.alphas_cumprod[level].to(latents)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    predicted = diffusion.predict_noise(unet, noisy, level, condition).float()
-    return diffusion.unpatchify(
-        diffusion.ddim_step(noisy, predicted, alpha, torch.ones_like(alpha)), patch
-    ).clamp(0, 1)
+    predicted = predict_noise(unet, noisy, level, condition).float()
+    return unpatchify(ddim_step(noisy, predicted, alpha, torch.ones_like(alpha)), patch).clamp(0, 1)
 
 
 def round_trip(
     unet: UNet2DModel, scheduler: DDIMScheduler, crops: Tensor, level: int, condition: Tensor | None
 ) -> Tensor:
     """Inversion of `crops` `[B,3,S,S]` to `level` and generation back."""
-    patch = diffusion.patch_size(unet)
-    latents = diffusion.patchify(crops, patch)
-    start = diffusion.invert(unet, scheduler, latents, level, INVERSION_STEPS, condition)
-    latents = diffusion.generate(unet, scheduler, start, level, GENERATION_STEPS, condition)
-    return diffusion.unpatchify(latents.float(), patch).clamp(0, 1)
+    patch = patch_size(unet)
+    latents = patchify(crops, patch)
+    start = invert(unet, scheduler, latents, level, INVERSION_STEPS, condition)
+    latents = generate(unet, scheduler, start, level, GENERATION_STEPS, condition)
+    return unpatchify(latents.float(), patch).clamp(0, 1)
 
 
 def psnr(first: Tensor, second: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from map_pipeline.compare import judging_copy
 from map_pipeline.config import MODES
-from map_pipeline.diffusion.ddim import predict_noise
+from map_pipeline.diffusion.unet import predict_noise
 from map_pipeline.faces.detect import insightface_pack_present
 from map_pipeline.pipeline import MAPPipeline
 

@@ -7,7 +7,8 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from map_pipeline import MAPPipeline
-from map_pipeline.diffusion import ddim as diffusion
+from map_pipeline.diffusion.ddim import ddim_step, generate, guided_noise, invert, timesteps
+from map_pipeline.diffusion.unet import crop_size, patch_size, patchify, predict_noise, unpatchify
 from map_pipeline.faces.align import Alignment, warp_affine
 from map_pipeline.images import load_image, to_array, to_tensor
 
@@ -25,14 +26,14 @@ def constant_unet(value: float) -> UNet2DModel:
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_patches_fold_and_unfold(patch: int) -> None:
     crop = torch.rand(2, 3, 32, 32)
-    latents = diffusion.patchify(crop, patch)
+    latents = patchify(crop, patch)
     assert latents.shape == (2, 3 * patch**2, 32 // patch, 32 // patch)
     assert -1 <= latents.min() < 0 < latents.max() <= 1
-    torch.testing.assert_close(diffusion.unpatchify(latents, patch), crop)
+    torch.testing.assert_close(unpatchify(latents, patch), crop)
     # A patch stays together: channels of one position are pixels of one square.
     lit = torch.zeros(1, 3, 32, 32)
     lit[:, :, :patch, :patch] = 1
-    changed = (diffusion.patchify(lit, patch) > 0).any(1)[0]
+    changed = (patchify(lit, patch) > 0).any(1)[0]
     assert changed[0, 0]
     assert changed.sum() == 1
 
@@ -40,13 +41,13 @@ def test_patches_fold_and_unfold(patch: int) -> None:
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_sizes_come_from_the_network(patch: int) -> None:
     unet = tiny_unet(patch)
-    assert diffusion.patch_size(unet) == patch
-    assert diffusion.crop_size(unet) == 8 * patch
+    assert patch_size(unet) == patch
+    assert crop_size(unet) == 8 * patch
 
 
 @pytest.mark.parametrize(("start", "steps"), [(300, 2), (300, 12), (999, 50), (7, 5)])
 def test_timesteps_run_from_start_to_zero(start: int, steps: int) -> None:
-    levels = diffusion.timesteps(start, steps)
+    levels = timesteps(start, steps)
     assert len(levels) == steps
     assert levels[0] == start
     assert levels[-1] == 0
@@ -65,7 +66,7 @@ def test_step_down_equals_diffusers(schedule: str, steps: int) -> None:
         expected = scheduler.step(noise, level, latents, eta=0.0).prev_sample
         below = level - 1000 // steps
         alpha_to = scheduler.alphas_cumprod[below] if below >= 0 else scheduler.final_alpha_cumprod
-        ours = diffusion.ddim_step(latents, noise, scheduler.alphas_cumprod[level], alpha_to)
+        ours = ddim_step(latents, noise, scheduler.alphas_cumprod[level], alpha_to)
         torch.testing.assert_close(ours, expected)
 
 
@@ -77,14 +78,14 @@ def test_step_up_equals_diffusers(steps: int) -> None:
     for level in scheduler.timesteps.tolist()[1:]:
         expected = scheduler.step(noise, level, latents).prev_sample
         alphas = scheduler.alphas_cumprod
-        ours = diffusion.ddim_step(latents, noise, alphas[level - 1000 // steps], alphas[level])
+        ours = ddim_step(latents, noise, alphas[level - 1000 // steps], alphas[level])
         torch.testing.assert_close(ours, expected)
 
 
 def test_a_step_and_its_reverse_cancel() -> None:
     latents, noise = torch.randn(2, 2, 3, 8, 8).unbind(0)
     low, high = torch.tensor(0.9), torch.tensor(0.2)
-    back = diffusion.ddim_step(diffusion.ddim_step(latents, noise, low, high), noise, high, low)
+    back = ddim_step(ddim_step(latents, noise, low, high), noise, high, low)
     torch.testing.assert_close(back, latents, rtol=1e-4, atol=1e-5)
 
 
@@ -97,20 +98,20 @@ def test_constant_noise_makes_inversion_and_generation_the_identity(
     """Where the prediction doesn't change, neither does the ODE's error: any step counts meet."""
     unet, scheduler = constant_unet(value), DDIMScheduler(**SCHEDULE)
     latents = torch.randn(2, 48, 8, 8)
-    start = diffusion.invert(unet, scheduler, latents, 300, up)
+    start = invert(unet, scheduler, latents, 300, up)
     assert (start - latents).abs().max() > 0.1
-    back = diffusion.generate(unet, scheduler, start, 300, down)
+    back = generate(unet, scheduler, start, 300, down)
     torch.testing.assert_close(back, latents, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 def test_more_inversion_steps_come_closer() -> None:
     unet, scheduler = tiny_unet(), DDIMScheduler(**SCHEDULE)
-    latents = diffusion.patchify(torch.rand(1, 3, 32, 32), 4)
+    latents = patchify(torch.rand(1, 3, 32, 32), 4)
 
     def error(steps: int) -> Tensor:
-        start = diffusion.invert(unet, scheduler, latents, 300, steps)
-        return (diffusion.generate(unet, scheduler, start, 300, steps) - latents).norm()
+        start = invert(unet, scheduler, latents, 300, steps)
+        return (generate(unet, scheduler, start, 300, steps) - latents).norm()
 
     assert error(40) < error(5) / 2
 
@@ -129,10 +130,10 @@ WIDTH = 64  # of its condition
 def test_one_level_for_all_or_one_each(told_unet: UNet2DModel) -> None:
     latents = torch.randn(3, 48, 8, 8)
     for unet in (told_unet, tiny_unet()):
-        plain = diffusion.predict_noise(unet, latents, 100)
-        assert torch.equal(plain, diffusion.predict_noise(unet, latents, torch.tensor(100)))
+        plain = predict_noise(unet, latents, 100)
+        assert torch.equal(plain, predict_noise(unet, latents, torch.tensor(100)))
         levels = torch.tensor([100, 100, 500])
-        each = diffusion.predict_noise(unet, latents, levels)
+        each = predict_noise(unet, latents, levels)
         torch.testing.assert_close(each[:2], plain[:2])
         assert (each[2] - plain[2]).abs().max() > 1e-3
 
@@ -140,26 +141,26 @@ def test_one_level_for_all_or_one_each(told_unet: UNet2DModel) -> None:
 @torch.no_grad()
 def test_no_condition_is_zeros(told_unet: UNet2DModel) -> None:
     latents, told = torch.randn(2, 48, 8, 8), torch.randn(2, WIDTH)
-    plain = diffusion.predict_noise(told_unet, latents, 100)
-    zeros = diffusion.predict_noise(told_unet, latents, 100, torch.zeros(2, WIDTH))
+    plain = predict_noise(told_unet, latents, 100)
+    zeros = predict_noise(told_unet, latents, 100, torch.zeros(2, WIDTH))
     assert torch.equal(plain, zeros)
-    assert (diffusion.predict_noise(told_unet, latents, 100, told) - plain).abs().max() > 1e-3
+    assert (predict_noise(told_unet, latents, 100, told) - plain).abs().max() > 1e-3
 
 
 @torch.no_grad()
 def test_each_face_is_told_its_own(told_unet: UNet2DModel) -> None:
     latents, told = torch.randn(2, 48, 8, 8), torch.randn(2, WIDTH)
-    both = diffusion.predict_noise(told_unet, latents, 100, told)
+    both = predict_noise(told_unet, latents, 100, told)
     for row in range(2):
-        alone = diffusion.predict_noise(told_unet, latents[row : row + 1], 100, told[row][None])
+        alone = predict_noise(told_unet, latents[row : row + 1], 100, told[row][None])
         torch.testing.assert_close(both[row], alone[0], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_a_network_that_takes_no_condition_ignores_it() -> None:
     unet, latents = tiny_unet(), torch.randn(2, 48, 8, 8)
-    told = diffusion.predict_noise(unet, latents, 100, torch.randn(2, 3))
-    assert torch.equal(told, diffusion.predict_noise(unet, latents, 100))
+    told = predict_noise(unet, latents, 100, torch.randn(2, 3))
+    assert torch.equal(told, predict_noise(unet, latents, 100))
     assert torch.equal(told, unet(latents, 100).sample)
 
 
@@ -172,10 +173,10 @@ def test_guidance_lies_on_the_line_through_both_answers(
     wanted, away = torch.randn(2, 2, WIDTH).unbind(0)
 
     def guided(guidance: float) -> Tensor:
-        return diffusion.guided_noise(told_unet, latents, timestep, wanted, away, guidance)
+        return guided_noise(told_unet, latents, timestep, wanted, away, guidance)
 
-    start = diffusion.predict_noise(told_unet, latents, timestep, away)
-    end = diffusion.predict_noise(told_unet, latents, timestep, wanted)
+    start = predict_noise(told_unet, latents, timestep, away)
+    end = predict_noise(told_unet, latents, timestep, wanted)
     close = {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(guided(0.0), start, **close)
     torch.testing.assert_close(guided(1.0), end, **close)
@@ -190,23 +191,21 @@ def test_guided_generation(told_unet: UNet2DModel) -> None:
     wanted, away = torch.randn(2, 2, WIDTH).unbind(0)
 
     def guided(guidance: float) -> Tensor:
-        return diffusion.generate(
-            told_unet, scheduler, latents, 300, 3, wanted, away, guidance=guidance
-        )
+        return generate(told_unet, scheduler, latents, 300, 3, wanted, away, guidance=guidance)
 
-    source = diffusion.generate(told_unet, scheduler, latents, 300, 3, away)
-    target = diffusion.generate(told_unet, scheduler, latents, 300, 3, wanted)
+    source = generate(told_unet, scheduler, latents, 300, 3, away)
+    target = generate(told_unet, scheduler, latents, 300, 3, wanted)
     close = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(guided(0.0), source, **close)
     assert torch.equal(guided(1.0), target)
     assert (guided(2.0) - source).norm() > 1.5 * (target - source).norm()
     # Two equal conditions leave nothing to exaggerate.
-    unguided = diffusion.generate(
+    unguided = generate(
         told_unet, scheduler, latents, 300, 3, wanted, away, guidance=5.0, guided_steps=0
     )
     assert torch.equal(unguided, target)
     partly, wholly = (
-        diffusion.generate(
+        generate(
             told_unet, scheduler, latents, 300, 3, wanted, away, guidance=5.0, guided_steps=steps
         )
         for steps in (2, 3)
@@ -214,7 +213,7 @@ def test_guided_generation(told_unet: UNet2DModel) -> None:
     assert torch.equal(wholly, guided(5.0))
     assert 0 < (partly - wholly).norm() < (unguided - wholly).norm()
 
-    same = diffusion.generate(told_unet, scheduler, latents, 300, 3, away, away, guidance=5.0)
+    same = generate(told_unet, scheduler, latents, 300, 3, away, away, guidance=5.0)
     torch.testing.assert_close(same, source, **close)
 
 
@@ -222,11 +221,11 @@ def test_guided_generation(told_unet: UNet2DModel) -> None:
 def test_a_condition_counts_in_both_directions(told_unet: UNet2DModel) -> None:
     """Inverted and generated with the same one, the face comes back; with another it doesn't."""
     scheduler = DDIMScheduler(**SCHEDULE)
-    latents = diffusion.patchify(torch.rand(1, 3, 32, 32), 4)
+    latents = patchify(torch.rand(1, 3, 32, 32), 4)
     first, second = torch.randn(2, 1, WIDTH).unbind(0)
-    start = diffusion.invert(told_unet, scheduler, latents, 300, 40, first)
-    back = diffusion.generate(told_unet, scheduler, start, 300, 40, first)
-    other = diffusion.generate(told_unet, scheduler, start, 300, 40, second)
+    start = invert(told_unet, scheduler, latents, 300, 40, first)
+    back = generate(told_unet, scheduler, start, 300, 40, first)
+    other = generate(told_unet, scheduler, start, 300, 40, second)
     assert (back - latents).norm() < (other - latents).norm() / 3
 
 
@@ -235,15 +234,13 @@ def test_bundled_network_reconstructs_a_face(bundled_pipeline: MAPPipeline) -> N
     pipe = bundled_pipeline
     photo = to_array(load_image(ASTRONAUT))
     [face] = pipe.face_detector.detect(photo)
-    size = diffusion.crop_size(pipe.unet)
+    size = crop_size(pipe.unet)
     alignment = Alignment.from_landmarks(
         torch.as_tensor(face.landmarks), torch.tensor(pipe.config.alignment_template) * size, size
     )
     crop = warp_affine(to_tensor(photo), alignment.crop_to_image[None], (size, size))
-    patch = diffusion.patch_size(pipe.unet)
-    start = diffusion.invert(pipe.unet, pipe.scheduler, diffusion.patchify(crop, patch), 300, 12)
-    result = diffusion.unpatchify(
-        diffusion.generate(pipe.unet, pipe.scheduler, start, 300, 12), patch
-    )
+    patch = patch_size(pipe.unet)
+    start = invert(pipe.unet, pipe.scheduler, patchify(crop, patch), 300, 12)
+    result = unpatchify(generate(pipe.unet, pipe.scheduler, start, 300, 12), patch)
     psnr = -10 * (result.clamp(0, 1) - crop).square().mean().log10()
     assert psnr > 27

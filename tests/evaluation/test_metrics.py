@@ -14,7 +14,6 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
 from map_pipeline import MAPPipeline
-from map_pipeline.diffusion import ddim as diffusion
 from map_pipeline.errors import (
     CheckpointError,
     InvalidImageError,
@@ -405,7 +404,7 @@ def test_naturalness_of_a_network_that_errs_by_a_constant(
         asked.extend(levels.tolist())
         return metrics.fixed_noise(latents, metrics.NATURALNESS_SEED) + 0.02
 
-    monkeypatch.setattr(diffusion, "predict_noise", almost)
+    monkeypatch.setattr(metrics, "predict_noise", almost)
     alpha = tiny_pipeline.scheduler.alphas_cumprod[list(metrics.NATURALNESS_LEVELS)].double()
     error = 0.02 * ((1 - alpha) / alpha).sqrt() / 2  # of the clean picture, on the 0..1 scale
     expected = float(-20 * error.log10().mean())
@@ -418,7 +417,7 @@ def test_a_perfect_prediction_is_as_natural_as_it_gets(
     tiny_pipeline: MAPPipeline, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        diffusion,
+        metrics,
         "predict_noise",
         lambda _unet, latents, *_: metrics.fixed_noise(latents, metrics.NATURALNESS_SEED),
     )

@@ -9,9 +9,15 @@ from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from map_pipeline import EMOTIONS, MAPConfig, Objective, default_objectives, with_weights
-from map_pipeline.diffusion import ddim as diffusion
-from map_pipeline.diffusion.ddim import TRAINED_SIDE, compile_network, crop_size
+from map_pipeline.diffusion.ddim import generate, invert
 from map_pipeline.diffusion.map_network import MAPNetwork
+from map_pipeline.diffusion.unet import (
+    TRAINED_SIDE,
+    compile_network,
+    crop_size,
+    patchify,
+    unpatchify,
+)
 from map_pipeline.errors import NotFiniteError, UnknownOptionError
 from map_pipeline.faces.align import (
     ARCFACE_TEMPLATE_112,
@@ -397,12 +403,12 @@ def test_one_pass_is_what_the_network_makes_of_the_target(trained: Face) -> None
     prior, scheduler, goal = trained.networks.unet, trained.networks.scheduler, trained.goal
     network = copy.deepcopy(prior)
     trained.networks.map_network.merge_into(network)
-    latents = diffusion.patchify(goal.source_crop, 4)
+    latents = patchify(goal.source_crop, 4)
     with torch.no_grad():
-        start = diffusion.invert(prior, scheduler, latents, 300, 2, goal.source_cond)
-        back = diffusion.generate(prior, scheduler, start, 300, 2, goal.source_cond)
-        made = diffusion.generate(network, scheduler, start, 300, 2, goal.target_cond)
-    change = diffusion.unpatchify(made, 4) - diffusion.unpatchify(back, 4)
+        start = invert(prior, scheduler, latents, 300, 2, goal.source_cond)
+        back = generate(prior, scheduler, start, 300, 2, goal.source_cond)
+        made = generate(network, scheduler, start, 300, 2, goal.target_cond)
+    change = unpatchify(made, 4) - unpatchify(back, 4)
     torch.testing.assert_close(residual, fit_to_budget(change, goal, trained.placement))
     assert residual.abs().max() > 1e-4
     assert similarity(trained, residual) >= goal.ssim_budget

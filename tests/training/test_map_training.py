@@ -14,9 +14,9 @@ from made_up import SIDE, batch, faces, forget_accelerate, score_model
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS, MAPConfig
-from map_pipeline.diffusion import ddim as diffusion
-from map_pipeline.diffusion.ddim import deep_layers
+from map_pipeline.diffusion.ddim import generate, invert
 from map_pipeline.diffusion.map_network import MAPNetwork
+from map_pipeline.diffusion.unet import deep_layers, patchify, unpatchify
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.identity.objectives import RefineState, RefineTarget, default_objectives
@@ -128,14 +128,14 @@ def test_faces_are_inverted_and_reconstructed(
     crop = ready.pixels[row : row + 1].float() / 255
     with torch.no_grad():
         told = model.conditioner(source_condition(ready.labels, torch.tensor([row])))
-        latents = diffusion.patchify(crop, 4)
-        start = diffusion.invert(model.unet, SCHEDULER, latents, 300, 2, told)
-        back = diffusion.generate(model.unet, SCHEDULER, start, 300, 2, told)
+        latents = patchify(crop, 4)
+        start = invert(model.unet, SCHEDULER, latents, 300, 2, told)
+        back = generate(model.unet, SCHEDULER, start, 300, 2, told)
         region, points = surroundings(crop, ready.landmarks[row : row + 1])
         embedding = surrogates["two"](region, points)
     torch.testing.assert_close(ready.starts[row].float(), start[0], atol=2e-3, rtol=2e-3)
     found = ready.reconstructions[row].float()
-    torch.testing.assert_close(found, diffusion.unpatchify(back, 4)[0], atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(found, unpatchify(back, 4)[0], atol=2e-3, rtol=2e-3)
     torch.testing.assert_close(ready.embeddings["two"][row], embedding[0], atol=1e-5, rtol=0)
 
 

@@ -29,8 +29,9 @@ from torch import Tensor
 
 from map_pipeline import MAPPipeline
 from map_pipeline.cli.train import load_start
-from map_pipeline.diffusion import ddim as diffusion
 from map_pipeline.diffusion.conditioner import Condition, FaceConditioner, is_conditional
+from map_pipeline.diffusion.ddim import invert
+from map_pipeline.diffusion.unet import crop_size, patch_size, patchify, predict_noise, unpatchify
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
 from map_pipeline.faces.align import Alignment, warp_affine
 from map_pipeline.images import load_image, to_array, to_tensor
@@ -77,7 +78,7 @@ class Spy:
     """Answers with the true noise plus an error, and remembers what it was asked."""
 
     def __init__(self, config: PriorConfig, faces: Batch, error: float = 0.0) -> None:
-        self.clean = diffusion.patchify(faces.images, config.patch)
+        self.clean = patchify(faces.images, config.patch)
         self.error = error
         self.asked: list[tuple[Tensor, Condition, Tensor]] = []
 
@@ -147,8 +148,8 @@ def test_parts_of_the_condition_are_left_out_at_random(setting: str, share: floa
 def test_nothing_kept_is_the_unconditional_answer() -> None:
     model, known = score_model(), batch(3)
     latents, level = torch.randn(3, 48, 8, 8), torch.tensor([5, 100, 600])
-    plain = diffusion.predict_noise(model.unet, latents, level)
-    told = diffusion.predict_noise(model.unet, latents, level, model.conditioner(known.condition))
+    plain = predict_noise(model.unet, latents, level)
+    told = predict_noise(model.unet, latents, level, model.conditioner(known.condition))
     mixed = model(latents, level, known.condition, torch.tensor([0.0, 1.0, 0.0]))
     torch.testing.assert_close(mixed, torch.stack([plain[0], told[1], plain[2]]))
     assert not torch.equal(plain[1], told[1])
@@ -169,8 +170,8 @@ def test_a_network_without_conditions_is_asked_without() -> None:
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_new_networks_fit_the_crops(patch: int) -> None:
     unet = new_unet(replace(QUICK, patch=patch, channels=(16, 16, 32)), SIDE)
-    assert diffusion.crop_size(unet) == SIDE
-    assert diffusion.patch_size(unet) == patch
+    assert crop_size(unet) == SIDE
+    assert patch_size(unet) == patch
     assert is_conditional(unet)
     assert [hasattr(block, "attentions") for block in unet.down_blocks] == [False, False, True]
 
@@ -270,7 +271,7 @@ def test_a_run_leaves_what_is_needed(finished: tuple[Path, list[str], dict]) -> 
     }
     unet = UNet2DModel.from_pretrained(out / "unet")
     assert is_conditional(unet)
-    assert diffusion.crop_size(unet) == SIDE
+    assert crop_size(unet) == SIDE
     scheduler = DDIMScheduler.from_pretrained(out / "scheduler")
     torch.testing.assert_close(scheduler.alphas_cumprod, ALPHAS)
     assert weights(out, "conditioner")["mean_shape"].abs().sum() > 0
@@ -564,8 +565,8 @@ def check_trained(start: Path, out: Path, side: int) -> None:
     after = UNet2DModel.from_pretrained(out / "unet")
     assert not is_conditional(before)
     assert is_conditional(after)
-    assert diffusion.patch_size(after) == 1
-    assert diffusion.crop_size(after) == side
+    assert patch_size(after) == 1
+    assert crop_size(after) == side
     assert after.num_parameters() == before.num_parameters()
     first, second = before.state_dict(), after.state_dict()
     moved = [(first[name] - second[name]).abs().max().item() for name in first]
@@ -613,15 +614,14 @@ def check_alignment(
 ) -> None:
     """The network is shown the face where the template has it, at its own size, in [-1,1]."""
     seen: list[Tensor] = []
-    invert = diffusion.invert
 
     def watch(unet: UNet2DModel, scheduler: DDIMScheduler, clean: Tensor, *args: object) -> Tensor:
         seen.append(clean)
         return invert(unet, scheduler, clean, *args)
 
-    monkeypatch.setattr(diffusion, "invert", watch)
+    monkeypatch.setattr("map_pipeline.identity.refine.invert", watch)
     result = protect(pipe, portrait, refine_steps=1)
-    side = diffusion.crop_size(pipe.unet)
+    side = crop_size(pipe.unet)
     [latents] = seen
     assert latents.shape == (1, 3, side, side)
     [face] = pipe.face_detector.detect(portrait)
@@ -629,7 +629,7 @@ def check_alignment(
     alignment = Alignment.from_landmarks(torch.as_tensor(face.landmarks), template, side)
     crop = warp_affine(to_tensor(portrait), alignment.crop_to_image[None], (side, side))
     inner = slice(side // 4, -side // 4)
-    error = (diffusion.unpatchify(latents, 1) - crop).abs()[..., inner, inner]
+    error = (unpatchify(latents, 1) - crop).abs()[..., inner, inner]
     assert error.mean() < 0.02
     assert result.shape == portrait.shape
     assert (result != portrait).any()

@@ -7,7 +7,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from made_up import QUICK, batch, score_model
 from torch import Tensor
 
-from map_pipeline.diffusion import ddim as diffusion
+from map_pipeline.diffusion.unet import patchify
 from map_pipeline.training.score_model import new_scheduler
 from map_pipeline.training.validation import (
     DENOISING_LEVELS,
@@ -27,7 +27,7 @@ class Oracle(torch.nn.Module):
     def __init__(self, crops: Tensor, patch: int, error: float = 0.0) -> None:
         super().__init__()
         self.config = SimpleNamespace(in_channels=3 * patch**2, class_embed_type=None)
-        self.clean = diffusion.patchify(crops, patch).double()
+        self.clean = patchify(crops, patch).double()
         self.error = error
 
     def forward(self, latents: Tensor, timestep: Tensor) -> SimpleNamespace:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from map_pipeline.diffusion.ddim import crop_size
+from map_pipeline.diffusion.unet import crop_size
 from map_pipeline.errors import MAPError
 from map_pipeline.faces.align import (
     Alignment,

@@ -1,0 +1,42 @@
+"""What `MAPPipeline` returns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from map_pipeline.images import to_pil, to_tensor
+from map_pipeline.report import FaceReport
+
+
+@dataclass
+class MAPPipelineOutput(BaseOutput):
+    """Result of `MAPPipeline`.
+
+    Attributes:
+        images: protected photos in the order and size of the input: PIL images; or, for the output
+            types "np" and "pt", one float array `[N,H,W,C]` or tensor `[N,C,H,W]` in [0,1], and
+            a list of N arrays `[H,W,C]` or tensors `[C,H,W]` where the photos differ in size.
+        reports: for each photo one `FaceReport` per protected face.
+    """
+
+    images: list[PIL.Image.Image] | np.ndarray | Tensor | list[np.ndarray] | list[Tensor]
+    reports: list[list[FaceReport]]
+
+
+def convert_photos(
+    photos: Sequence[np.ndarray], output_type: str
+) -> list[PIL.Image.Image] | np.ndarray | Tensor | list[np.ndarray] | list[Tensor]:
+    """Photos `uint8 [H,W,3]` as `MAPPipelineOutput.images` of an output type."""
+    if output_type == "pil":
+        return [to_pil(photo) for photo in photos]
+    same_size = len({photo.shape for photo in photos}) == 1
+    tensors = [to_tensor(photo)[0] for photo in photos]  # [3,H,W] each
+    if output_type == "pt":
+        return torch.stack(tensors) if same_size else tensors
+    arrays = [tensor.permute(1, 2, 0).numpy() for tensor in tensors]
+    return np.stack(arrays) if same_size else arrays

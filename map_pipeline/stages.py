@@ -1,0 +1,306 @@
+"""The stages of one face: its expression, its identity, and the paste into the photo.
+
+Letters in shape comments: H/W photo, s side of the aligned crop, h/w region around the face.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, UNet2DModel
+from torch import Tensor
+
+from map_pipeline.config import EMOTIONS, MAPConfig
+from map_pipeline.diffusion.conditioner import FaceConditioner, describe
+from map_pipeline.diffusion.map_network import MAPNetwork
+from map_pipeline.diffusion.unet import crop_size
+from map_pipeline.expression.classifiers import ClassifierEnsemble, mean_probabilities
+from map_pipeline.expression.editor import EditSettings, apply_edit, edit_expression
+from map_pipeline.expression.shapes import ExpressionShapes
+from map_pipeline.faces.align import (
+    Alignment,
+    apply_affine,
+    compose_affine,
+    extract_region,
+    warp_affine,
+)
+from map_pipeline.faces.detect import Face, FaceDetector
+from map_pipeline.faces.landmarks import LandmarkFinder, five_points
+from map_pipeline.faces.paste import feather_mask, paste_residual
+from map_pipeline.faces.quality import quality_issues
+from map_pipeline.identity.objectives import Objective, RefineTarget, active, needs, objectives_for
+from map_pipeline.identity.recognisers import RecogniserEnsemble
+from map_pipeline.identity.refine import CropGeometry, Networks, StepCallback, refine
+from map_pipeline.identity.targets import Target
+from map_pipeline.images import to_array, to_pil, uint8_tensor
+from map_pipeline.measure import (
+    compare_expressions,
+    compare_identities,
+    image_quality,
+    redetect_landmarks,
+    view_face,
+    working_threshold,
+)
+from map_pipeline.report import FaceReport
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one call does to every face.
+
+    Attributes:
+        emotion: what people shall see, one of `EMOTIONS`.
+        surrogates: names of the recognisers to tune on.
+        objectives: losses and weights.
+        config: all other settings.
+        map_network: what the fine-tuning starts from instead of the prior.
+    """
+
+    emotion: str
+    surrogates: Sequence[str]
+    objectives: Sequence[Objective]
+    config: MAPConfig
+    map_network: MAPNetwork | None = None
+
+    def networks_used(self, classifiers: Iterable[str]) -> set[str]:
+        """Names of the networks that steer the result, now or in training."""
+        used = set(self.surrogates if active(self.objectives, "identity") else ())
+        if needs(self.objectives, "logits") or self.map_network is not None:
+            used |= set(classifiers)
+        return used
+
+
+def make_plan(
+    emotion: str,
+    surrogates: Sequence[str],
+    objectives: Sequence[Objective] | None,
+    config: MAPConfig,
+    map_network: MAPNetwork | None,
+    own_target: Target | None,
+) -> Plan:
+    """Fill in the objectives, and decide whether the trained network may be the start.
+
+    It was trained towards the built-in targets, so to others the steps go from the prior; and a
+    recogniser that is left out of the surrogates must have been left out of its training.
+
+    Args:
+        objectives: those of `config` if None.
+        own_target: the user's own target, or None for a built-in one.
+    """
+    objectives = objectives_for(config) if objectives is None else objectives
+    usable = (
+        map_network is not None
+        and config.use_map_network
+        and own_target is None
+        and set(map_network.surrogates) <= set(surrogates)
+        and bool(active(objectives, "identity"))
+    )
+    if not usable:
+        return Plan(emotion, surrogates, objectives, config)
+    fewer = replace(config, refine_steps=config.refine_steps - config.steps_saved, steps_saved=0)
+    return Plan(emotion, surrogates, objectives, fewer, map_network)
+
+
+@dataclass(frozen=True)
+class FaceTask:
+    """One face to protect.
+
+    Attributes:
+        face: a face found in the photo.
+        source: recogniser name -> embedding `[1,D]` of this face, unprotected.
+        target: what recognisers shall see.
+        plan: how it is protected.
+    """
+
+    face: Face
+    source: Mapping[str, Tensor]
+    target: Target
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class FaceStages:
+    """What the stages need of a pipeline.
+
+    Attributes:
+        unet, scheduler, conditioner, expression_shapes, recognisers, expression_classifiers: its
+            components; see `MAPPipeline`.
+        template: `[5,2]`, where eyes, nose and mouth corners lie in the crop, crop px.
+        landmark_finder: finds the 68 landmarks.
+        device: where the networks run.
+    """
+
+    unet: UNet2DModel
+    scheduler: DDIMScheduler
+    conditioner: FaceConditioner | None
+    expression_shapes: ExpressionShapes | None
+    recognisers: RecogniserEnsemble
+    expression_classifiers: ClassifierEnsemble
+    template: Tensor
+    landmark_finder: LandmarkFinder
+    device: torch.device
+
+    def align(self, face: Face) -> Alignment:
+        """Where the score network's crop lies in the photo of a face."""
+        size = crop_size(self.unet)
+        return Alignment.from_landmarks(torch.as_tensor(face.landmarks), self.template, size)
+
+    def express(self, photo: np.ndarray, alignment: Alignment, task: FaceTask) -> np.ndarray:
+        """The photo `uint8 [H,W,3]` with the asked expression, before any protection."""
+        config = task.plan.config
+        if config.expression_strength == 0 or None in (self.conditioner, self.expression_shapes):
+            return photo
+        crop, landmarks68 = self.aligned_crop(photo, alignment)
+        if landmarks68 is None:  # half hidden: nothing to move
+            return photo
+        edit = edit_expression(
+            self.unet,
+            self.conditioner,
+            self.scheduler,
+            self.expression_shapes,
+            crop,
+            landmarks68,
+            EMOTIONS.index(task.plan.emotion),
+            config.expression_strength,
+            settings=EditSettings(guidance_scale=config.guidance_scale),
+            present=self._present_emotion(crop),
+            autocast_dtype=torch.bfloat16 if config.autocast == "bf16" else None,
+        )
+        return apply_edit(photo, alignment, edit, feather_mask(alignment.size))
+
+    def change_identity(
+        self,
+        photo: np.ndarray,
+        alignment: Alignment,
+        task: FaceTask,
+        generator: torch.Generator,
+        on_step: StepCallback | None = None,
+    ) -> Tensor:
+        """The residual `[1,3,s,s]` in [-1,1] that makes recognisers see the target.
+
+        Args:
+            photo: `uint8 [H,W,3]`, the face with its expression.
+        """
+        crop, landmarks68 = self.aligned_crop(photo, alignment)
+        landmarks = torch.as_tensor(task.face.landmarks)
+        if landmarks68 is not None:  # corners of the mouth have moved
+            points = torch.from_numpy(five_points(landmarks68.numpy()))
+            landmarks = apply_affine(alignment.crop_to_image, points)
+        region = extract_region(uint8_tensor(photo), landmarks)
+        region_to_crop = compose_affine(region.region_to_photo, alignment.image_to_crop)
+        source_region = region.image.to(self.device)  # [1,3,h,w]
+        geometry = CropGeometry(
+            landmarks=region.landmarks[None].to(self.device),
+            region_to_crop=region_to_crop[None].to(self.device),
+            mask=feather_mask(alignment.size).to(self.device),
+        )
+        tuned = {name: self.recognisers[name] for name in task.plan.surrogates}
+        source_cond, target_cond = self._conditions(crop, landmarks68, task)
+        target = RefineTarget(
+            source_region=source_region,
+            source_crop=crop,
+            source_embeddings={name: task.source[name] for name in tuned},
+            target_embeddings={name: task.target.embeddings[name] for name in tuned},
+            thresholds={name: working_threshold(net) for name, net in tuned.items()},
+            emotion=EMOTIONS.index(task.plan.emotion),
+            ssim_budget=task.plan.config.ssim_budget,
+            source_cond=source_cond,
+            target_cond=target_cond,
+        )
+        classifiers = self.expression_classifiers if needs(task.plan.objectives, "logits") else {}
+        networks = Networks(self.unet, self.scheduler, tuned, classifiers, task.plan.map_network)
+        return refine(
+            networks, target, geometry, task.plan.objectives, task.plan.config, generator, on_step
+        )
+
+    def paste(self, photo: np.ndarray, alignment: Alignment, residual: Tensor) -> np.ndarray:
+        """Add a residual `[1,3,s,s]` to a photo `uint8 [H,W,3]` at its own resolution."""
+        return paste_residual(photo, residual.cpu(), alignment, feather_mask(alignment.size))
+
+    def report(
+        self,
+        before: np.ndarray,
+        after: np.ndarray,
+        task: FaceTask,
+        seconds: float,
+        detector: FaceDetector,
+        used: Collection[str],
+    ) -> FaceReport:
+        """Measure one face on the finished photo, with landmarks found anew as a recogniser would.
+
+        Args:
+            before: `uint8 [H,W,3]` original; after: the protected photo.
+            seconds: time spent on this face.
+            used: names of the networks that the optimisation differentiated through.
+        """
+        face, target = task.face, task.target
+        again = redetect_landmarks(detector, after, face)
+        views = (
+            view_face(before, face.landmarks, self.device),
+            view_face(after, again, self.device),
+        )
+        same_place = view_face(after, face.landmarks, self.device).image
+        similarity, noise_ratio = image_quality(views[0].image, same_place)
+        return FaceReport(
+            box=tuple(float(v) for v in face.box),
+            detector=detector.name,
+            emotion=task.plan.emotion,
+            target=target.name,
+            ssim=similarity,
+            psnr=noise_ratio,
+            seconds=seconds,
+            problems=list(quality_issues(face, before)),
+            recognisers=[
+                compare_identities(
+                    name, net, name in used, task.source[name], views[1], target.embeddings[name]
+                )
+                for name, net in self.recognisers.items()
+            ],
+            expressions=[
+                compare_expressions(name, net, name in used, *views)
+                for name, net in self.expression_classifiers.items()
+            ],
+        )
+
+    def aligned_crop(self, photo: np.ndarray, alignment: Alignment) -> tuple[Tensor, Tensor | None]:
+        """The score network's crop `[1,3,s,s]` of a photo, and its 68 landmarks `[68,2]`, crop px.
+
+        The landmarks are None where they can't be found.
+        """
+        size = alignment.size
+        landmarks = apply_affine(alignment.crop_to_image, self.template)
+        region = extract_region(uint8_tensor(photo), landmarks)
+        crop_to_region = compose_affine(alignment.crop_to_image, region.photo_to_region)
+        crop = warp_affine(
+            region.image.to(self.device),
+            crop_to_region[None].to(self.device),
+            (size, size),
+            "reflection",
+        )
+        found = self.landmark_finder.find_aligned(to_array(to_pil(crop)), self.template.numpy())
+        return crop, None if found is None else torch.from_numpy(found)
+
+    def _present_emotion(self, crop: Tensor) -> Tensor | None:
+        """Probabilities `[7]` of the expression of a crop `[1,3,s,s]`; None without classifier."""
+        if not self.expression_classifiers:
+            return None
+        landmarks = self.template.to(crop)[None]
+        return mean_probabilities(self.expression_classifiers.values(), crop, landmarks)[0]
+
+    def _conditions(
+        self, crop: Tensor, landmarks68: Tensor | None, task: FaceTask
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What conditions the score network, `[1,width]`: the face as it is, and as it shall be."""
+        source_cond = target_cond = None
+        if self.conditioner is not None:
+            present = describe(crop, landmarks68)
+            emotion = torch.tensor([EMOTIONS.index(task.plan.emotion)])
+            asked = F.one_hot(emotion, len(EMOTIONS)).to(crop)
+            source_cond = self.conditioner(present).float()
+            target_cond = self.conditioner(replace(present, emotion=asked)).float()
+        if task.plan.map_network is not None:
+            identity = task.plan.map_network.encode(task.target.embeddings).float()
+            target_cond = identity if target_cond is None else target_cond + identity
+        return source_cond, target_cond
