@@ -33,7 +33,7 @@ _MODULES = {
     "MAPError": "errors",
     "MAPNetwork": "diffusion.map_network",
     "MAPPipeline": "pipeline",
-    "MAPPipelineOutput": "pipeline",
+    "MAPPipelineOutput": "output",
     "NoFaceError": "errors",
     "Objective": "identity.objectives",
     "RecogniserEnsemble": "identity.recognisers",
@@ -41,6 +41,7 @@ _MODULES = {
     "TransformersExpressionClassifier": "expression.classifiers",
     "UnknownOptionError": "errors",
     "default_objectives": "identity.objectives",
+    "objectives_for": "identity.objectives",
     "with_weights": "identity.objectives",
 }
 __all__ = list(_MODULES)

@@ -11,12 +11,20 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DModel
 
-from map_pipeline import EMOTIONS, ExpressionClassifier, FaceRecogniser, MAPPipeline, TargetBank
+from map_pipeline import (
+    EMOTIONS,
+    ClassifierEnsemble,
+    ExpressionClassifier,
+    FaceRecogniser,
+    MAPPipeline,
+    RecogniserEnsemble,
+    TargetBank,
+)
 from map_pipeline.diffusion.conditioner import FaceConditioner, embedding_width
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.expression.shapes import ExpressionShapes
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
-from map_pipeline.pipeline import bundled_checkpoint
+from map_pipeline.hub import bundled_checkpoint
 
 ASTRONAUT = Path(__file__).parent.parent / "examples" / "astronaut.png"
 TINY_INPUT = 32  # px, side of the crops of the tiny recognisers and classifiers
@@ -142,10 +150,14 @@ def build_tiny_pipeline(edits: bool = False) -> MAPPipeline:
             **(edit_components() if edits else {"unet": tiny_unet()}),
             scheduler=DDIMScheduler(),
             targets=tiny_targets(),
-            dlib_resnet=tiny_recogniser("dlib"),
-            mobilefacenet=tiny_recogniser("mobilefacenet"),
-            faceres=tiny_recogniser("mobilefacenet"),
-            mini_xception=tiny_classifier(),
+            recognisers=RecogniserEnsemble(
+                {
+                    "dlib_resnet": tiny_recogniser("dlib"),
+                    "mobilefacenet": tiny_recogniser("mobilefacenet"),
+                    "faceres": tiny_recogniser("mobilefacenet"),
+                }
+            ),
+            expression_classifiers=ClassifierEnsemble({"mini_xception": tiny_classifier()}),
             alignment_template=[
                 [x / TINY_INPUT * 0.8 + 0.1, y / TINY_INPUT * 0.8 + 0.1] for x, y in TINY_TEMPLATE
             ],

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 
 from map_pipeline import MAPPipeline
-from map_pipeline.compare import TREATMENTS, check_robustness, compare_photos, judging_copy
+from map_pipeline.compare import compare_photos, judging_copy
 from map_pipeline.errors import InvalidImageError, NoFaceError
 from map_pipeline.images import load_image, to_array
 from map_pipeline.report import FaceReport
+from map_pipeline.robustness import TREATMENTS, check_robustness
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ASTRONAUT, MAN = EXAMPLES / "astronaut.png", EXAMPLES / "man-older-dark.png"

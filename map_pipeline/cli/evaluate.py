@@ -379,7 +379,7 @@ def on_own_device(options: argparse.Namespace) -> argparse.Namespace:
 
 def checkpoint_folder(options: argparse.Namespace) -> Path | None:
     """Folder of the weights; None for a Hub repository."""
-    from map_pipeline.pipeline import bundled_checkpoint
+    from map_pipeline.hub import bundled_checkpoint
 
     folder = bundled_checkpoint() if options.checkpoint is None else Path(options.checkpoint)
     return folder if folder.is_dir() else None

@@ -271,7 +271,7 @@ def protect_file(
         target=options.target,
         faces=options.faces,
         mode=options.mode,
-        strength=options.strength,
+        max_change=options.strength,
         expression_strength=options.expression_strength,
         refine_steps=options.refine_steps,
         config=replace(MODES[options.mode], compile=options.compile),
@@ -362,7 +362,7 @@ def run_info(options: argparse.Namespace) -> int:
         print(f"{'recogniser':14}{name}: {net.config.title}, {role}, {net.config.licence}")
     for name, net in pipe.expression_classifiers.items():
         print(f"{'expression':14}{name}: {net.config.title}")
-    for name, net in pipe.map_networks.items():
+    for name, net in {"map_network": pipe.map_network}.items() if pipe.map_network else ():
         print(f"{'trained':14}{name}: on {', '.join(net.surrogates)}")
     return 0
 

@@ -247,7 +247,7 @@ def run_shapes(options: argparse.Namespace) -> int:
 def run_composites(options: argparse.Namespace) -> int:
     """Build, check and write the built-in targets."""
     from map_pipeline.cli.main import check_writable
-    from map_pipeline.pipeline import bundled_checkpoint
+    from map_pipeline.hub import bundled_checkpoint
     from map_pipeline.training.bank import build_bank
 
     check_writable("--out", options.out)

@@ -11,6 +11,7 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -35,8 +36,7 @@ from map_pipeline.evaluation.plots import (
 )
 from map_pipeline.evaluation.settings import Settings, surrogates_without
 from map_pipeline.evaluation.subjects import Goals, one_line
-from map_pipeline.identity.objectives import Side, active, mode_objectives
-from map_pipeline.identity.refine import Step
+from map_pipeline.identity.objectives import Side, active, objectives_for
 from map_pipeline.images import load_image, to_array, write_atomically
 from map_pipeline.pipeline import MAPPipeline
 
@@ -50,6 +50,13 @@ class Variant:
 
     title: str
     changes: Mapping[str, object]
+
+
+class Step(NamedTuple):
+    """Losses by objective, and share of layers in conflict, of one step."""
+
+    losses: dict[str, float]
+    conflict: float
 
 
 SHIPPED = "shipped"
@@ -127,6 +134,11 @@ def collect(
 def follow(pipe: MAPPipeline, task: Task, mode: str, config: MAPConfig) -> list[Step]:
     """Protect the largest face of a photo and return what each step told."""
     steps: list[Step] = []
+
+    def keep(_pipe: MAPPipeline, _index: int, _timestep: int, given: dict) -> dict:
+        steps.append(Step(**given))
+        return given
+
     pipe(
         task.photo,
         emotion=task.emotion,
@@ -135,8 +147,8 @@ def follow(pipe: MAPPipeline, task: Task, mode: str, config: MAPConfig) -> list[
         surrogates=task.surrogates,
         config=config,
         generator=torch.Generator().manual_seed(task.seed),
-        output_type="np",
-        callback_on_step_end=lambda _pipe, _index, _total, step: steps.append(step),
+        callback_on_step_end=keep,
+        callback_on_step_end_tensor_inputs=["losses", "conflict"],
     )
     return steps
 
@@ -238,7 +250,7 @@ def _check_mode(mode: str) -> None:
     able = [
         name
         for name, config in MODES.items()
-        if config.refine_steps and all(active(mode_objectives(name), side) for side in sides)
+        if config.refine_steps and all(active(objectives_for(config), side) for side in sides)
     ]
     if mode not in able:
         raise UnknownOptionError(
@@ -248,7 +260,7 @@ def _check_mode(mode: str) -> None:
 
 
 def _objective(name: str, symbol: str, side: Side, mode: str) -> Panel:
-    parts = active(mode_objectives(mode), side)
+    parts = active(objectives_for(MODES[mode]), side)
     terms = (part.name if part.weight == 1 else f"{part.weight:g} {part.name}" for part in parts)
     return Panel(
         f"{name} loss {symbol} = {' + '.join(terms)}",

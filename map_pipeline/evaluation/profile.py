@@ -233,7 +233,7 @@ def profile(
     pipe.set_progress_bar_config(disable=True)
 
     def protect() -> None:
-        pipe(picture, mode=mode, generator=torch.Generator().manual_seed(seed), output_type="np")
+        pipe(picture, mode=mode, generator=torch.Generator().manual_seed(seed))
 
     protect()
     by_clock = metered(protect, clock(pipe.device))

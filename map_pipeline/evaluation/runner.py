@@ -26,6 +26,7 @@ from map_pipeline.evaluation.gallery import (
     build_gallery,
     embed_largest_face,
 )
+from map_pipeline.evaluation.leave_one_out import leave_one_out, surrogates_without
 from map_pipeline.evaluation.methods import Method, Task, create
 from map_pipeline.evaluation.metrics import naturalness, pair_quality
 from map_pipeline.evaluation.results import (
@@ -46,7 +47,6 @@ from map_pipeline.evaluation.settings import (
     Settings,
     check_same_run,
     rotation,
-    surrogates_without,
     transformation,
 )
 from map_pipeline.evaluation.subjects import Goals, Subject, Tools, label, one_line
@@ -227,7 +227,8 @@ class Evaluation:
         task = Task(
             photo, subject.emotion, subject.goal.enroll, surrogates, seed=self.settings.seed
         )
-        return measure(self.pipe, lambda: method.protect(self.pipe, task))
+        pipe = leave_one_out(self.pipe, left_out)
+        return measure(pipe, lambda: method.protect(pipe, task))
 
     def _protected_second(
         self, subject: Subject, method: Method, left_out: str

@@ -10,6 +10,7 @@ import numpy as np
 
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import UnknownOptionError
+from map_pipeline.evaluation.leave_one_out import surrogates_without
 from map_pipeline.evaluation.methods import method_names
 from map_pipeline.evaluation.purify import purify
 from map_pipeline.evaluation.styles import STYLES
@@ -114,14 +115,6 @@ def rotation(pipe: MAPPipeline, leave_out: str) -> tuple[str, ...]:
                 f"got {leave_out!r} and {', '.join(pipe.surrogates)}."
             )
     return tuple(pipe.surrogates)
-
-
-def surrogates_without(pipe: MAPPipeline, left_out: str) -> tuple[str, ...]:
-    """The checkpoint's surrogates that aren't of a recogniser's family; all for ""."""
-    if not left_out:
-        return tuple(pipe.surrogates)
-    family = pipe.recognisers[left_out].config.family
-    return tuple(n for n in pipe.surrogates if pipe.recognisers[n].config.family != family)
 
 
 def check_same_run(out: Path, settings: Mapping[str, object]) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from map_pipeline.config import FAR
 from map_pipeline.errors import MAPError, NoFaceError
 from map_pipeline.faces.align import arcface_template, extract_region
 from map_pipeline.faces.detect import BundledDetector
 from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.identity.targets import TargetBank
 from map_pipeline.images import load_image, to_array, to_tensor
-from map_pipeline.pipeline import FAR
 from map_pipeline.training.candidates import GROUPS, SIZE, Candidate, Group, find_candidates
 from map_pipeline.training.composites import TEMPLATE_RAISE, Composite, average_faces
 from map_pipeline.training.faces import is_picture, read_files, read_labels

@@ -378,7 +378,7 @@ def prepare(
                 told,
             )
             found = generate(
-                prior.unet, scheduler, start, schedule, protection.num_inference_steps, told
+                prior.unet, scheduler, start, schedule, protection.num_generation_steps, told
             )
         starts.append(start.half())
         back.append(unpatchify(found, patch).half())
@@ -462,7 +462,7 @@ class Step:
                 self._scheduler,
                 self._faces.starts[rows].float(),
                 protection.start_timestep,
-                protection.num_inference_steps,
+                protection.num_generation_steps,
                 self._model.conditioner(told) + self._network.encode(targets),
             )
         found = unpatchify(generated.float(), self._patch)

@@ -65,14 +65,14 @@ def score_photos(
     """
     template = torch.tensor(pipe.config.alignment_template)
     size = crop_size(unet)
-    crops, told = [], []
+    crops, told, stages = [], [], pipe.stages
     for photo in photos:
         faces = pipe.face_detector.detect(photo)
         if not faces:
             continue
         landmarks = torch.as_tensor(faces[0].landmarks)
         alignment = Alignment.from_landmarks(landmarks, template * size, size)
-        crop, landmarks68 = pipe.aligned_crop(photo, alignment)
+        crop, landmarks68 = stages.aligned_crop(photo, alignment)
         crops.append(crop)
         if conditioner is not None:
             told.append(conditioner(describe(crop, landmarks68)).detach())

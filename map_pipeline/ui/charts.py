@@ -17,7 +17,8 @@ from map_pipeline.report import ExpressionReport, FaceReport, RecogniserReport
 
 # The page is shown before torch is loaded, which this module needs.
 if TYPE_CHECKING:
-    from map_pipeline.compare import Comparison, RobustnessCheck
+    from map_pipeline.compare import Comparison
+    from map_pipeline.robustness import RobustnessCheck
 
 LINE_PERCENT = 50  # where the threshold is drawn, of the width of a track
 

@@ -26,8 +26,10 @@ from map_pipeline.ui.settings import MAX_FACES, Choices
 
 # The page is shown before torch is loaded; methods that need it import it.
 if TYPE_CHECKING:
-    from map_pipeline.compare import Comparison, RobustnessCheck
+    from map_pipeline.compare import Comparison
     from map_pipeline.faces.detect import Box
+    from map_pipeline.pipeline import MAPPipeline
+    from map_pipeline.robustness import RobustnessCheck
     from map_pipeline.ui.models import Models
 
 
@@ -180,8 +182,8 @@ class ProtectionService:
 
     def check_robustness(self, job: Job, protected: Protected) -> list[list["RobustnessCheck"]]:
         """For each face, what is left of its protection after sharing; on the CPU."""
-        from map_pipeline.compare import check_robustness
         from map_pipeline.images import to_array
+        from map_pipeline.robustness import check_robustness
 
         own = job.target if isinstance(job.target, Image.Image) else None
         pipe = self.models.judging[job.choices.detector]
@@ -215,8 +217,10 @@ class ProtectionService:
         choices, faces = job.choices, len(job.boxes)
         tell(Progress(0, 1, "Changing the expression"))
 
-        def on_step(_pipe: object, step: int, steps: int, _info: object) -> None:
+        def on_step(pipe: "MAPPipeline", step: int, _timestep: int, given: dict) -> dict:
+            steps = pipe.num_timesteps
             tell(Progress(step + 1, steps, step_text(step + 1, steps, faces)))
+            return given
 
         output = self.models.protecting[choices.detector](
             job.photo,
@@ -224,7 +228,7 @@ class ProtectionService:
             target=job.target,
             faces=job.boxes,
             mode=choices.mode,
-            strength=choices.strength,
+            max_change=choices.strength,
             expression_strength=choices.expression_strength,
             refine_steps=choices.steps or None,
             generator=torch.Generator().manual_seed(choices.seed),

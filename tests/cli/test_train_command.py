@@ -28,8 +28,8 @@ from map_pipeline.cli.train import (
 from map_pipeline.diffusion.conditioner import FaceConditioner, is_conditional
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.errors import CheckpointError, UnknownOptionError
+from map_pipeline.hub import bundled_checkpoint
 from map_pipeline.images import load_image
-from map_pipeline.pipeline import bundled_checkpoint
 from map_pipeline.training.map_training import MAPTrainingConfig
 from map_pipeline.training.prior import PRESETS, PriorConfig
 

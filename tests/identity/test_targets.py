@@ -12,9 +12,9 @@ from map_pipeline.faces.align import (
     square_corners,
 )
 from map_pipeline.faces.detect import BundledDetector
+from map_pipeline.hub import bundled_checkpoint
 from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.identity.targets import TargetBank, choose_target
-from map_pipeline.pipeline import bundled_checkpoint
 
 RECOGNISERS = ["dlib_resnet", "mobilefacenet", "faceres", "mobileface"]
 ENLARGEMENT = 3

@@ -4,9 +4,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from map_pipeline.compare import Comparison, RobustnessCheck
+from map_pipeline.compare import Comparison
 from map_pipeline.config import EMOTIONS
 from map_pipeline.report import ExpressionReport, FaceReport, RecogniserReport
+from map_pipeline.robustness import RobustnessCheck
 from map_pipeline.ui.charts import (
     comparison_chart,
     emotion_chart,

@@ -22,8 +22,9 @@ from map_pipeline.faces.align import (
 )
 from map_pipeline.faces.detect import Face, select_faces
 from map_pipeline.faces.paste import feather_mask
+from map_pipeline.identity.targets import Target
 from map_pipeline.images import uint8_tensor
-from map_pipeline.pipeline import MAPPipeline, Target
+from map_pipeline.pipeline import MAPPipeline
 
 
 @dataclass(frozen=True)

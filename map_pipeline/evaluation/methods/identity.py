@@ -14,8 +14,9 @@ from map_pipeline.identity.objectives import (
     active,
     default_objectives,
 )
+from map_pipeline.identity.targets import Target
 from map_pipeline.measure import working_threshold
-from map_pipeline.pipeline import MAPPipeline, Target
+from map_pipeline.pipeline import MAPPipeline
 
 
 def identity_loss(

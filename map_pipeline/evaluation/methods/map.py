@@ -11,6 +11,7 @@ from map_pipeline.config import MAPConfig
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods.base import Task
 from map_pipeline.identity.objectives import default_objectives, with_weights
+from map_pipeline.images import to_array
 from map_pipeline.pipeline import MAPPipeline
 
 
@@ -49,10 +50,9 @@ class MAP:
             surrogates=list(task.surrogates),
             config=self.config,
             generator=torch.Generator().manual_seed(task.seed),
-            output_type="np",
             **changed,
         )
-        return output.images[0]
+        return to_array(output.images[0])
 
     def _check_start(self, pipe: MAPPipeline, task: Task) -> None:
         """Without steps, all protection comes from a trained network."""
@@ -60,7 +60,8 @@ class MAP:
             raise UnknownOptionError(
                 f"`targets` must be auto or built-in ones for {self.name}, got a picture."
             )
-        if pipe.network_for(task.surrogates) is None:
+        network = pipe.map_network
+        if network is None or not set(network.surrogates) <= set(task.surrogates):
             raise UnknownOptionError(
                 f"`checkpoint` must hold a network trained on none but "
                 f"{', '.join(task.surrogates)} for {self.name}, got none."

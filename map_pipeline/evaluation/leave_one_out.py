@@ -1,0 +1,49 @@
+"""Pipelines whose trained network never saw the recogniser that judges them."""
+
+from pathlib import Path
+
+from map_pipeline.checksums import check_folder
+from map_pipeline.diffusion.map_network import MAPNetwork
+from map_pipeline.pipeline import MAPPipeline
+
+# `map_network` of the bundled checkpoint, trained again without one recogniser each.
+NETWORKS = Path(__file__).parent / "networks"
+
+
+def surrogates_without(pipe: MAPPipeline, left_out: str) -> tuple[str, ...]:
+    """The checkpoint's surrogates that aren't of a recogniser's family; all for ""."""
+    if not left_out:
+        return tuple(pipe.surrogates)
+    family = pipe.recognisers[left_out].config.family
+    return tuple(n for n in pipe.surrogates if pipe.recognisers[n].config.family != family)
+
+
+def leave_one_out(pipe: MAPPipeline, left_out: str) -> MAPPipeline:
+    """The same pipeline with a trained network that never saw a recogniser of this family.
+
+    Components are shared, not copied. It has no trained network where none such is bundled, or
+    where `pipe` has none: then all steps start from the prior.
+
+    Args:
+        left_out: name of a recogniser; "" leaves none out and returns `pipe` itself.
+
+    Raises:
+        CheckpointError: the bundled networks are damaged.
+    """
+    if not left_out:
+        return pipe
+    network, folder = None, NETWORKS / left_out
+    if pipe.map_network is not None and folder.is_dir():
+        check_folder(NETWORKS)
+        network = MAPNetwork.from_pretrained(folder, torch_dtype=pipe.dtype).to(pipe.device)
+        if not set(network.surrogates) <= set(surrogates_without(pipe, left_out)):
+            network = None
+    other = MAPPipeline(**{**pipe.components, "map_network": network}, **settings_of(pipe))
+    other.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
+    return other
+
+
+def settings_of(pipe: MAPPipeline) -> dict:
+    """The settings of a pipeline that aren't components, as its constructor takes them."""
+    names = ("alignment_template", "surrogates", "target_ranker", "detector", "weights_date")
+    return {name: pipe.config[name] for name in names}

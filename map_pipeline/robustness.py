@@ -1,0 +1,88 @@
+"""A protected photo after what happens to photos that are shared: JPEG and resizing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from map_pipeline.compare import largest_face
+from map_pipeline.faces.detect import Face, select_faces
+from map_pipeline.identity.targets import Target
+from map_pipeline.images import ImageInput
+from map_pipeline.images.degradations import TRANSFORMS
+from map_pipeline.measure import View, compare_identities, redetect_landmarks
+from map_pipeline.pipeline import MAPPipeline
+from map_pipeline.report import FaceReport, RecogniserReport
+
+# What is done to the protected photo: name for people -> key in `TRANSFORMS`.
+TREATMENTS = {
+    "as it is": "none",
+    "JPEG 75": "jpeg75",
+    "half size": "resize50",
+    "half size + JPEG 75": "share",
+}
+
+
+@dataclass(frozen=True)
+class RobustnessCheck:
+    """What the recognisers say about a protected face after one treatment of the photo.
+
+    Attributes:
+        treatment: one of `TREATMENTS`.
+        recognisers: their reports, the original against the treated photo.
+    """
+
+    treatment: str
+    recognisers: list[RecogniserReport]
+
+
+@torch.no_grad()
+def check_robustness(
+    pipe: MAPPipeline,
+    original: np.ndarray,
+    protected: np.ndarray,
+    report: FaceReport,
+    target: ImageInput | None = None,
+) -> list[RobustnessCheck]:
+    """Measure one protected face again after what happens to photos that are shared.
+
+    Args:
+        original: the photo, `uint8 [H,W,3]`.
+        protected: the same after protection.
+        report: of the face to look at.
+        target: the user's own target picture, where `report.target` is not a built-in one.
+
+    Returns:
+        one entry for each of `TREATMENTS`, in this order.
+    """
+    [face] = select_faces(pipe.face_detector.detect(original), [report.box])
+    source = pipe.embed(pipe.view(original, face.landmarks))
+    goal = pipe.built_in_target(report.target, source) if target is None else _own(pipe, target)
+    used = {one.name for one in report.recognisers if one.used_in_optimisation}
+    results = []
+    for name, key in TREATMENTS.items():
+        after = _treated_view(pipe, protected, face, TRANSFORMS[key])
+        reports = [
+            compare_identities(key, net, key in used, source[key], after, goal.embeddings[key])
+            for key, net in pipe.recognisers.items()
+        ]
+        results.append(RobustnessCheck(name, reports))
+    return results
+
+
+def _treated_view(pipe: MAPPipeline, photo: np.ndarray, face: Face, transform: Callable) -> View:
+    """The face in the transformed photo, found anew as a recogniser would."""
+    treated = transform(photo, 0)
+    scale = treated.shape[1] / photo.shape[1]
+    moved = replace(
+        face,
+        box=tuple(scale * corner for corner in face.box),
+        landmarks=(face.landmarks * scale).astype(np.float32),
+        landmarks68=None,
+    )
+    return pipe.view(treated, redetect_landmarks(pipe.face_detector, treated, moved))
+
+
+def _own(pipe: MAPPipeline, target: ImageInput) -> Target:
+    return Target("own image", pipe.embed(largest_face(pipe, target, "target")))
