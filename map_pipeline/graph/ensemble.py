@@ -31,7 +31,7 @@ class Ensemble(ModelMixin, ConfigMixin):
         self.networks = nn.ModuleDict()
         # Tells an empty ensemble's device and dtype, which diffusers asks of every component.
         self.register_buffer("_place", torch.empty(0), persistent=False)
-        self.register_to_config(members={})
+        self.register_to_config(members=[])  # pairs: JSON objects would lose their order
         for name, network in (members or {}).items():
             self[name] = network
 
@@ -51,7 +51,8 @@ class Ensemble(ModelMixin, ConfigMixin):
                 f"my_network, got {kind} as {name!r}."
             )
         self.networks[name] = network
-        self.register_to_config(members={**self.config.members, name: kind})
+        kept = [pair for pair in self.config.members if pair[0] != name]
+        self.register_to_config(members=[*kept, [name, kind]])
 
     def __contains__(self, name: object) -> bool:
         return name in self.networks
@@ -100,7 +101,7 @@ class Ensemble(ModelMixin, ConfigMixin):
         listed = cls.load_config(folder)["members"]
         package = importlib.import_module("map_pipeline")
         members = {}
-        for name, kind in listed.items():
+        for name, kind in listed:
             if kind not in cls.member_classes:
                 raise CheckpointError(
                     f"`members` of {folder} must be of {', '.join(cls.member_classes)}, got {kind}."

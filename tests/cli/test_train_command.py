@@ -118,7 +118,7 @@ def test_from_faces_to_a_network(
 
     train = ["train", "map", "--faces", str(faces), "--prior", str(prior), "--out", str(out)]
     train += ["--checkpoint", checkpoint, "--surrogates", "dlib_resnet", "mobilefacenet"]
-    train += ["--protection", "num_inversion_steps=2", "num_inference_steps=2"]
+    train += ["--protection", "num_inversion_steps=2", "num_generation_steps=2"]
     assert main([*train, "--weights", "chroma=3", "--set", *MAP_OPTIONS]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "24 faces prepared"

@@ -115,7 +115,7 @@ def test_ablations_differ(tiny_pipeline: MAPPipeline) -> None:
     """For real: every ablation gives a photo of its own, from the same seed."""
     photo = to_array(load_image(ASTRONAUT))[:256, 96:352]
     task = Task(photo, "happy", "first", ("dlib_resnet", "mobilefacenet"), 0)
-    settings = {"refine_steps": 3, "num_inversion_steps": 2, "num_inference_steps": 2}
+    settings = {"refine_steps": 3, "num_inversion_steps": 2, "num_generation_steps": 2}
     results = {
         name: create(name, settings=settings).protect(tiny_pipeline, task) for name in ABLATIONS
     }

@@ -113,7 +113,7 @@ def test_cost_of_noise(tiny_pipeline: MAPPipeline) -> None:
 
 def test_cost_of_map(tiny_pipeline: MAPPipeline) -> None:
     """Calls of the copy that MAP trains count."""
-    settings = {"num_inversion_steps": 4, "num_inference_steps": 2, "refine_steps": 3}
+    settings = {"num_inversion_steps": 4, "num_generation_steps": 2, "refine_steps": 3}
     method = create("map", settings=settings)
     result, spent = measure(tiny_pipeline, lambda: method.protect(tiny_pipeline, task()))
     assert result.shape == task().photo.shape

@@ -18,7 +18,7 @@ from map_pipeline.evaluation.methods.identity import identity_loss
 from map_pipeline.faces.align import extract_region
 from map_pipeline.images import load_image, to_array, uint8_tensor
 
-QUICK = {"refine_steps": 1, "num_inversion_steps": 2, "num_inference_steps": 2}
+QUICK = {"refine_steps": 1, "num_inversion_steps": 2, "num_generation_steps": 2}
 NOISE = ("pgd", "mifgsm", "tidim", "tipim")
 ONE_PIXEL = 1.5 * 2 / 32  # of the tiny score network's crop: a diagonal, in half sides
 # Which modes MAP has is the pipeline's affair; its ablations have a test file of their own.

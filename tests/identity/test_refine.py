@@ -45,7 +45,7 @@ from map_pipeline.identity.refine import (
 
 QUICK = MAPConfig(
     num_inversion_steps=2,
-    num_inference_steps=2,
+    num_generation_steps=2,
     refine_steps=2,
     learning_rate=1e-3,
     autocast="fp32",
@@ -221,7 +221,7 @@ def test_own_objective(face: Face) -> None:
         {"autocast": "bf16"},
         {"start_timestep": 1},
         {"start_timestep": 999},
-        {"num_inversion_steps": 5, "num_inference_steps": 3},
+        {"num_inversion_steps": 5, "num_generation_steps": 3},
     ],
     ids=str,
 )

@@ -37,7 +37,7 @@ TEMPLATE = torch.tensor(TINY_TEMPLATE) / TINY_INPUT  # units of the side
 SCHEDULER = new_scheduler()
 QUICK = MAPTrainingConfig(
     surrogates=("one", "two"),
-    protection=MAPConfig(num_inversion_steps=2, num_inference_steps=2),
+    protection=MAPConfig(num_inversion_steps=2, num_generation_steps=2),
     batch_size=6,
     learning_rate=1e-3,
     warmup=0,

@@ -597,7 +597,7 @@ def protect(pipe: MAPPipeline, portrait: np.ndarray, refine_steps: int) -> np.nd
     return pipe(
         portrait,
         num_inversion_steps=2,
-        num_inference_steps=2,
+        num_generation_steps=2,
         refine_steps=refine_steps,
         generator=generator(),
         output_type="np",
