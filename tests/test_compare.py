@@ -25,9 +25,8 @@ def protected(tiny_pipeline: MAPPipeline) -> tuple[np.ndarray, FaceReport]:
         target="second",
         refine_steps=2,
         generator=torch.Generator().manual_seed(0),
-        output_type="np",
     )
-    return output.images[0], output.reports[0][0]
+    return np.array(output.images[0]), output.reports[0][0]
 
 
 def test_shipped_recognisers_tell_people_apart(bundled_pipeline: MAPPipeline) -> None:
@@ -72,10 +71,12 @@ def test_untreated_photo_gives_the_report_again(
 
 
 def test_own_target_is_measured_again_too(tiny_pipeline: MAPPipeline) -> None:
-    output = tiny_pipeline(ASTRONAUT, target=MAN, refine_steps=1, output_type="np")
+    output = tiny_pipeline(ASTRONAUT, target=MAN, refine_steps=1)
     [report] = output.reports[0]
     original = to_array(load_image(ASTRONAUT))
-    untreated, *_ = check_robustness(tiny_pipeline, original, output.images[0], report, MAN)
+    untreated, *_ = check_robustness(
+        tiny_pipeline, original, np.array(output.images[0]), report, MAN
+    )
     assert untreated.recognisers == report.recognisers
 
 

@@ -329,7 +329,7 @@ def test_a_checkpoint_without_targets_or_expression_networks(
     tiny.targets = None
     with pytest.raises(CheckpointError, match="targets embedded by all"):
         target_embeddings(tiny, ["dlib_resnet"])
-    parts = {**tiny.components, "mini_xception": None}
+    parts = {**tiny.components, "expression_classifiers": None}
     MAPPipeline(**parts, detector="bundled").save_pretrained(tmp_path / "bare")
     faces = write_folder(tmp_path / "faces", 2)
     line = fail("label", "--faces", faces, "--checkpoint", tmp_path / "bare")

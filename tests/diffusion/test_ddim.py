@@ -191,7 +191,9 @@ def test_guided_generation(told_unet: UNet2DModel) -> None:
     wanted, away = torch.randn(2, 2, WIDTH).unbind(0)
 
     def guided(guidance: float) -> Tensor:
-        return generate(told_unet, scheduler, latents, 300, 3, wanted, away, guidance=guidance)
+        return generate(
+            told_unet, scheduler, latents, 300, 3, wanted, away, guidance_scale=guidance
+        )
 
     source = generate(told_unet, scheduler, latents, 300, 3, away)
     target = generate(told_unet, scheduler, latents, 300, 3, wanted)
@@ -201,19 +203,27 @@ def test_guided_generation(told_unet: UNet2DModel) -> None:
     assert (guided(2.0) - source).norm() > 1.5 * (target - source).norm()
     # Two equal conditions leave nothing to exaggerate.
     unguided = generate(
-        told_unet, scheduler, latents, 300, 3, wanted, away, guidance=5.0, guided_steps=0
+        told_unet, scheduler, latents, 300, 3, wanted, away, guidance_scale=5.0, guided_steps=0
     )
     assert torch.equal(unguided, target)
     partly, wholly = (
         generate(
-            told_unet, scheduler, latents, 300, 3, wanted, away, guidance=5.0, guided_steps=steps
+            told_unet,
+            scheduler,
+            latents,
+            300,
+            3,
+            wanted,
+            away,
+            guidance_scale=5.0,
+            guided_steps=steps,
         )
         for steps in (2, 3)
     )
     assert torch.equal(wholly, guided(5.0))
     assert 0 < (partly - wholly).norm() < (unguided - wholly).norm()
 
-    same = generate(told_unet, scheduler, latents, 300, 3, away, away, guidance=5.0)
+    same = generate(told_unet, scheduler, latents, 300, 3, away, away, guidance_scale=5.0)
     torch.testing.assert_close(same, source, **close)
 
 

@@ -12,10 +12,10 @@ from map_pipeline import (
     MAPNetwork,
     MAPPipeline,
     default_objectives,
-    diffusion,
     with_weights,
 )
 from map_pipeline.diffusion.conditioner import embedding_width
+from map_pipeline.diffusion.unet import deep_layers, predict_noise
 from map_pipeline.errors import CheckpointError
 from map_pipeline.identity.objectives import RefineTarget
 from map_pipeline.identity.refine import Networks
@@ -40,7 +40,7 @@ def noise_of(unet: torch.nn.Module) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(1, unet.config.in_channels, size, size, generator=generator)
     with torch.no_grad():
-        return diffusion.predict_noise(unet, latents, 200)
+        return predict_noise(unet, latents, 200)
 
 
 def test_a_new_network_changes_and_tells_nothing() -> None:
@@ -57,7 +57,7 @@ def test_only_deep_layers_change_and_by_low_rank() -> None:
     before = copy.deepcopy(unet.state_dict())
     trained(unet).merge_into(unet)
     changed = {n: v - before[n] for n, v in unet.state_dict().items() if (v != before[n]).any()}
-    assert set(changed) == {f"{name}.weight" for name in diffusion.deep_layers(unet)}
+    assert set(changed) == {f"{name}.weight" for name in deep_layers(unet)}
     assert not any(name.startswith(("conv_in", "conv_out", "down_blocks.0.")) for name in changed)
     for change in changed.values():
         assert torch.linalg.matrix_rank(change.flatten(1), rtol=1e-3) <= 2
@@ -71,7 +71,7 @@ def test_attached_it_computes_as_merged_and_alone_learns() -> None:
     network.requires_grad_(True).attach(attached)
     torch.testing.assert_close(noise_of(attached), noise_of(merged), atol=1e-5, rtol=1e-4)
     latents = torch.randn(1, attached.config.in_channels, *[attached.config.sample_size] * 2)
-    diffusion.predict_noise(attached, latents, 200).square().sum().backward()
+    predict_noise(attached, latents, 200).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in [*network.down, *network.up])
     own = {id(p) for p in network.parameters()}
     assert all(p.grad is None for p in attached.parameters() if id(p) not in own)
@@ -105,38 +105,15 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     assert again.config.layers == network.config.layers
 
 
-def test_the_network_that_saw_no_left_out_recogniser_is_chosen(
-    tiny_pipeline: MAPPipeline,
-) -> None:
-    def network(*names: str) -> MAPNetwork:
-        return MAPNetwork.for_unet(tiny_pipeline.unet, dict.fromkeys(names, 16), rank=1)
-
-    names = ("dlib_resnet", "mobilefacenet", "faceres")
-    parts = {
-        **tiny_pipeline.components,
-        "map_network": network(*names),
-        "map_network_without_dlib_resnet": network(*names[1:]),
-        "map_network_without_faceres": network(*names[:2]),
-    }
-    pipe = MAPPipeline(**parts)
-    assert pipe.network_for(names) is pipe.map_network
-    assert pipe.network_for([*names, "mobileface"]) is pipe.map_network
-    assert pipe.network_for(names[1:]) is pipe.map_network_without_dlib_resnet
-    assert pipe.network_for(names[:2]) is pipe.map_network_without_faceres
-    assert pipe.network_for([names[0], names[2]]) is None
-    assert tiny_pipeline.network_for(names) is None
-
-
-def test_another_u_net_leaves_the_networks_out(
+def test_another_u_net_leaves_the_network_out(
     editing_pipeline: MAPPipeline, tmp_path: Path
 ) -> None:
     editing_pipeline.save_pretrained(tmp_path)
-    assert MAPPipeline.from_pretrained(tmp_path).map_networks
-    other = MAPPipeline.from_pretrained(tmp_path, unet=editing_pipeline.unet)
-    assert not other.map_networks
-    network = editing_pipeline.map_network
-    both = MAPPipeline.from_pretrained(tmp_path, unet=editing_pipeline.unet, map_network=network)
-    assert list(both.map_networks) == ["map_network"]
+    assert MAPPipeline.from_pretrained(tmp_path).map_network is not None
+    unet, network = editing_pipeline.unet, editing_pipeline.map_network
+    assert MAPPipeline.from_pretrained(tmp_path, unet=unet).map_network is None
+    both = MAPPipeline.from_pretrained(tmp_path, unet=unet, map_network=network)
+    assert both.map_network is network
 
 
 def test_only_built_in_targets_start_from_the_network(
@@ -148,7 +125,7 @@ def test_only_built_in_targets_start_from_the_network(
         seen.append(networks.map_network)
         return torch.zeros_like(goal.source_crop)
 
-    monkeypatch.setattr("map_pipeline.pipeline.refine", watch)
+    monkeypatch.setattr("map_pipeline.stages.refine", watch)
 
     def start(**settings: object) -> MAPNetwork | None:
         editing_pipeline(ASTRONAUT, expression_strength=0, **settings)
@@ -168,14 +145,14 @@ def test_a_trained_start_saves_steps(editing_pipeline: MAPPipeline) -> None:
     config = MAPConfig(num_inversion_steps=2, refine_steps=3, steps_saved=2, expression_strength=0)
 
     def steps(**settings: object) -> int:
-        told: list[tuple[int, int]] = []
-        editing_pipeline(
-            ASTRONAUT,
-            config=config,
-            callback_on_step_end=lambda _pipe, step, steps, _info: told.append((step, steps)),
-            **settings,
-        )
-        assert told == [(step, len(told)) for step in range(len(told))]
+        told: list[int] = []
+
+        def count(_pipe: MAPPipeline, step: int, _timestep: int, given: dict) -> dict:
+            told.append(step)
+            return given
+
+        editing_pipeline(ASTRONAUT, config=config, callback_on_step_end=count, **settings)
+        assert told == list(range(editing_pipeline.num_timesteps))
         return len(told)
 
     assert steps() == 1

@@ -257,7 +257,7 @@ def test_only_the_surrogates_count(photo: np.ndarray) -> None:
     pipe = build_tiny_pipeline()
     method = create("tipim", steps=3)
     first = method.protect(pipe, task(photo, surrogates=("dlib_resnet",)))
-    for parameter in pipe.mobilefacenet.parameters():
+    for parameter in pipe.recognisers["mobilefacenet"].parameters():
         parameter.data.mul_(-1)
     np.testing.assert_array_equal(
         method.protect(pipe, task(photo, surrogates=("dlib_resnet",))), first

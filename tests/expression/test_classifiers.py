@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification
 
-import map_pipeline.expression.classifiers as expression
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import CheckpointError
 from map_pipeline.expression.classifiers import (
@@ -19,8 +18,9 @@ from map_pipeline.expression.classifiers import (
     to_grey,
 )
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112, arcface_template
+from map_pipeline.hub import bundled_checkpoint
 
-CHECKPOINT = Path(expression.__file__).parent / "checkpoint"
+CHECKPOINT = bundled_checkpoint()
 DATA = Path(__file__).parents[1] / "data"
 ENCODERS = ("mini_xception", "face_api_expression")
 # As a network published on the Hub might name and order them.
@@ -34,7 +34,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def encoder(name: str) -> ExpressionClassifier:
-    return ExpressionClassifier.from_pretrained(CHECKPOINT / name)
+    return ExpressionClassifier.from_pretrained(CHECKPOINT / "expression_classifiers" / name)
 
 
 def smooth_images(batch: int, size: int) -> Tensor:

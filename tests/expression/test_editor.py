@@ -12,25 +12,23 @@ from map_pipeline.config import EMOTIONS
 from map_pipeline.diffusion.conditioner import FaceConditioner, embedding_width
 from map_pipeline.expression.classifiers import to_grey
 from map_pipeline.expression.editor import (
-    INTENSITY,
     WHITE_TINT,
     EditSettings,
     ExpressionEdit,
-    ExpressionShapes,
     apply_edit,
     edit_expression,
-    lip_gap,
     natural_colours,
     polygon_mask,
     smooth,
 )
+from map_pipeline.expression.shapes import INTENSITY, ExpressionShapes, lip_gap
 from map_pipeline.expression.warp import least_area
 from map_pipeline.faces.align import Alignment, apply_affine
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.training.expression_shapes import RECIPES, action_units
 
 SIZE = 64
-SETTINGS = EditSettings(level=300, inversion_steps=2, generation_steps=2)
+SETTINGS = EditSettings(timestep=300, inversion_steps=2, generation_steps=2)
 HAPPY, SAD, SURPRISE = (EMOTIONS.index(name) for name in ("happy", "sad", "surprise"))
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from map_pipeline.config import MODES
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.identity.objectives import (
     EXPRESSION_CE_FLOOR,
@@ -12,8 +13,8 @@ from map_pipeline.identity.objectives import (
     RefineTarget,
     active,
     default_objectives,
-    mode_objectives,
-    sees_expression,
+    needs,
+    objectives_for,
     unsolved_expression,
     with_weights,
 )
@@ -145,8 +146,8 @@ def test_with_weights_copies() -> None:
 
 def test_fast_takes_one_gradient_and_leaves_out_what_costs_much() -> None:
     """L_E is added and no side of its own, L_SM is left out; all the rest is the same."""
-    assert mode_objectives("strong") == default_objectives()
-    fast = {o.name: o for o in mode_objectives("fast")}
+    assert objectives_for(MODES["strong"]) == default_objectives()
+    fast = {o.name: o for o in objectives_for(MODES["fast"])}
     assert active(list(fast.values()), "expression") == []
     assert fast["expression"].side == "prior"
     assert 0 < fast["expression"].weight < 1
@@ -169,10 +170,10 @@ def test_a_solved_expression_asks_for_no_more(unchanged: RefineState, goal: Refi
 
 
 def test_the_expression_is_looked_at_where_it_counts() -> None:
-    assert sees_expression(mode_objectives("strong"))
-    assert sees_expression(mode_objectives("fast"))
+    assert needs(objectives_for(MODES["strong"]), "logits")
+    assert needs(objectives_for(MODES["fast"]), "logits")
     for mode in ("strong", "fast"):
-        assert not sees_expression(with_weights(mode_objectives(mode), expression=0))
+        assert not needs(with_weights(objectives_for(MODES[mode]), expression=0), "logits")
 
 
 def test_unknown_objective() -> None:

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import map_pipeline.identity.recognisers as recognition
 from map_pipeline.errors import CheckpointError, UnknownOptionError
 from map_pipeline.faces.align import arcface_template
+from map_pipeline.hub import bundled_checkpoint
 from map_pipeline.identity.recognisers import FaceRecogniser, find_arcface, load_arcface
 
-CHECKPOINT = Path(recognition.__file__).parent / "checkpoint"
+CHECKPOINT = bundled_checkpoint()
 REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "reference_outputs.json").read_text())
 RECOGNISERS = ("dlib_resnet", "mobilefacenet", "faceres", "mobileface")
 
@@ -43,7 +43,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def recogniser(name: str) -> FaceRecogniser:
-    return FaceRecogniser.from_pretrained(CHECKPOINT / name)
+    return FaceRecogniser.from_pretrained(CHECKPOINT / "recognisers" / name)
 
 
 def test_embeddings_equal_the_original_runtime(recogniser: FaceRecogniser, name: str) -> None:
@@ -60,7 +60,7 @@ def test_half_precision_files_load_as_float32(recogniser: FaceRecogniser) -> Non
 
 def test_bfloat16_stays_close(recogniser: FaceRecogniser, name: str) -> None:
     crops = synthetic_batch(recogniser.config.input_size)
-    half = FaceRecogniser.from_pretrained(CHECKPOINT / name, dtype=torch.bfloat16)
+    half = FaceRecogniser.from_pretrained(CHECKPOINT / "recognisers" / name, dtype=torch.bfloat16)
     with torch.no_grad():
         embeddings = half.embed(crops)
         expected = recogniser.embed(crops)
@@ -256,5 +256,7 @@ def test_dlib_itself_gives_the_same_embedding() -> None:
     expected = torch.tensor([list(network.compute_face_descriptor(chip)) for chip in chips])
     crops = torch.from_numpy(np.stack(chips)).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
-        embeddings = FaceRecogniser.from_pretrained(CHECKPOINT / "dlib_resnet").embed(crops)
+        embeddings = FaceRecogniser.from_pretrained(
+            CHECKPOINT / "recognisers" / "dlib_resnet"
+        ).embed(crops)
     assert F.cosine_similarity(embeddings, expected).min() > 0.9999

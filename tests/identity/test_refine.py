@@ -16,6 +16,7 @@ from map_pipeline.diffusion.unet import (
     compile_network,
     crop_size,
     patchify,
+    trainable_parameters,
     unpatchify,
 )
 from map_pipeline.errors import NotFiniteError, UnknownOptionError
@@ -26,21 +27,24 @@ from map_pipeline.faces.align import (
     warp_affine,
 )
 from map_pipeline.faces.paste import feather_mask
-from map_pipeline.identity.gradients import Gradient, GradientEMA, dot_per_layer
+from map_pipeline.identity.gradients import (
+    Gradient,
+    GradientCombiner,
+    GradientEMA,
+    dot_per_layer,
+    side_gradients,
+)
 from map_pipeline.identity.losses import multiscale_ssim
 from map_pipeline.identity.objectives import RefineTarget
 from map_pipeline.identity.refine import (
     FACTOR_BITS,
     MAX_AMPLIFICATION,
     CropGeometry,
-    GradientCombiner,
     Networks,
-    Step,
+    RefineStep,
     fit_to_budget,
     picture_loss,
     refine,
-    side_gradients,
-    trainable_parameters,
 )
 
 QUICK = MAPConfig(
@@ -93,8 +97,13 @@ def run(
     config: MAPConfig = QUICK,
     objectives: list[Objective] | None = None,
     seed: int = 0,
-) -> tuple[Tensor, list[Step]]:
-    steps: list[Step] = []
+) -> tuple[Tensor, list[RefineStep]]:
+    steps: list[RefineStep] = []
+
+    def keep(_index: int, step: RefineStep) -> Tensor:
+        steps.append(step)
+        return step.latents
+
     residual = refine(
         face.networks,
         face.goal,
@@ -102,7 +111,7 @@ def run(
         default_objectives() if objectives is None else objectives,
         config,
         torch.Generator().manual_seed(seed),
-        lambda _index, step: steps.append(step),
+        keep,
     )
     return residual, steps
 
@@ -113,7 +122,7 @@ def only(*names: str) -> list[Objective]:
 
 @pytest.mark.parametrize("name", ["impersonation", "dodging", "expression"])
 def test_loss_goes_down(face: Face, name: str) -> None:
-    config = dataclasses.replace(QUICK, refine_steps=10, views=0)
+    config = dataclasses.replace(QUICK, refine_steps=10, num_eot_views=0)
     _, steps = run(face, config, only(name))
     values = [step.losses[name] for step in steps]
     assert len(values) == 10
@@ -215,8 +224,8 @@ def test_own_objective(face: Face) -> None:
     [
         {"projection": False},
         {"ema_decay": 0.0},
-        {"views": 0},
-        {"views": 3},
+        {"num_eot_views": 0},
+        {"num_eot_views": 3},
         {"max_expression_grad_ratio": 0.0},
         {"autocast": "bf16"},
         {"start_timestep": 1},
@@ -416,7 +425,7 @@ def test_one_pass_is_what_the_network_makes_of_the_target(trained: Face) -> None
 
 def test_steps_go_on_from_the_trained_network(trained: Face) -> None:
     """Its first guess counts where the steps only harm, and is what they start from."""
-    blunder = dataclasses.replace(QUICK, refine_steps=2, learning_rate=10.0, views=0)
+    blunder = dataclasses.replace(QUICK, refine_steps=2, learning_rate=10.0, num_eot_views=0)
     smooth = Objective("smooth", "-", "prior", 1.0, lambda c, _: c.crop.diff().square().mean())
     residual, steps = run(trained, blunder, [smooth])
     assert steps[1].losses["smooth"] > steps[0].losses["smooth"]
@@ -427,7 +436,7 @@ def test_steps_go_on_from_the_trained_network(trained: Face) -> None:
 
 def test_the_look_before_any_step_never_counts(told: Face) -> None:
     """Even where steps only harm: told a condition or not, the prior alone doesn't protect."""
-    blunder = dataclasses.replace(QUICK, refine_steps=2, learning_rate=10.0, views=0)
+    blunder = dataclasses.replace(QUICK, refine_steps=2, learning_rate=10.0, num_eot_views=0)
     near = Objective(
         "near", "-", "prior", 1.0, lambda c, g: (c.crop - g.source_crop - 0.01).square().mean()
     )
@@ -439,7 +448,7 @@ def test_the_look_before_any_step_never_counts(told: Face) -> None:
 
 
 def test_steps_go_on_from_what_the_network_makes(told: Face) -> None:
-    config = dataclasses.replace(QUICK, refine_steps=10, views=0)
+    config = dataclasses.replace(QUICK, refine_steps=10, num_eot_views=0)
     _, steps = run(told, config, only("impersonation"))
     values = [step.losses["impersonation"] for step in steps]
     assert values[-1] < values[0]

@@ -64,7 +64,9 @@ def test_unknown_name_is_explained(bank: TargetBank) -> None:
 
 @pytest.mark.parametrize("recogniser", RECOGNISERS)
 def test_stored_embeddings_are_those_of_the_pictures(bank: TargetBank, recogniser: str) -> None:
-    net = FaceRecogniser.from_pretrained(bundled_checkpoint() / recogniser, dtype=torch.float32)
+    net = FaceRecogniser.from_pretrained(
+        bundled_checkpoint() / "recognisers" / recogniser, dtype=torch.float32
+    )
     template = arcface_template(bank.config.image_size, 0.06).expand(len(bank.names), -1, -1)
     with torch.no_grad():
         computed = net.eval()(bank.images.float() / 255, template)
