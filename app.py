@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from map_pipeline.ui import charts, found_faces, layout, results, style, texts
+from map_pipeline.ui import charts, found_faces, page, results, style, texts
 from map_pipeline.ui.cache import use_own_cache
 from map_pipeline.ui.endpoints import Endpoints, File
 from map_pipeline.ui.examples import load_examples
@@ -133,19 +133,19 @@ def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
         gr.Markdown(texts.INTRO, elem_id="intro")
         with gr.Tab("Protect"), gr.Row():
             with gr.Column(scale=5):
-                top = layout.photo_area(examples)
-                form = layout.form(top.faces, targets)
+                top = page.photo_area(examples)
+                form = page.form(top.faces, targets)
                 with gr.Row():
                     button = gr.Button("Protect", variant="primary", size="lg", scale=3)
                     stop = gr.Button("Stop", variant="stop", size="lg", visible=False)
                 status = gr.HTML(elem_id="status", padding=False)
                 gr.Markdown(texts.PRIVACY_LINE, elem_classes="map-note")
             with gr.Column(scale=6):
-                out = layout.result_area()
+                out = page.result_area()
         with gr.Tab("Check a photo"):
-            check = layout.check_tab()
+            check = page.check_tab()
         with gr.Tab("About"):
-            layout.explanations()
+            page.explanations()
 
         limit = RateLimit(settings.rate_limit, settings.rate_seconds)
         endpoints = Endpoints(studio, run, limit, targets, top.photo.GRADIO_CACHE)
@@ -163,12 +163,12 @@ def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
         top.examples.click(
             show_example, top.examples, [*result_shown, top.photo, form.emotion, form.mode],
             show_progress="hidden", **AT_ONCE,
-        ).success(None, js=layout.SHOW_RESULT, api_visibility="private")  # fmt: skip
+        ).success(None, js=page.SHOW_RESULT, api_visibility="private")  # fmt: skip
         job = button.click(busy, outputs=buttons, queue=False, **AT_ONCE).then(
             protect_on_page, inputs, result_shown, show_progress_on=status, preprocess=False,
             concurrency_id="protect", api_visibility="private",
         )  # fmt: skip
-        job.success(None, js=layout.SHOW_RESULT, api_visibility="private")
+        job.success(None, js=page.SHOW_RESULT, api_visibility="private")
         for ended in (job.success, job.failure):
             ended(idle, outputs=[*buttons, status], **AT_ONCE)
         stop.click(stopping, outputs=[stop, status], cancels=job, **AT_ONCE)
@@ -207,7 +207,7 @@ def start(settings: PageSettings, load: Callable[[], Any], **options: Any) -> gr
     photos = [Image.open(one.photo) for one in load_examples(settings.examples)]
     demo.queue(max_size=settings.queue_size, default_concurrency_limit=settings.concurrency)
     demo.launch(
-        theme=layout.theme(),
+        theme=page.theme(),
         css=style.page_css(targets, photos),
         run_history=False,  # it would keep photos in the visitor's browser
         max_file_size=f"{settings.max_upload_mb}mb",
@@ -234,5 +234,5 @@ def load_shipped(settings: PageSettings) -> Any:
 
 
 if __name__ == "__main__":
-    page = PageSettings.from_environment()
-    start(page, lambda: load_shipped(page)).block_thread()
+    settings = PageSettings.from_environment()
+    start(settings, lambda: load_shipped(settings)).block_thread()

@@ -1,4 +1,4 @@
-"""Command line: `map-protect protect|compare|evaluate|profile|curves|blind|train|targets|info`.
+"""Command line: `map-protect protect|compare|evaluate|profile|blind|train|targets|info`.
 
 Exit codes: 0 all done; 1 some files of a folder failed (they are listed at the end); 2 the input or
 an option is wrong, and nothing was written; 3 all was written, but a recogniser sees other than
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from map_pipeline.cli.blind import add_blind
-from map_pipeline.cli.curves import add_curves
 from map_pipeline.cli.evaluate import add_evaluate
 from map_pipeline.cli.profile import add_profile
 from map_pipeline.cli.train import add_train
@@ -123,7 +122,6 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_model_options(add_evaluate(commands))
     add_model_options(add_profile(commands))
-    add_model_options(add_curves(commands))
     add_blind(commands)
     add_train(commands)
 

@@ -32,6 +32,7 @@ from map_pipeline.errors import UnknownOptionError, check_setting
 from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.faces.paste import feather_mask
+from map_pipeline.identity.gradients import GradientCombiner, objective_gradient
 from map_pipeline.identity.objectives import (
     Objective,
     RefineState,
@@ -41,7 +42,6 @@ from map_pipeline.identity.objectives import (
     default_objectives,
 )
 from map_pipeline.identity.recognisers import FaceRecogniser
-from map_pipeline.identity.refine import GradientCombiner, objective_gradient
 from map_pipeline.identity.views import jitter_landmarks, random_view
 from map_pipeline.measure import working_threshold
 from map_pipeline.training.augment import Batch, mirror

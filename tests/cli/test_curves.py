@@ -18,6 +18,7 @@ from map_pipeline.evaluation.curves import (
     STEPS,
     VARIANTS,
     Runs,
+    Step,
     draw,
     mean_and_half,
     panels,
@@ -26,7 +27,6 @@ from map_pipeline.evaluation.curves import (
     to_markdown,
 )
 from map_pipeline.evaluation.plots import COLOURS
-from map_pipeline.identity.refine import Step
 from map_pipeline.images import load_image
 
 LAST = MODES["strong"].refine_steps - 1
