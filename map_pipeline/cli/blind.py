@@ -1,36 +1,48 @@
-"""`map-protect blind`: name the emotions of protected faces without knowing what was asked."""
+"""Name the emotions of protected faces without knowing what was asked.
 
-import argparse
+`map-protect blind sheets`, then `map-protect blind score`.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-# Modules that load torch are imported in the functions, so that help and a typing error come fast.
-
-
-def add_blind(commands: Any) -> None:
-    """Add the subcommand, which has two of its own."""
-    parser = commands.add_parser(
-        "blind", help="name the emotions of protected faces without knowing what was asked"
-    )
-    steps = parser.add_subparsers(required=True, metavar="STEP")
-
-    sheets = steps.add_parser("sheets", help="write numbered contact sheets and their key")
-    sheets.add_argument(
-        "folder", type=Path, metavar="RUN", help="folder of an evaluation with --emotion all"
-    )
-    sheets.add_argument("--out", type=Path, required=True, help="new folder for the sheets")
-    sheets.add_argument("--count", type=int, default=48, help="faces to show (default: 48)")
-    sheets.add_argument("--seed", type=int, default=0, help="of choice and order (default: 0)")
-    sheets.add_argument("--method", help="whose results, if the run has several methods")
-    sheets.set_defaults(run=run_sheets)
-
-    score = steps.add_parser("score", help="compare answers with the key")
-    score.add_argument("folder", type=Path, metavar="DIR", help="folder with the sheets")
-    score.add_argument("answers", type=Path, metavar="ANSWERS", help="CSV file: number,emotion")
-    score.set_defaults(run=run_score)
+import tyro
 
 
-def run_sheets(options: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class Sheets:
+    """Write numbered contact sheets and their key.
+
+    Attributes:
+        folder: Folder of an evaluation with --emotion all.
+        out: New folder for the sheets.
+        count: Faces to show.
+        seed: Of choice and order.
+        method: Whose results, if the run has several methods.
+    """
+
+    folder: Annotated[Path, tyro.conf.arg(metavar="RUN"), tyro.conf.Positional]
+    out: Path
+    count: int = 48
+    seed: int = 0
+    method: str | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """Compare answers with the key.
+
+    Attributes:
+        folder: Folder with the sheets.
+        answers: CSV file with the columns number and emotion.
+    """
+
+    folder: Annotated[Path, tyro.conf.arg(metavar="DIR"), tyro.conf.Positional]
+    answers: Annotated[Path, tyro.conf.arg(metavar="ANSWERS"), tyro.conf.Positional]
+
+
+def run_sheets(options: Sheets) -> int:
     """Write the sheets and say what to do with them."""
     from map_pipeline.config import EMOTIONS
     from map_pipeline.evaluation.blind import ANSWERS, KEY, make_sheets
@@ -43,9 +55,12 @@ def run_sheets(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_score(options: argparse.Namespace) -> int:
+def run_score(options: Score) -> int:
     """Print the confusion table and the accuracy as Markdown."""
     from map_pipeline.evaluation.blind import score
 
     print(score(options.folder, options.answers))
     return 0
+
+
+SUBCOMMANDS = {"sheets": (Sheets, run_sheets), "score": (Score, run_score)}

@@ -1,56 +1,79 @@
-"""Options and their types that several commands of the evaluation share."""
+"""What commands share: parsing, loading the checkpoint, and checks before long runs."""
 
-import argparse
+import inspect
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import tyro  # writes options and help from the dataclasses that the library uses anyway
+
+# Modules that load torch are imported in the functions, so that help and a typing error come fast.
+if TYPE_CHECKING:
+    from map_pipeline.pipeline import MAPPipeline
+
+Parsed = TypeVar("Parsed")
+# Fields of another dataclass, as options without a prefix.
+Inline = Annotated[Parsed, tyro.conf.arg(name="")]
 
 
-def add_photos(parser: Any, required: bool = False) -> None:
-    """Add the options that choose photos and targets to a parser or one of its groups."""
-    parser.add_argument(
-        "--pairs",
-        type=Path,
-        required=required,
-        help="folder or zip with NAME_a.* (to protect) and NAME_b.* (another photo of the same "
-        "person), or with one folder per identity; targets as ID_enroll.* and ID_probe.*",
+def parse(kind: type[Parsed], arguments: Sequence[str], prog: str) -> Parsed:
+    """Options as a dataclass; exits with code 2 and a text on stderr for wrong ones.
+
+    Args:
+        kind: the dataclass; its docstring describes the command and its fields. Where it has a
+            class method `defaults(arguments)`, that makes the defaults.
+    """
+    defaults = getattr(kind, "defaults", None)
+    given = {} if defaults is None else {"default": defaults(arguments)}
+    return tyro.cli(
+        kind,
+        prog=prog,
+        description=inspect.cleandoc(kind.__doc__ or "").split("Attributes:")[0].strip(),
+        args=list(arguments),
+        config=(tyro.conf.FlagCreatePairsOff,),
+        **given,
     )
-    parser.add_argument(
-        "--targets",
-        type=names,
-        help="ids of targets, names of built-in composites, or auto, used in turn "
-        "(default: all in --pairs, else auto)",
-    )
-    parser.add_argument("--skip", type=whole, default=0, help="leave out the first photos")
-    parser.add_argument("--limit", type=positive, help="protect only so many photos")
 
 
-def names(text: str) -> tuple[str, ...]:
-    """Names separated by commas, each once, for argparse."""
-    found = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not found:
-        raise argparse.ArgumentTypeError("must hold at least one name")
-    return found
+@dataclass(frozen=True)
+class Model:
+    """The checkpoint and where it runs.
+
+    Attributes:
+        checkpoint: Folder or Hub repository; the bundled one if not given.
+        device: cpu, cuda and so on; cuda where there is one if not given.
+    """
+
+    checkpoint: str | None = None
+    device: str | None = None
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+def load_pipeline(model: Model, detector: str | None = None) -> "MAPPipeline":
+    """Load the checkpoint on the chosen device."""
+    import torch
+
+    from map_pipeline.images import quiet_pillow
+    from map_pipeline.pipeline import MAPPipeline
+
+    quiet_pillow()
+    settings = {} if detector is None else {"detector": detector}
+    pipe = MAPPipeline.from_pretrained(model.checkpoint, **settings)
+    return pipe.to(model.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def whole(text: str) -> int:
-    """A whole number of at least 0, for argparse."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
-    return value
+def check_writable(option: str, folder: Path) -> None:
+    """Create the folder and a nameless file in it, so that a full run isn't lost at its end.
 
-
-def rates(text: str) -> tuple[float, ...]:
-    """False accept rates in (0,1) separated by commas, for argparse."""
-    values = tuple(float(one) for one in names(text))
-    if not all(0 < value < 1 for value in values):
-        raise argparse.ArgumentTypeError(f"must lie in (0, 1), got {text}")
-    return values
+    Raises:
+        OSError: that isn't possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"`{option}` must lie in a folder that can be written, got {folder} ({error.strerror})."
+        ) from None

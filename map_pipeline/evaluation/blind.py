@@ -7,20 +7,18 @@ key file tells which emotion was asked for. `score` compares a person's answers 
 import csv
 import io
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import InvalidImageError, UnknownOptionError
 from map_pipeline.evaluation.contact_sheet import changed_box
-from map_pipeline.evaluation.findings import percent_with_interval
-from map_pipeline.evaluation.results import PhotoRow, photos_file, read_rows
-from map_pipeline.evaluation.runner import photo_file
-from map_pipeline.evaluation.verification import rate
+from map_pipeline.evaluation.protocol import wilson
+from map_pipeline.evaluation.results import PhotoRow, photo_file, photos_file, read_rows
 from map_pipeline.images import load_image, save_image, to_array, write_atomically
 
 COLUMNS, ROWS = 4, 3  # faces on one sheet
@@ -147,34 +145,22 @@ def score(folder: Path, answers: Path) -> str:
     lines = _read(folder / KEY, "`DIR` must be a folder of `map-protect blind sheets`")
     asked = {int(line["number"]): line["emotion"] for line in lines}
     named = read_answers(answers, asked)
-    counts = confusion(asked, named)
-    hits = rate(named[number] == emotion for number, emotion in asked.items()).to_dict()
-    header = ("asked \\ named", *EMOTIONS, "named right")
-    rows = [
-        [emotion, *map(str, counts[index]), percent_with_interval(_share(counts, index))]
-        for index, emotion in enumerate(EMOTIONS)
-    ]
-    table = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
-    right = int(np.trace(counts))
-    verdict = (
-        f"Named right: {right} of {len(asked)}, {percent_with_interval(hits)}; by chance "
-        f"{100 / len(EMOTIONS):.1f} %. Brackets hold 95 % intervals (Wilson)."
+    seen = pd.DataFrame({"asked": asked, "named": named})
+    names = list(EMOTIONS)
+    counts = pd.crosstab(seen["asked"], seen["named"]).reindex(names, columns=names, fill_value=0)
+    right = [int(counts.loc[name, name]) for name in names]
+    counts["named right"] = [_percent(k, n) for k, n in zip(right, counts.sum(axis=1), strict=True)]
+    return (
+        f"{counts.rename_axis('asked, named').to_markdown()}\n\n"
+        f"Named right: {sum(right)} of {len(asked)}, {_percent(sum(right), len(asked))}; by chance "
+        f"{100 / len(names):.1f} %. Brackets hold 95 % intervals (Wilson)."
     )
-    return "\n".join([*table, "", verdict])
 
 
-def confusion(asked: Mapping[int, str], named: Mapping[int, str]) -> np.ndarray:
-    """How often each emotion, down, was named as each, across: `int [7,7]`."""
-    counts = np.zeros((len(EMOTIONS), len(EMOTIONS)), int)
-    for number, emotion in asked.items():
-        counts[EMOTIONS.index(emotion), EMOTIONS.index(named[number])] += 1
-    return counts
-
-
-def _share(counts: np.ndarray, index: int) -> dict[str, float | int]:
-    """Rate of the faces of one emotion that were named right."""
-    right, total = int(counts[index, index]), int(counts[index].sum())
-    return rate([True] * right + [False] * (total - right)).to_dict()
+def _percent(successes: int, trials: int) -> str:
+    low, high = wilson(successes, trials)
+    share = f"{100 * successes / trials:.1f} %" if trials else "-"
+    return f"{share} ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def read_answers(path: Path, numbers: Iterable[int]) -> dict[int, str]:

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
@@ -20,7 +20,6 @@ from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.pipeline import MAPPipeline
 
 SAMPLE_SECONDS = 0.01  # between two looks at the memory
-STATUS = Path("/proc/self/status")  # where Linux tells a process's resident memory
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,7 @@ class Cost:
     Attributes:
         seconds: wall clock time.
         peak_memory_mb: most memory in use during the call, MiB (2^20 bytes): allocated on the GPU
-            if the pipeline is on one, else resident in this process, networks included; 0 where
-            the system doesn't tell.
+            if the pipeline is on one, else resident in this process, networks included.
         unet_calls: forward passes of the score network or a copy of it, however large the batch.
         recogniser_calls: forward passes of recognisers, all of them together.
     """
@@ -118,11 +116,5 @@ def _resident_memory() -> Iterator[_Peak]:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process now; 0 where the system doesn't tell."""
-    try:
-        status = STATUS.read_text()
-    except OSError:
-        return 0
-    # The line reads "VmRSS:    123456 kB"; a kB here is 1024 bytes.
-    values = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
-    return 1024 * int(values[0]) if values else 0
+    """Resident memory of this process now."""
+    return psutil.Process().memory_info().rss

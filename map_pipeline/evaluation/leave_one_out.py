@@ -4,6 +4,7 @@ from pathlib import Path
 
 from map_pipeline.checksums import check_folder
 from map_pipeline.diffusion.map_network import MAPNetwork
+from map_pipeline.errors import UnknownOptionError
 from map_pipeline.pipeline import MAPPipeline
 
 # `map_network` of the bundled checkpoint, trained again without one recogniser each.
@@ -16,6 +17,23 @@ def surrogates_without(pipe: MAPPipeline, left_out: str) -> tuple[str, ...]:
         return tuple(pipe.surrogates)
     family = pipe.recognisers[left_out].config.family
     return tuple(n for n in pipe.surrogates if pipe.recognisers[n].config.family != family)
+
+
+def rotation(pipe: MAPPipeline, leave_out: str) -> tuple[str, ...]:
+    """Recognisers to leave out in turn; `("",)` if none is.
+
+    Raises:
+        UnknownOptionError: all surrogates are of one family, so that none would be left.
+    """
+    if leave_out == "none":
+        return ("",)
+    for name in pipe.surrogates:
+        if not surrogates_without(pipe, name):
+            raise UnknownOptionError(
+                "`leave_out` must be 'none' where all surrogates are of one family, "
+                f"got {leave_out!r} and {', '.join(pipe.surrogates)}."
+            )
+    return tuple(pipe.surrogates)
 
 
 def leave_one_out(pipe: MAPPipeline, left_out: str) -> MAPPipeline:

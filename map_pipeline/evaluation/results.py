@@ -8,7 +8,7 @@ its line in `photos.csv` is whole. `repair` drops whatever a killed run left bey
 import csv
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar, get_args
@@ -105,14 +105,20 @@ def unit(row: Row | PhotoRow) -> Unit:
     return row.photo, row.method, row.left_out
 
 
-def results_file(out: Path, rank: int | None = None) -> Path:
-    """`results.csv`, or the part that the process `rank` writes."""
-    return out / ("results.csv" if rank is None else f"results.{rank}.csv")
+def results_file(out: Path) -> Path:
+    """Where all `Row` of a run are."""
+    return out / "results.csv"
 
 
-def photos_file(out: Path, rank: int | None = None) -> Path:
-    """`photos.csv`, or the part that the process `rank` writes."""
-    return out / ("photos.csv" if rank is None else f"photos.{rank}.csv")
+def photos_file(out: Path) -> Path:
+    """Where all `PhotoRow` of a run are."""
+    return out / "photos.csv"
+
+
+def photo_file(out: Path, folder: str, name: str, left_out: str = "") -> Path:
+    """Where a picture is kept: `photos/FOLDER/NAME[.without_RECOGNISER].png`."""
+    ending = f".without_{left_out}" if left_out else ""
+    return out / "photos" / folder / f"{name}{ending}.png"
 
 
 def read_rows(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
@@ -145,31 +151,16 @@ def append_rows(path: Path, rows: Sequence[AnyRow]) -> None:
 
 
 def repair(out: Path) -> list[PhotoRow]:
-    """Join the processes' files and drop rows of unfinished units; return the finished units.
+    """Drop rows of unfinished units, and what a kill cut off; return the finished units.
 
-    Safe to be killed at any point and to be repeated: files are replaced atomically, parts are
-    deleted last, and a row that is there twice counts once.
+    Safe to be killed at any point and to be repeated: files are replaced atomically.
     """
-    photo_parts = sorted(out.glob("photos.*.csv"))
-    result_parts = sorted(out.glob("results.*.csv"))
-    photos = _unique(photos_file(out), photo_parts, PhotoRow, unit)
+    photos = read_rows(photos_file(out), PhotoRow)
     done = {unit(row) for row in photos}
-    rows = _unique(
-        results_file(out),
-        result_parts,
-        Row,
-        lambda row: (*unit(row), row.recogniser, row.transformation),
-    )
-    _write(results_file(out), [row for row in rows if unit(row) in done], Row)
+    rows = [row for row in read_rows(results_file(out), Row) if unit(row) in done]
+    _write(results_file(out), rows, Row)
     _write(photos_file(out), photos, PhotoRow)
-    for part in (*photo_parts, *result_parts):
-        part.unlink()
     return photos
-
-
-def _unique(path: Path, parts: Iterable[Path], kind: type[AnyRow], key: object) -> list[AnyRow]:
-    rows = [row for file in (path, *parts) for row in read_rows(file, kind)]
-    return list({key(row): row for row in rows}.values())
 
 
 def _write(path: Path, rows: Sequence[AnyRow], kind: type[AnyRow]) -> None:

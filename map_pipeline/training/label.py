@@ -40,7 +40,7 @@ def label(source: Path, template: Tensor, classifiers: Collection[ExpressionClas
     seen = torch.cat(
         [_emotions(batch, template, classifiers) for batch in tqdm(images.split(BATCH), "emotions")]
     )
-    landmarks68, found = _contours(images, template)
+    landmarks68, found = _landmarks(images, template)
     known = by_hand.sum(1, keepdim=True) > 0
     emotions = torch.where(known, by_hand, seen)
     faces = FaceSet(names, images, emotions, landmarks68, found, find_grey(images))
@@ -58,13 +58,13 @@ def _emotions(
     return mean_probabilities(classifiers, pixels, landmarks)
 
 
-def _contours(images: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:
+def _landmarks(images: Tensor, template: Tensor) -> tuple[Tensor, Tensor]:
     """Landmarks `[N,68,2]` in units of the side and whether they were found `[N]`."""
     finder, size = LandmarkFinder(), images.shape[-1]
     start = template.numpy().astype(np.float32) * size
     landmarks68, found = torch.zeros(len(images), 68, 2), torch.zeros(len(images)).bool()
-    for row, image in enumerate(tqdm(images, "landmarks68")):
-        landmarks68 = finder.find_aligned(image.permute(1, 2, 0).numpy(), start)
-        if landmarks68 is not None:
-            landmarks68[row], found[row] = torch.from_numpy(landmarks68) / size, True
+    for row, image in enumerate(tqdm(images, "landmarks")):
+        points = finder.find_aligned(image.permute(1, 2, 0).numpy(), start)
+        if points is not None:
+            landmarks68[row], found[row] = torch.from_numpy(points) / size, True
     return landmarks68, found

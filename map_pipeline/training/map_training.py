@@ -9,10 +9,9 @@ The method of `map_pipeline.identity.refine`, amortised over a labelled set of f
 
 import copy
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,12 +22,12 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from map_pipeline.config import EMOTIONS, MAPConfig
+from map_pipeline.config import EMOTIONS
 from map_pipeline.diffusion.conditioner import Condition, FaceConditioner
 from map_pipeline.diffusion.ddim import generate, invert
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import compile_network, patch_size, patchify, unpatchify
-from map_pipeline.errors import UnknownOptionError, check_setting
+from map_pipeline.errors import UnknownOptionError
 from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.faces.paste import feather_mask
@@ -45,8 +44,9 @@ from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.identity.views import jitter_landmarks, random_view
 from map_pipeline.measure import working_threshold
 from map_pipeline.training.augment import Batch, mirror
+from map_pipeline.training.config import MAPTrainingConfig, PriorConfig
 from map_pipeline.training.faces import FaceSet
-from map_pipeline.training.prior import PriorConfig, noise_loss
+from map_pipeline.training.prior import noise_loss
 from map_pipeline.training.run_state import Progress, find_state, replacing, save_state
 from map_pipeline.training.sampling import FaceSampler, mixed_seed
 from map_pipeline.training.score_model import ScoreModel
@@ -59,65 +59,6 @@ MARGIN = 24
 OWN_EMOTION = 0.75  # share of faces asked for the emotion they already show
 SCORED = 4  # L_SM looks at one face for so many that are protected: it costs a pass of its own
 NEAREST, ANY_COMPOSITE = 0.4, 0.4  # shares of targets; the rest are other training faces
-
-
-@dataclass(frozen=True)
-class MAPTrainingConfig:
-    """Settings of a training run; stored with the weights.
-
-    Attributes:
-        surrogates: recognisers that L_A is measured on; the network is told their embeddings.
-        protection: how faces are inverted, generated and gradients combined.
-        weights: objective name -> weight, where it differs from `default_objectives`.
-        rank: of the change of each layer, see `MAPNetwork`.
-        faces: how many to train on, drawn at random; each is inverted before the training.
-        batch_size: faces a step.
-        learning_rate: of Adam; warmup: updates until it is reached; it falls to 0 in the last
-            `cooldown` share of the run.
-        average_decay: of the averaged weights, which are the result.
-        minutes, updates: the run ends at whichever comes first.
-        report_every: updates between two reports, each with the state to resume from.
-        compile: use `torch.compile`, on CUDA only.
-        mixed_precision: "bf16" or "no".
-        seed: of everything random.
-    """
-
-    surrogates: tuple[str, ...] = ("dlib_resnet", "mobilefacenet", "faceres")
-    protection: MAPConfig = field(default_factory=lambda: MAPConfig(num_inversion_steps=6))
-    weights: dict[str, float] = field(default_factory=dict)
-    rank: int = 16
-    faces: int = 400
-    batch_size: int = 8
-    learning_rate: float = 1e-3
-    warmup: int = 20
-    cooldown: float = 0.3
-    average_decay: float = 0.99
-    minutes: float = 120.0
-    updates: int = 1_000_000
-    report_every: int = 25
-    compile: bool = False
-    mixed_precision: str = "bf16"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("rank", "faces", "batch_size", "updates", "report_every"):
-            check_setting(self, name, getattr(self, name) >= 1, ">= 1")
-        for name in ("learning_rate", "minutes"):
-            check_setting(self, name, 0 < getattr(self, name) < math.inf, "> 0")
-        for name in ("warmup", "seed"):
-            check_setting(self, name, getattr(self, name) >= 0, ">= 0")
-        check_setting(self, "cooldown", 0 <= self.cooldown <= 1, "in [0, 1]")
-        check_setting(self, "average_decay", 0 <= self.average_decay < 1, "in [0, 1)")
-        # fp16 would need the loss scaled, and each side's gradient is taken by itself.
-        check_setting(self, "mixed_precision", self.mixed_precision in ("bf16", "no"), "bf16 or no")
-
-
-PRESETS = {
-    "cpu": MAPTrainingConfig(updates=320),
-    "gpu": MAPTrainingConfig(
-        faces=4000, batch_size=64, minutes=8, average_decay=0.995, compile=True, report_every=50
-    ),
-}
 
 
 @dataclass(frozen=True, eq=False)

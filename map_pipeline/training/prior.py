@@ -9,10 +9,9 @@ the network also answers without. Faces of rare emotions are drawn more often.
 
 import copy
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ from torch import Tensor
 
 from map_pipeline.diffusion.conditioner import Condition, FaceConditioner, is_conditional
 from map_pipeline.diffusion.unet import compile_network, crop_size, patch_size, patchify
-from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError, check_setting
+from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
 from map_pipeline.images import save_image
 from map_pipeline.training.augment import Batch, augment
+from map_pipeline.training.config import NETWORK_SETTINGS, PriorConfig
 from map_pipeline.training.faces import FaceSet
 from map_pipeline.training.pictures import SAMPLE_FACES, sample_grid
 from map_pipeline.training.run_state import Progress, find_state, replacing, save_state
@@ -39,100 +39,15 @@ from map_pipeline.training.score_model import (
 )
 from map_pipeline.training.validation import validate
 
-# Settings that shape the networks: those of a network to start from are its own, and those of a run
-# that was stopped can't be changed any more.
-UNET_SETTINGS = ("patch", "channels", "layers_per_block")
-NETWORK_SETTINGS = (*UNET_SETTINGS, "hidden")
 
-
-@dataclass(frozen=True)
-class PriorConfig:
-    """Settings of a training run; stored with the weights.
-
-    Attributes:
-        patch: side of the pixel patches folded into channels, px.
-        channels: of the U-Net's levels, from the finest to the coarsest.
-        layers_per_block: residual blocks a level.
-        hidden: width of the conditioner's hidden layers.
-        levels: noise levels are drawn from [0, levels); beyond, the pipeline never goes.
-        batch_size: faces a step, and accumulation: steps an update.
-        learning_rate: of AdamW; warmup: updates until it is reached; it falls to 0 in the last
-            `cooldown` share of the run.
-        min_snr: gamma of the loss weighting.
-        ema_decay: of the averaged weights, which are the result.
-        drop_emotion, drop_shape, drop_all: probabilities of leaving parts of the condition out.
-        balance: 0 draws all faces alike, 1 every emotion equally often.
-        minutes, updates: the run ends at whichever comes first.
-        validation_faces: kept out of the training.
-        report_every: updates between two validations.
-        compile: use `torch.compile`, on CUDA only.
-        gradient_checkpointing: trade time for memory (113 M networks at 256 px).
-        mixed_precision: "bf16", "fp16" or "no".
-        seed: of everything random.
-    """
-
-    patch: int = 2
-    channels: tuple[int, ...] = (64, 96, 144, 192)
-    layers_per_block: int = 1
-    hidden: int = 256
-    levels: int = 700
-    batch_size: int = 32
-    accumulation: int = 1
-    learning_rate: float = 5e-4
-    warmup: int = 200
-    cooldown: float = 0.3
-    min_snr: float = 5.0
-    ema_decay: float = 0.999
-    drop_emotion: float = 0.3
-    drop_shape: float = 0.3
-    drop_all: float = 0.1
-    balance: float = 0.5
-    minutes: float = 120.0
-    updates: int = 1_000_000
-    validation_faces: int = 256
-    report_every: int = 500
-    compile: bool = False
-    gradient_checkpointing: bool = False
-    mixed_precision: str = "bf16"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        numbers = all(isinstance(count, int) and count > 0 for count in self.channels)
-        check_setting(
-            self, "channels", len(self.channels) > 0 and numbers, "positive whole numbers"
-        )
-        for name in ("patch", "layers_per_block", "hidden", "levels", "batch_size", "accumulation"):
-            check_setting(self, name, getattr(self, name) >= 1, ">= 1")
-        for name in ("updates", "report_every"):
-            check_setting(self, name, getattr(self, name) >= 1, ">= 1")
-        for name in ("warmup", "validation_faces", "seed"):
-            check_setting(self, name, getattr(self, name) >= 0, ">= 0")
-        for name in ("learning_rate", "min_snr", "minutes"):
-            check_setting(self, name, 0 < getattr(self, name) < math.inf, "> 0")
-        for name in ("cooldown", "drop_emotion", "drop_shape", "drop_all", "balance"):
-            check_setting(self, name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
-        check_setting(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
-        precisions = ("bf16", "fp16", "no")
-        check_setting(
-            self, "mixed_precision", self.mixed_precision in precisions, "bf16, fp16 or no"
-        )
-
-    def of_network(self, unet: UNet2DModel) -> "PriorConfig":
-        """The same settings with those that tell the shape of a given U-Net."""
-        return replace(
-            self,
-            patch=patch_size(unet),
-            channels=tuple(unet.config.block_out_channels),
-            layers_per_block=unet.config.layers_per_block,
-        )
-
-
-PRESETS = {
-    "cpu": PriorConfig(),
-    "gpu": PriorConfig(
-        batch_size=256, learning_rate=1e-3, ema_decay=0.9995, minutes=9, compile=True
-    ),
-}
+def of_network(config: PriorConfig, unet: UNet2DModel) -> PriorConfig:
+    """The same settings with those that describe the shape of a given U-Net."""
+    return replace(
+        config,
+        patch=patch_size(unet),
+        channels=tuple(unet.config.block_out_channels),
+        layers_per_block=unet.config.layers_per_block,
+    )
 
 
 def train_prior(
@@ -169,7 +84,7 @@ def train_prior(
     unet = unet or new_unet(config, faces.images.shape[-1])
     training, validation = split(faces, config)
     conditioner = conditioner or new_conditioner(config, training, unet)
-    config = replace(config.of_network(unet), hidden=conditioner.config.hidden)
+    config = replace(of_network(config, unet), hidden=conditioner.config.hidden)
     check_inputs(config, faces, unet, scheduler, out)
     model = ScoreModel(unet, conditioner).float()
     if config.gradient_checkpointing:

@@ -1,23 +1,19 @@
 """Draws training batches from faces that live on the training device."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from map_pipeline.training.augment import Batch
+from map_pipeline.training.config import PriorConfig
 from map_pipeline.training.faces import FaceSet
-
-if TYPE_CHECKING:
-    from map_pipeline.training.prior import PriorConfig
 
 
 class FaceSampler:
     """Draws batches of faces from a set that lives on the training device."""
 
     def __init__(
-        self, faces: FaceSet, config: "PriorConfig", device: torch.device, seed: int
+        self, faces: FaceSet, config: PriorConfig, device: torch.device, seed: int
     ) -> None:
         self._faces = as_batch(faces, device, pixels=False)
         self._pixels = faces.images.to(device)

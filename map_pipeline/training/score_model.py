@@ -1,7 +1,5 @@
 """The networks that `train prior` trains: a conditional U-Net and what tells it about a face."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
@@ -14,10 +12,8 @@ from map_pipeline.diffusion.conditioner import (
 )
 from map_pipeline.diffusion.unet import predict_noise
 from map_pipeline.errors import UnknownOptionError
+from map_pipeline.training.config import PriorConfig
 from map_pipeline.training.faces import FaceSet
-
-if TYPE_CHECKING:
-    from map_pipeline.training.prior import PriorConfig
 
 GROUPS = 16  # of the group normalisation
 
@@ -33,7 +29,7 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
-def new_unet(config: "PriorConfig", size: int) -> UNet2DModel:
+def new_unet(config: PriorConfig, size: int) -> UNet2DModel:
     """A conditional U-Net with random weights for crops of `size` px; attention at the coarsest.
 
     Raises:
@@ -66,7 +62,7 @@ def new_unet(config: "PriorConfig", size: int) -> UNet2DModel:
     )
 
 
-def new_conditioner(config: "PriorConfig", training: FaceSet, unet: UNet2DModel) -> FaceConditioner:
+def new_conditioner(config: PriorConfig, training: FaceSet, unet: UNet2DModel) -> FaceConditioner:
     """A conditioner with random weights that knows the mean shape of the training faces."""
     conditioner = FaceConditioner(embedding_width(unet), config.hidden)
     known = training.landmarks68[training.has_landmarks]

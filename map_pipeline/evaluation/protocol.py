@@ -1,0 +1,68 @@
+"""The field's protocols as arithmetic: thresholds, pairs of strangers, ranks, intervals.
+
+A protected photo *impersonates* if its similarity to another photo of the target reaches the
+recogniser's threshold; it *dodges* if its similarity to another photo of the same person stays
+below it. A face that is no longer found fails both: a photo in which a detector sees nobody is
+ruined rather than protected, and counting it as a success would reward that.
+"""
+
+import math
+
+import numpy as np
+from scipy.stats import binomtest
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a share; (0, 1) without trials.
+
+    Wilson, J. Am. Stat. Assoc. 22 (1927): good for few trials and for shares of 0 and 1.
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    interval = binomtest(int(successes), int(trials)).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def threshold_at_far(similarities: np.ndarray, far: float) -> float | None:
+    """The lowest similarity at which at most a share `far` of impostor pairs still matches.
+
+    Two faces match if their similarity is at least the threshold.
+
+    Args:
+        similarities: of pairs of different people, any shape.
+        far: false accept rate in (0,1).
+
+    Returns:
+        None if there are fewer than `1 / far` pairs, too few to let one through.
+    """
+    if not 0 < far < 1:
+        raise ValueError(f"`far` must be in (0, 1), got {far}.")
+    values = np.sort(np.asarray(similarities, np.float64).ravel())[::-1]
+    accepted = math.floor(far * len(values) + 1e-9)  # .01 * 300 is 3.0000000000000004 or 2.99...
+    if accepted < 1:
+        return None
+    # Just above the greatest similarity that mustn't match any more.
+    return float(np.nextafter(values[accepted], np.inf))
+
+
+def impostors(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Similarities `[2 N (N-1)]` of all pairs of photos that show different people.
+
+    Args:
+        first, second: embeddings `[N,D]` of length 1; row i of both shows person i.
+    """
+    photos = np.concatenate([first, second])
+    person = np.tile(np.arange(len(first)), 2)
+    one, other = np.triu_indices(len(photos), 1)
+    strangers = person[one] != person[other]
+    return (photos @ photos.T)[one[strangers], other[strangers]]
+
+
+def genuine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Similarities `[N]` of each person's two photos; see `impostors`."""
+    return (first * second).sum(1)
+
+
+def rank(own: float, others: np.ndarray) -> int:
+    """Place of a similarity among others, 1 = first; a tie goes to the person, who is found."""
+    return 1 + int((np.asarray(others) > own).sum())

@@ -1,0 +1,289 @@
+"""From rows to tables; no figure of a report comes from elsewhere.
+
+Each table exists twice: its figures in long form, one row for each share or mean, and as people
+read it. A share comes with its 95 % Wilson interval and n, a mean with its standard deviation.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from map_pipeline.evaluation.protocol import wilson
+from map_pipeline.evaluation.results import NOT_FOUND, PhotoRow, Row
+
+Limits = Mapping[str, float]
+"""Recogniser -> threshold in use."""
+
+SHARES = ("impersonation", "dodging", "rank1")
+MEANS = ("psnr", "ssim", "ms_ssim", "lpips", "naturalness_before", "naturalness_after")
+NO_FACE = "no face"  # what the expression judge "sees" where no face was found
+SHARED = "share"  # the transformation that stands for what happens to a shared photo
+
+
+@dataclass(frozen=True)
+class Table:
+    """One answer.
+
+    Attributes:
+        name: of the figures in `summary.json`; title: the question it answers.
+        figures: long form; shown: what people read, all text.
+    """
+
+    name: str
+    title: str
+    figures: pd.DataFrame
+    shown: pd.DataFrame
+
+
+def frame(rows: Sequence[Row | PhotoRow]) -> pd.DataFrame:
+    """Rows of a CSV file as a data frame with their columns."""
+    return pd.DataFrame([asdict(row) for row in rows])
+
+
+def outcomes(rows: pd.DataFrame, limits: Limits) -> pd.DataFrame:
+    """Rows of recognisers with a threshold, with what each photo achieved.
+
+    Returns:
+        the columns of `rows` and nullable booleans "impersonation", "dodging", "rank1" and the
+        same ending in "_clean" for the unprotected photo. Dodging and rank 1 are missing for
+        people without a usable second photo. A protected photo that failed or lost its face gains
+        nothing in a search: it counts with the place of its clean photo.
+    """
+    judged = rows[rows["recogniser"].isin(list(limits))].copy()
+    limit = judged["recogniser"].map(dict(limits)).astype(float)
+    nobody = judged["person_protected"].isna()
+    for state, ending in (("protected", ""), ("clean", "_clean")):
+        target, person = judged[f"target_{state}"], judged[f"person_{state}"]
+        passes = (target >= limit) & (target != NOT_FOUND)
+        escapes = (person < limit) & (person != NOT_FOUND)
+        place = judged[f"rank_{state}"].where(judged[f"rank_{state}"] > 0, judged["rank_clean"])
+        judged[f"impersonation{ending}"] = passes.astype("boolean")
+        judged[f"dodging{ending}"] = escapes.astype("boolean").mask(nobody)
+        judged[f"rank1{ending}"] = (place == 1).astype("boolean").mask(nobody)
+    return judged
+
+
+def unseen(judged: pd.DataFrame) -> pd.DataFrame:
+    """What recognisers say that were left out of the optimisation of the photo they judge.
+
+    Where none was left out, those that are never optimised against stand in.
+    """
+    left_out = judged[judged["recogniser"] == judged["left_out"]]
+    return left_out if len(left_out) else judged[~judged["used"]]
+
+
+def shares(
+    judged: pd.DataFrame, by: Sequence[str], measures: Sequence[str] = SHARES
+) -> pd.DataFrame:
+    """Long form: `by`, "measure", "share", "low", "high", "n", before ("_clean") and after."""
+    lines = []
+    for key, group in judged.groupby(list(by), sort=False, dropna=False):
+        for measure in measures:
+            for column in (measure, f"{measure}_clean"):
+                known = group[column].dropna()
+                hits, n = int(known.sum()), len(known)
+                low, high = wilson(hits, n)
+                share = hits / n if n else None
+                lines.append((*key, column, share, low, high, n))
+    return pd.DataFrame(lines, columns=[*by, "measure", "share", "low", "high", "n"])
+
+
+def means(photos: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
+    """Long form: `by`, "measure", "mean", "std", "n" of the finite values."""
+    finite = photos[[*by, *columns]].replace([float("inf"), float("-inf")], float("nan"))
+    long = finite.melt(list(by), list(columns), "measure", "value")
+    long["value"] = pd.to_numeric(long["value"])
+    grouped = long.groupby([*by, "measure"], sort=False)["value"]
+    return grouped.agg(["mean", "std", "count"]).reset_index().rename(columns={"count": "n"})
+
+
+def protection(judged: pd.DataFrame, photos: pd.DataFrame, titles: Mapping[str, str]) -> Table:
+    """The main table: every method against recognisers that it never saw."""
+    hidden = unseen(judged)
+    hidden = hidden[hidden["transformation"].isin(["none", SHARED])]
+    figures = shares(hidden, ["method", "transformation"])
+    cell = _cells(figures, ["method", "transformation"])
+    lines = []
+    for method, group in photos.groupby("method", sort=False):
+        done = group[group["status"] == "ok"]
+
+        def after(measure: str, transformation: str = "none", method: str = method) -> str:
+            return cell.get((method, transformation, measure), "-")
+
+        lines.append(
+            {
+                "method": titles.get(method, method),
+                "photos": len(group),
+                "impersonation": _change(after, "impersonation"),
+                "shared": after("impersonation", SHARED),
+                "dodging": _change(after, "dodging"),
+                "shared ": after("dodging", SHARED),
+                "found first": _change(after, "rank1"),
+                "SSIM": _number(done["ssim"].mean(), ".3f"),
+                "PSNR": _number(done["psnr"].replace(float("inf"), float("nan")).mean(), ".1f"),
+                "seconds": _number(done["seconds"].median(), ".1f"),
+                "failed": len(group) - len(done),
+            }
+        )
+    title = "Do recognisers that were left out still see the person, or the target?"
+    return Table("protection", title, figures, pd.DataFrame(lines))
+
+
+def recognisers(judged: pd.DataFrame, titles: Mapping[str, str]) -> Table:
+    """Every recogniser, optimised against and not."""
+    plain = judged[judged["transformation"] == "none"]
+    by = ["method", "recogniser", "used"]
+    figures = shares(plain, by, SHARES[:2])
+    shown = _wide(figures, by, titles)
+    shown["used"] = shown["used"].map({True: "yes", False: "no"})
+    return Table("recognisers", "What does each recogniser say?", figures, shown)
+
+
+def robustness(judged: pd.DataFrame, titles: Mapping[str, str]) -> Table:
+    """After JPEG, resizing and the like, on recognisers left out."""
+    by = ["method", "transformation"]
+    figures = shares(unseen(judged), by, SHARES[:2])
+    title = "Does it last after JPEG, resizing and other treatment?"
+    return Table("robustness", title, figures, _wide(figures, by, titles))
+
+
+def quality(
+    photos: pd.DataFrame, titles: Mapping[str, str], fid: Mapping[str, float | str]
+) -> Table:
+    """Similarity of the whole photo before and after, and cost."""
+    done = photos[photos["status"] == "ok"]
+    cost = ["seconds", "peak_memory_mb", "unet_calls", "recogniser_calls"]
+    figures = means(done, ["method"], [*MEANS, *cost])
+    distances = [(name, "fid", value, None, 0) for name, value in fid.items()]
+    if distances:
+        more = pd.DataFrame(distances, columns=list(figures.columns))
+        figures = pd.concat([figures, more], ignore_index=True)
+    wide = figures.pivot(index="method", columns="measure", values="mean")
+    wide = wide.dropna(axis="columns", how="all").reindex(list(dict.fromkeys(done["method"])))
+    shown = wide.map(lambda value: value if isinstance(value, str) else _number(value, ".4g"))
+    shown.insert(0, "method_", [titles.get(name, name) for name in wide.index])
+    shown = shown.rename(columns={"method_": "method"}).reset_index(drop=True)
+    return Table("quality", "How much does the photo change, and at what cost?", figures, shown)
+
+
+def styles(judged: pd.DataFrame, photos: pd.DataFrame, titles: Mapping[str, str]) -> Table | None:
+    """Rates for each style of the source photos; None if there are only plain ones."""
+    if set(photos["style"]) <= {"plain"}:
+        return None
+    with_style = unseen(judged[judged["transformation"] == "none"])
+    by = ["method", "style"]
+    figures = shares(with_style, by, SHARES[:2])
+    title = "Does it work on unusual photos?"
+    return Table("styles", title, figures, _wide(figures, by, titles))
+
+
+def groups(
+    judged: pd.DataFrame,
+    attributes: Mapping[str, Mapping[str, str]],
+    titles: Mapping[str, str],
+) -> Table | None:
+    """Rates by group of people; None without attributes."""
+    known = pd.DataFrame(
+        [(n, key, value) for n, one in attributes.items() for key, value in one.items()],
+        columns=["photo", "attribute", "group"],
+    )
+    saved = unseen(judged[judged["transformation"] == "none"]).merge(known, on="photo")
+    if saved.empty:
+        return None
+    by = ["method", "attribute", "group"]
+    figures = shares(saved.sort_values(["attribute", "group"], kind="stable"), by, SHARES[:2])
+    title = "Does it work alike for all people?"
+    return Table("groups", title, figures, _wide(figures, by, titles))
+
+
+def expression(photos: pd.DataFrame, titles: Mapping[str, str], judge: str) -> Table | None:
+    """What a held-out expression network sees; None if nothing was judged.
+
+    A lost face and a failed photo count as misses.
+    """
+    seen = photos[photos["emotion_before"] != ""]
+    if seen.empty:
+        return None
+    seen = seen.assign(
+        asked=(seen["emotion_after"].map(_strongest) == seen["emotion"]).astype("boolean"),
+        asked_clean=(seen["emotion_before"].map(_strongest) == seen["emotion"]).astype("boolean"),
+    )
+    by = ["method", "emotion"]
+    figures = shares(seen, by, ["asked"])
+    title = f"Is the asked expression the strongest one to {judge}?"
+    return Table("expression", title, figures, _wide(figures, by, titles))
+
+
+def facepp(photos: pd.DataFrame, titles: Mapping[str, str]) -> Table | None:
+    """Face++'s confidence that the photo shows the target; None if it wasn't asked."""
+    columns = ["facepp_clean", "facepp_protected"]
+    if photos[columns].isna().all(axis=None):
+        return None
+    figures = means(photos, ["method"], columns)
+    wide = figures.pivot(index="method", columns="measure", values="mean")[columns]
+    shown = wide.map(lambda value: _number(value, ".1f")).reset_index()
+    shown["method"] = shown["method"].map(lambda name: titles.get(name, name))
+    return Table("facepp", "How sure is Face++ that it sees the target?", figures, shown)
+
+
+def thresholds(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
+    """Thresholds stored with the recognisers, and those that the clean pairs give."""
+    lines = [
+        {"recogniser": name, "FAR": far, **one}
+        for name, by_far in found.items()
+        for far, one in by_far.items()
+    ]
+    figures = pd.DataFrame(lines)
+    shown = figures.copy()
+    for column in ("stored", "estimated", "used", "genuine_matched"):
+        shown[column] = shown[column].map(lambda value: _number(value, ".3f"))
+    title = "From which cosine similarity on do two faces count as one person?"
+    return Table("thresholds", title, figures, shown)
+
+
+def _cells(figures: pd.DataFrame, by: Sequence[str]) -> dict[tuple, str]:
+    """(*by, measure) -> "97.9 % (89-100)", or "-" without trials."""
+    return {
+        tuple(getattr(one, name) for name in (*by, "measure")): _share(one)
+        for one in figures.itertuples()
+    }
+
+
+def _wide(figures: pd.DataFrame, by: Sequence[str], titles: Mapping[str, str]) -> pd.DataFrame:
+    """One line for each of `by`, with "before -> after" for each measure."""
+    cell = _cells(figures, by)
+    measures = [name for name in dict.fromkeys(figures["measure"]) if not name.endswith("_clean")]
+    lines = []
+    for key, group in figures.groupby(list(by), sort=False):
+        line: dict[str, Any] = dict(zip(by, key, strict=True))
+        line["n"] = int(group["n"].max())
+        for measure in measures:
+            line[measure] = _change(lambda name, key=key: cell[(*key, name)], measure)
+        lines.append(line)
+    shown = pd.DataFrame(lines)
+    if "method" in shown:
+        shown["method"] = shown["method"].map(lambda name: titles.get(name, name))
+    return shown
+
+
+def _change(cell: Any, measure: str) -> str:
+    before, after = cell(f"{measure}_clean"), cell(measure)
+    return after if before == "-" else f"{before.split(' (')[0]} -> {after}"
+
+
+def _share(one: Any) -> str:
+    if not one.n:
+        return "-"
+    return f"{100 * one.share:.1f} % ({100 * one.low:.0f}-{100 * one.high:.0f})"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None or pd.isna(value) else format(value, form)
+
+
+def _strongest(text: str) -> str:
+    probabilities = json.loads(text or "{}")
+    return max(probabilities, key=probabilities.__getitem__) if probabilities else NO_FACE
