@@ -31,6 +31,16 @@ TINY_INPUT = 32  # px, side of the crops of the tiny recognisers and classifiers
 TINY_TEMPLATE = (ARCFACE_TEMPLATE_112 * TINY_INPUT / 112).tolist()
 
 
+def exit_code(arguments: list[str]) -> int:
+    """Of the command line, whether it returns it or argument parsing exits with it."""
+    from map_pipeline.cli.main import main
+
+    try:
+        return main(arguments)
+    except SystemExit as stopped:
+        return stopped.code
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     random.seed(0)

@@ -11,18 +11,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import InvalidImageError, UnknownOptionError
-from map_pipeline.evaluation.contact_sheet import changed_box
 from map_pipeline.evaluation.protocol import wilson
 from map_pipeline.evaluation.results import PhotoRow, photo_file, photos_file, read_rows
 from map_pipeline.images import load_image, save_image, to_array, write_atomically
 
 COLUMNS, ROWS = 4, 3  # faces on one sheet
 FACE, CAPTION, GAP = 384, 36, 12  # px
+MARGIN = 1.25  # of the changed part: enough of the surroundings to judge it
 KEY, ANSWERS = "key.csv", "answers.csv"
 ANSWER_HEADER = ("number", "emotion")
 
@@ -105,10 +106,28 @@ def _face(run: Path, one: Shown) -> Image.Image:
     """The protected face, cut to the part that was changed, `FACE` px at its longer side."""
     result = to_array(load_image(_existing(photo_file(run, one.method, one.photo, one.left_out))))
     source = to_array(load_image(_existing(photo_file(run, "source", one.photo))))
-    picture = Image.fromarray(result).crop(changed_box(source, [result]))
+    picture = Image.fromarray(result).crop(changed_box(source, result))
     scale = FACE / max(picture.size)
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
     return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def changed_box(source: np.ndarray, result: np.ndarray) -> tuple[int, int, int, int]:
+    """A square x0, y0, x1, y1 in px around everything that changed, with a margin.
+
+    Args:
+        source, result: `uint8 [H,W,3]`. The whole photo if nothing changed.
+    """
+    height, width = source.shape[:2]
+    changed = (source != result).any(axis=2)
+    if not changed.any():
+        return 0, 0, width, height
+    columns, rows = np.flatnonzero(changed.any(axis=0)), np.flatnonzero(changed.any(axis=1))
+    extent = 1 + max(columns[-1] - columns[0], rows[-1] - rows[0])
+    side = min(round(MARGIN * extent), width, height)
+    x0 = min(max((columns[0] + columns[-1] + 1 - side) // 2, 0), width - side)
+    y0 = min(max((rows[0] + rows[-1] + 1 - side) // 2, 0), height - side)
+    return int(x0), int(y0), int(x0 + side), int(y0 + side)
 
 
 def _existing(path: Path) -> Path:

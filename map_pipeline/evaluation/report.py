@@ -152,7 +152,7 @@ def write_report(
 def to_markdown(made: Sequence[Table], facts: Mapping[str, Any]) -> str:
     """The tables as Markdown, with what couldn't be used below them."""
     parts = [f"## {one.title}\n\n{one.shown.to_markdown(index=False)}\n" for one in made]
-    parts += [f"Not computed: {name}, {why}\n" for name, why in facts["absent"].items()]
+    parts += [f"{name}: {why}\n" for name, why in facts["absent"].items()]
     lines = [f"- {one['name']}: {one['rule']}" for one in facts["problems"]]
     lines += [f"- {one['photo']} ({one['method']}): {one['status']}" for one in facts["failures"]]
     if lines:

@@ -137,7 +137,7 @@ def recognisers(judged: pd.DataFrame, titles: Mapping[str, str]) -> Table:
     plain = judged[judged["transformation"] == "none"]
     by = ["method", "recogniser", "used"]
     figures = shares(plain, by, SHARES[:2])
-    shown = _wide(figures, by, titles)
+    shown = _wide(figures, by, titles).sort_values(["method", "recogniser"], kind="stable")
     shown["used"] = shown["used"].map({True: "yes", False: "no"})
     return Table("recognisers", "What does each recogniser say?", figures, shown)
 

@@ -105,7 +105,7 @@ class MAPTrainingConfig:
         protection: how faces are inverted, generated and gradients combined.
         weights: objective name -> weight, where it differs from `default_objectives`.
         rank: of the change of each layer, see `MAPNetwork`.
-        faces: how many to train on, drawn at random; each is inverted before the training.
+        max_faces: how many to train on, drawn at random; each is inverted before the training.
         batch_size: faces a step.
         learning_rate: of Adam; warmup: updates until it is reached; it falls to 0 in the last
             `cooldown` share of the run.
@@ -121,7 +121,7 @@ class MAPTrainingConfig:
     protection: MAPConfig = field(default_factory=lambda: MAPConfig(num_inversion_steps=6))
     weights: dict[str, float] = field(default_factory=dict)
     rank: int = 16
-    faces: int = 400
+    max_faces: int = 400
     batch_size: int = 8
     learning_rate: float = 1e-3
     warmup: int = 20
@@ -135,7 +135,7 @@ class MAPTrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "faces", "batch_size", "updates", "report_every"):
+        for name in ("rank", "max_faces", "batch_size", "updates", "report_every"):
             check_setting(self, name, getattr(self, name) >= 1, ">= 1")
         for name in ("learning_rate", "minutes"):
             check_setting(self, name, 0 < getattr(self, name) < math.inf, "> 0")
@@ -150,6 +150,6 @@ class MAPTrainingConfig:
 MAP_PRESETS = {
     "cpu": MAPTrainingConfig(updates=320),
     "gpu": MAPTrainingConfig(
-        faces=4000, batch_size=64, minutes=8, average_decay=0.995, compile=True, report_every=50
+        max_faces=4000, batch_size=64, minutes=8, average_decay=0.995, compile=True, report_every=50
     ),
 }

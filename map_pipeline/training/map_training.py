@@ -133,7 +133,7 @@ def train_map(
     model = copy.deepcopy(ScoreModel(unet, conditioner)).float().to(device).requires_grad_(False)
     if config.compile:
         compile_network(model.unet)
-    faces = faces.select(random_subset(len(faces), config.faces, config.seed))
+    faces = faces.select(random_subset(len(faces), config.max_faces, config.seed))
     prepared = prepare(model, scheduler, faces, surrogates, template, config, accelerator)
     say(f"{len(prepared)} faces prepared")
 

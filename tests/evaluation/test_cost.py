@@ -55,7 +55,6 @@ def test_time(tiny_pipeline: MAPPipeline) -> None:
     assert 0.1 <= spent.seconds < 5
 
 
-@pytest.mark.skipif(not cost.STATUS.is_file(), reason="the system doesn't tell the memory in use")
 def test_peak_memory(tiny_pipeline: MAPPipeline) -> None:
     """Memory that is free again at the end counts; memory of before the call is still there."""
     before = resident_bytes() / 2**20

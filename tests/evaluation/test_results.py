@@ -53,11 +53,11 @@ PHOTO = PhotoRow(
 )
 
 
-def write_unit(out: Path, name: str, rank: int | None = None, photos: bool = True) -> None:
+def write_unit(out: Path, name: str, photos: bool = True) -> None:
     rows = [dataclasses.replace(ROW, photo=name, recogniser=one) for one in ("faceres", "dlib")]
-    append_rows(results_file(out, rank), rows)
+    append_rows(results_file(out), rows)
     if photos:
-        append_rows(photos_file(out, rank), [dataclasses.replace(PHOTO, photo=name)])
+        append_rows(photos_file(out), [dataclasses.replace(PHOTO, photo=name)])
 
 
 def names(out: Path) -> tuple[list[str], list[str]]:
@@ -129,22 +129,3 @@ def test_a_kill_at_any_byte_loses_one_photo_at_most(tmp_path: Path, cut: int) ->
     assert names(tmp_path) == (["001", "001", "002", "002"], ["001", "002"])
     assert photos_file(tmp_path).read_bytes() == photos
     assert results_file(tmp_path).read_bytes() == results
-
-
-def test_files_of_several_processes_are_joined(tmp_path: Path) -> None:
-    write_unit(tmp_path, "001")
-    write_unit(tmp_path, "002", rank=0)
-    write_unit(tmp_path, "003", rank=1)
-    write_unit(tmp_path, "004", rank=1, photos=False)
-    expected = (["001", "001", "002", "002", "003", "003"], ["001", "002", "003"])
-    for _ in range(2):  # the second time changes nothing
-        repair(tmp_path)
-        assert names(tmp_path) == expected
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["photos.csv", "results.csv"]
-
-
-def test_joining_that_was_interrupted_counts_nothing_twice(tmp_path: Path) -> None:
-    write_unit(tmp_path, "001")
-    write_unit(tmp_path, "001", rank=0)
-    repair(tmp_path)
-    assert names(tmp_path) == (["001", "001"], ["001"])

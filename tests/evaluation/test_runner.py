@@ -17,30 +17,27 @@ from map_pipeline.errors import NoFaceError, UnknownOptionError
 from map_pipeline.evaluation import runner
 from map_pipeline.evaluation.dataset import PhotoSet
 from map_pipeline.evaluation.gallery import Gallery, embed_composite, embed_largest_face
+from map_pipeline.evaluation.leave_one_out import rotation, surrogates_without
 from map_pipeline.evaluation.results import (
     NOT_FOUND,
     PhotoRow,
     Row,
+    photo_file,
     photos_file,
     read_rows,
     results_file,
     unit,
 )
-from map_pipeline.evaluation.runner import Evaluation, Processes, photo_file
-from map_pipeline.evaluation.settings import (
-    Settings,
-    check_same_run,
-    rotation,
-    surrogates_without,
-    transformation,
-)
+from map_pipeline.evaluation.runner import Evaluation
+from map_pipeline.evaluation.settings import Settings, check_same_run
 from map_pipeline.evaluation.subjects import Tools
-from map_pipeline.evaluation.verification import verification
+from map_pipeline.evaluation.tables import frame, outcomes
+from map_pipeline.evaluation.treatments import resolve, transform
 from map_pipeline.images import load_image, to_array
 
 EXAMPLES = ASTRONAUT.parent
-QUICK = Settings(methods=("none",), targets=("77",), transformations=("none",))
-JPEG = dataclasses.replace(QUICK, transformations=("jpeg75",))
+QUICK = Settings(methods=("none",), targets=("77",), transforms=("none",))
+JPEG = dataclasses.replace(QUICK, transforms=("jpeg75",))
 
 
 def encode(photo: np.ndarray) -> bytes:
@@ -119,8 +116,8 @@ def test_identical_folders(evaluate: Callable, files: dict[str, bytes]) -> None:
     for row in plain:
         assert row.person_protected == pytest.approx(1, abs=1e-5)
         assert (row.rank_clean, row.rank_protected) == (1, 1)
-    limits = dict.fromkeys(evaluation.pipe.recognisers, 0.999)
-    assert verification(plain, limits)["dodging"]["rate"] == 0
+    judged = outcomes(frame(plain), dict.fromkeys(evaluation.pipe.recognisers, 0.999))
+    assert not judged["dodging"].any()
 
 
 def test_similarities_are_those_of_the_pipeline(
@@ -134,7 +131,7 @@ def test_similarities_are_those_of_the_pipeline(
     np.testing.assert_array_equal(
         to_array(load_image(photo_file(evaluation.out, "source", "000"))), faces[0]
     )
-    jpeg = transformation(pipe, "jpeg75")
+    jpeg = transform(pipe, "jpeg75")
     changed = {"none": (faces[0], result), "jpeg75": (jpeg(faces[0], 0), jpeg(result, 0))}
     person, target = faces[0][:, ::-1], faces[2][:, ::-1]
 
@@ -219,11 +216,11 @@ def test_bad_photos_count_and_are_listed(
     n = len(evaluation.pipe.recognisers)
     limits = dict.fromkeys(evaluation.pipe.recognisers, -0.99)  # everything found matches
     for name in ("none", "jpeg75", "protected_pair"):
-        found = verification([row for row in rows if row.transformation == name], limits)
+        judged = outcomes(frame([r for r in rows if r.transformation == name]), limits)
         # All five count in impersonation, the two failures as not impersonating ...
-        assert (found["impersonation"]["rate"], found["impersonation"]["n"]) == (3 / 5, 5 * n)
+        assert judged["impersonation"].agg(["sum", "count"]).tolist() == [3 * n, 5 * n]
         # ... and the two with a usable other photo, both failures, count in dodging.
-        assert (found["dodging"]["rate"], found["dodging"]["n"]) == (0, 2 * n)
+        assert judged["dodging"].agg(["sum", "count"]).tolist() == [0, 2 * n]
     for row in rows:
         failed = row.photo in ("000", "002")
         assert row.found != failed
@@ -290,25 +287,25 @@ def test_a_single_family_cannot_be_left_out(
     ("option", "value", "match"),
     [
         ("emotion", "bored", "`emotion` must be one of angry.*got 'bored'"),
-        ("leave_out", "some", "`leave_out` must be one of rotate.*got 'some'"),
+        ("leave_out", "some", "`leave_out` must be rotate.*got 'some'"),
         ("styles", ("plain", "cubist"), "`styles` must be one of plain.*got 'cubist'"),
         ("methods", ("magic",), "`methods` must be one of map.*got 'magic'"),
-        ("transformations", ("purify0",), "`transforms` must be one of none.*got 'purify0'"),
+        ("transforms", ("purify0",), "`transforms` must be one of none.*got 'purify0'"),
     ],
 )
 def test_unknown_names(option: str, value: object, match: str) -> None:
     with pytest.raises(UnknownOptionError, match=match):
-        Settings(**{option: value})
+        resolve(Settings(**{option: value}))
 
 
 def test_the_plain_photo_is_always_judged_first() -> None:
-    assert Settings(transformations=("jpeg75", "none")).transformations == ("none", "jpeg75")
+    assert resolve(Settings(transforms=("jpeg75", "none"))).transforms == ("none", "jpeg75")
 
 
 def test_purification_goes_through_the_prior(
     tiny_pipeline: MAPPipeline, faces: list[np.ndarray]
 ) -> None:
-    purified = transformation(tiny_pipeline, "purify200")(faces[0], 0)
+    purified = transform(tiny_pipeline, "purify200")(faces[0], 0)
     assert purified.shape == faces[0].shape
     assert (purified != faces[0]).any()
 
@@ -350,7 +347,7 @@ def test_more_photos_and_methods_may_be_added(evaluate: Callable, files: dict[st
     [
         ("seed", 1, "seed 0 there and 1 here"),
         ("emotion", "sad", "emotion 'happy' there and 'sad' here"),
-        ("transformations", ("jpeg75",), "transformations .* there and .*jpeg75"),
+        ("transforms", ("jpeg75",), "transforms .* there and .*jpeg75"),
         ("targets", ("first",), "targets .*77.* there and .*first"),
     ],
 )
@@ -371,29 +368,22 @@ def test_settings_are_compared_by_value(tmp_path: Path) -> None:
         check_same_run(tmp_path, {"far": [0.1, 0.2], "weights": {"unet": "cd"}})
 
 
-def test_several_processes_share_the_photos(
+def test_workers_measure_what_one_process_measures(
     evaluate: Callable, files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    settings = dataclasses.replace(QUICK, styles=("plain", "grey"), limit=2)
-    alone = evaluate(files, settings)
-    expected, out = rows_of(alone), tmp_path / "shared"
-    parts = [Evaluation(alone.pipe, alone.photos, settings, out, Tools()) for _ in range(2)]
-    waits = []
-    # The main process comes last here, so that it finds the other's files when it joins them;
-    # the other needs the settings to be checked and the gallery, which take no turn.
-    parts[1].run(Processes(1, 2, lambda: waits.append(1)))
-    assert {path.name for path in out.glob("*.csv")} == {"results.1.csv", "photos.1.csv"}
-    halves = {row.photo for row in read_rows(photos_file(out, 1), PhotoRow)}
-    assert halves == {"000@grey", "001@grey"}
-    parts[0].run(Processes(0, 2, lambda: waits.append(0)))
-    assert waits == [1] * 3 + [0] * 3
-    assert {path.name for path in out.glob("*.csv")} == {"results.csv", "photos.csv"}
-    key = lambda row: (row.photo, row.method, row.recogniser, row.transformation)  # noqa: E731
-    assert sorted(rows_of(parts[0]), key=key) == sorted(expected, key=key)
+    """The worker's part, in this process: results come back to the one that writes."""
+    alone = evaluate(files, dataclasses.replace(QUICK, styles=("grey",), limit=2))
+    out = tmp_path / "shared"
+    worker = Evaluation(alone.pipe, alone.photos, alone.settings, out)
+    results = [one for job in worker.jobs() for one in worker.protect_all(job, worker.units(*job))]
+    assert not list(out.glob("*.csv"))
+    assert [row for rows, _ in results for row in rows] == rows_of(alone)
+    photos = [without_cost(photo) for _, photo in results]
+    assert photos == [without_cost(row) for row in photos_of(alone)]
 
 
 def test_styles_are_sets_of_their_own(evaluate: Callable, files: dict[str, bytes]) -> None:
-    settings = dataclasses.replace(QUICK, styles=("plain", "grey"), limit=1, methods=("mosaic",))
+    settings = dataclasses.replace(QUICK, styles=("grey",), limit=1, methods=("mosaic",))
     evaluation = evaluate(files, settings)
     assert [(row.photo, row.style) for row in photos_of(evaluation)] == [
         ("000", "plain"),

@@ -12,8 +12,8 @@ from PIL import Image
 
 from map_pipeline.diffusion.conditioner import POINTS, FaceConditioner, embedding_width
 from map_pipeline.training.augment import Batch
+from map_pipeline.training.config import PriorConfig
 from map_pipeline.training.faces import FaceSet, find_grey
-from map_pipeline.training.prior import PriorConfig
 from map_pipeline.training.sampling import as_batch
 from map_pipeline.training.score_model import ScoreModel, new_unet
 
@@ -34,9 +34,13 @@ QUICK = PriorConfig(
 )
 # The same as options of the command line.
 QUICK_OPTIONS = [
-    f"{name}={json.dumps(value)}".replace('"', "")
+    text
     for name, value in asdict(QUICK).items()
     if value != getattr(PriorConfig(), name)
+    for text in (
+        f"--{name.replace('_', '-')}",
+        *map(str, value if isinstance(value, tuple) else [value]),
+    )
 ]
 
 

@@ -1,24 +1,12 @@
-"""A made-up evaluation: rows with plausible similarities, and the summary that belongs to them.
-
-The rows are invented; what is told about them comes from the package, as in a real run.
-"""
+"""Rows of a made-up evaluation, with plausible similarities."""
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
-from map_pipeline.cli.evaluate import config_of
-from map_pipeline.cli.main import build_parser
 from map_pipeline.config import EMOTIONS
-from map_pipeline.evaluation.dataset import Problem
-from map_pipeline.evaluation.methods import trade_off
 from map_pipeline.evaluation.results import PhotoRow, Row
-from map_pipeline.evaluation.summary import Context, summarise, to_json
-from map_pipeline.images import save_image, to_pil
 
 TITLES = {
     "dlib_resnet": ("dlib ResNet-29", 0.911),
@@ -38,24 +26,6 @@ METHODS = {
 }
 
 
-def _reach(name: str) -> tuple[float, float]:
-    """How far the similarities move, and SSIM, at a strength."""
-    percent = int(name.rsplit("-", 1)[1])
-    return (
-        (percent / 100, 0.98 - percent / 1500)
-        if "strength" in name
-        else (0.9, 0.95 - percent / 1000)
-    )
-
-
-ABLATED = {
-    "map-no-projection": ("MAP without projection", 0.85, 0.953, 18.0),
-    "map-no-ema": ("MAP without EMA", 0.98, 0.952, 19.0),
-    "map-identity-only": ("MAP, identity only", 1.05, 0.957, 14.0),
-    "map-expression-only": ("MAP, expression only", 0.1, 0.966, 9.0),
-}
-# The trade-off: the stronger, the better protected and the more changed.
-VARIED = {name: (method.title, *_reach(name), 5.0) for name, method in trade_off.VARIED.items()}
 STRENGTH = {
     "none": 1.0,
     "share": 0.93,
@@ -70,10 +40,6 @@ STRENGTH = {
     "grey": 0.92,
     "purify200": 0.55,
 }
-AGES = ("20-39", "40-59", "60+")
-
-
-ALL = METHODS | ABLATED | VARIED
 
 
 def make_rows(
@@ -86,7 +52,7 @@ def make_rows(
         for style in styles:
             name = person if style == "plain" else f"{person}@{style}"
             for method in methods:
-                _, power, ssim, seconds = ALL[method]
+                _, power, ssim, seconds = METHODS[method]
                 emotion = EMOTIONS[index % 7]
                 lands = rng.random() < (0.9 if method.startswith("map") else 0.3)
                 photos.append(
@@ -149,81 +115,3 @@ def _rows(
             )
         )
     return rows
-
-
-def make_thresholds(n: int) -> dict[str, dict]:
-    pairs = {"impostor_pairs": n * (n - 1), "genuine_pairs": n, "genuine_matched": None}
-    return {
-        name: {
-            "0.01": {"stored": limit, "estimated": limit + 0.008, "used": limit, **pairs},
-            "0.001": {"stored": limit + 0.06, "estimated": None, "used": limit + 0.06, **pairs},
-        }
-        for name, (_, limit) in TITLES.items()
-    }
-
-
-def make_summary(
-    n: int = 24,
-    methods: Sequence[str] = tuple(METHODS | ABLATED),
-    styles: Sequence[str] = ("plain",),
-    **context: Any,
-) -> tuple[dict[str, Any], list[Row], list[PhotoRow]]:
-    """A summary of `n` photos, with the rows of the plain ones, as the plots get them.
-
-    Args:
-        context: further fields of `summary.Context`.
-    """
-    people = [f"{index:03d}" for index in range(n)]
-    rows, photos = make_rows(people, methods, styles)
-    arguments = ["--pairs=/somebody/secret/pairs.zip", f"--methods={','.join(METHODS)}"]
-    options = build_parser().parse_args(
-        ["evaluate", *arguments, f"--limit={n}", "--emotion=all", "--ablations", "--out=/tmp/dev"]
-    )
-    networks = {
-        name: SimpleNamespace(config=SimpleNamespace(title=title))
-        for name, (title, _) in TITLES.items()
-    }
-    detector = SimpleNamespace(name="synthetic detector")
-    pipe = SimpleNamespace(
-        recognisers=networks, face_detector=detector, config={"weights_date": "2026-11-23"}
-    )
-    defaults = {
-        "attributes": {
-            name: {"gender": "male" if int(name) % 2 else "female", "age": AGES[int(name) % 3]}
-            for name in people
-        },
-        "problems": [Problem("lonely_a.png", "has no partner lonely_b.*; only impersonation")],
-        "judge": "DenseNet-121",
-        "absent": dict.fromkeys(("lpips", "fid"), "not computed: weights absent"),
-        "probe": "another photo of the target",
-    }
-    summary = summarise(
-        rows,
-        photos,
-        Context(
-            config=config_of(options),
-            pipe=pipe,
-            titles={name: title for name, (title, *_) in ALL.items()},
-            thresholds=make_thresholds(n),
-            gallery_size=n + 1,
-            weights={"unet": "ab" * 32, "dlib_resnet": "cd" * 32},
-            **(defaults | context),
-        ),
-    )
-    plain = [row for row in photos if row.style == "plain"]
-    names = {row.photo for row in plain}
-    # As it is read from the file.
-    return json.loads(to_json(summary)), [row for row in rows if row.photo in names], plain
-
-
-def write_photos(photos: Sequence[PhotoRow], out: Path, portrait: np.ndarray) -> None:
-    """The PNG files of a run: the portrait, with a coloured square where a face would be."""
-    height, width = portrait.shape[:2]
-    for row in photos:
-        changed = portrait.copy()
-        tint = np.uint8([hash(row.method) % 60, 40, 20])
-        part = np.s_[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4]
-        changed[part] = changed[part] // 2 + tint
-        folder = out / "photos"
-        save_image(to_pil(changed), folder / row.method / f"{row.photo}.without_{row.left_out}.png")
-        save_image(to_pil(portrait), folder / "source" / f"{row.photo}.png")

@@ -1,0 +1,185 @@
+"""Figures of reports, on rows whose outcome is known."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from synthetic import METHODS, TITLES, make_rows
+
+from map_pipeline import MAPPipeline
+from map_pipeline.evaluation import tables
+from map_pipeline.evaluation.dataset import Problem
+from map_pipeline.evaluation.protocol import genuine, impostors, rank, threshold_at_far, wilson
+from map_pipeline.evaluation.report import Context, weight_hashes, write_report
+from map_pipeline.evaluation.results import NO_SECOND, NOT_FOUND, Row, photo_file
+from map_pipeline.images import save_image, to_pil
+
+ROW = Row(
+    photo="001",
+    method="map",
+    left_out="one",
+    recogniser="one",
+    used=False,
+    transformation="none",
+    found=True,
+    target_clean=0.1,
+    target_protected=0.5,
+    person_clean=0.9,
+    person_protected=0.2,
+    rank_clean=1,
+    rank_protected=3,
+)
+
+
+def judged(*changes: dict) -> pd.DataFrame:
+    rows = [dataclasses.replace(ROW, **change) for change in changes]
+    return tables.outcomes(tables.frame(rows), {"one": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [(0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (5, 10, 0.2366, 0.7634), (0, 0, 0, 1)],
+)
+def test_wilson_interval(successes: int, n: int, low: float, high: float) -> None:
+    assert wilson(successes, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_threshold_lets_the_asked_share_of_strangers_pass() -> None:
+    similarities = np.linspace(-1, 1, 1001)
+    limit = threshold_at_far(similarities, 0.01)
+    assert (similarities >= limit).sum() == 10
+    assert threshold_at_far(similarities[:99], 0.01) is None
+    with pytest.raises(ValueError, match=r"`far` must be in \(0, 1\), got 1"):
+        threshold_at_far(similarities, 1)
+
+
+def test_pairs_and_ranks() -> None:
+    first, second = np.eye(3), np.eye(3)[[0, 1, 1]]
+    np.testing.assert_allclose(genuine(first, second), [1, 1, 0])
+    assert len(impostors(first, second)) == 2 * 3 * 2
+    assert rank(0.5, np.array([0.9, 0.5, 0.1])) == 2
+
+
+def test_outcomes_at_the_threshold() -> None:
+    found = judged({}, {"target_protected": 0.49}, {"person_protected": 0.5})
+    assert found["impersonation"].tolist() == [True, False, True]
+    assert found["dodging"].tolist() == [True, True, False]
+    assert found["dodging_clean"].tolist() == [False] * 3
+    assert found["rank1_clean"].tolist() == [True] * 3
+
+
+def test_a_lost_face_is_no_success() -> None:
+    lost = {"target_protected": NOT_FOUND, "person_protected": NOT_FOUND, "rank_protected": 0}
+    found = judged({**lost, "found": False})
+    assert not found[["impersonation", "dodging"]].any(axis=None)
+    assert found["rank1"].all()  # counts with the place of the clean photo
+
+
+def test_people_without_a_second_photo_do_not_count_in_dodging() -> None:
+    found = judged({}, {"person_clean": NO_SECOND, "person_protected": NO_SECOND})
+    assert found["dodging"].count() == 1
+    assert found["impersonation"].count() == 2
+
+
+def test_recognisers_without_a_threshold_are_left_out() -> None:
+    assert judged({"recogniser": "two"}).empty
+
+
+def test_left_out_recognisers_judge_and_otherwise_unused_ones() -> None:
+    both = judged({}, {"left_out": "two"})
+    assert tables.unseen(both)["left_out"].tolist() == ["one"]
+    none = judged({"left_out": "", "used": True}, {"left_out": "", "photo": "002"})
+    assert tables.unseen(none)["photo"].tolist() == ["002"]
+
+
+def test_shares_carry_interval_and_n() -> None:
+    found = judged({}, {"person_protected": 0.9}, {}, {})
+    line = tables.shares(found, ["method"]).set_index("measure").loc["dodging"]
+    assert (line["share"], line["n"]) == (0.75, 4)
+    assert (line["low"], line["high"]) == pytest.approx(wilson(3, 4))
+
+
+def test_means_skip_what_is_not_finite() -> None:
+    photos = pd.DataFrame({"method": ["map"] * 3, "psnr": [30.0, 32.0, math.inf]})
+    [line] = tables.means(photos, ["method"], ["psnr"]).to_dict("records")
+    assert (line["mean"], line["n"]) == (31, 2)
+    assert line["std"] == pytest.approx(math.sqrt(2))
+
+
+def context(pipe: MAPPipeline, people: list[str]) -> Context:
+    pairs = {"impostor_pairs": 90, "genuine_pairs": 10, "genuine_matched": 0.9}
+    limits = {
+        name: {"0.01": {"stored": limit, "estimated": None, "used": limit, **pairs}}
+        for name, (_, limit) in TITLES.items()
+    }
+    return Context(
+        config={"pairs": "<b>pairs</b>.zip"},
+        pipe=pipe,
+        titles={name: one[0] for name, one in METHODS.items()},
+        thresholds=limits,
+        weights=weight_hashes(pipe, None),
+        attributes={name: {"gender": "male" if int(name) % 2 else "female"} for name in people},
+        problems=[Problem("<script>alert(1)</script>.png", "must be a whole picture")],
+        judge="the judge",
+        absent={"lpips": "not computed: weights absent"},
+        probe="another photo of the target",
+    )
+
+
+@pytest.fixture
+def report(tiny_pipeline: MAPPipeline, tmp_path: Path) -> Path:
+    """A whole report of made-up rows; the folder."""
+    people = [f"{index:03d}" for index in range(9)]
+    rows, photos = make_rows(people, ["map", "blur"], ["plain", "grey"])
+    photos[0] = dataclasses.replace(photos[0], status="`image` must show a <face>")
+    picture = to_pil(np.full((60, 40, 3), 99, np.uint8))
+    for row in photos:
+        save_image(picture, photo_file(tmp_path, "source", row.photo))
+        save_image(picture, photo_file(tmp_path, row.method, row.photo, row.left_out))
+    write_report(tmp_path, rows, photos, context(tiny_pipeline, people), {"map": 12.5, "blur": "-"})
+    return tmp_path
+
+
+def test_a_report_holds_every_table_and_chart(report: Path) -> None:
+    summary = json.loads((report / "summary.json").read_text())
+    assert set(summary["tables"]) == {
+        *("protection", "recognisers", "robustness", "quality", "groups", "styles"),
+        *("expression", "thresholds"),
+    }
+    assert summary["photos"] == 9
+    [fid] = [
+        line
+        for line in summary["tables"]["quality"]
+        if (line["method"], line["measure"]) == ("map", "fid")
+    ]
+    assert fid["mean"] == 12.5
+    for name in ("protection", "robustness", "visible_change", "similarities"):
+        with Image.open(report / f"{name}.png") as chart:
+            assert min(chart.size) > 200
+    markdown = (report / "report.md").read_text()
+    assert markdown.count("\n## ") + 1 >= 8
+    assert METHODS["map"][0] in markdown
+
+
+def test_the_page_holds_its_pictures_and_escapes_what_users_named(report: Path) -> None:
+    page = (report / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5  # four charts and the contact sheet
+    assert 'src="http' not in page
+    assert "<script>" not in page
+    assert "<b>pairs</b>" not in page
+    assert "&lt;face&gt;" in page
+
+
+def test_figures_in_the_page_are_those_of_the_rows(report: Path) -> None:
+    figures = pd.DataFrame(
+        json.loads((report / "summary.json").read_text())["tables"]["protection"]
+    )
+    line = figures.query("method == 'map' and transformation == 'none' and measure == 'dodging'")
+    [share], [n] = line["share"], line["n"]
+    assert n == 9  # the left-out recogniser of each plain photo
+    assert f"{100 * share:.1f} %" in (report / "report.html").read_text()
