@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from map_pipeline import MAPPipeline, pipeline
+from map_pipeline import MAPPipeline
 from map_pipeline.checksums import (
     FILE_NAME,
     bundled_folders,
@@ -96,7 +96,7 @@ def test_new_weights_load_once_the_list_is_written_again(checkpoint: Path) -> No
 
 
 def test_replaced_detector_is_not_run(tmp_path: Path) -> None:
-    [_, weights] = bundled_folders()
+    weights = bundled_folders()[-1]
     shutil.copytree(weights, tmp_path / "weights")
     (tmp_path / "weights" / "rfb320.onnx").write_bytes(b"another network")
     with pytest.raises(CheckpointError, match=r"rfb320\.onnx` must have the SHA-256 6c0256cc"):
@@ -108,7 +108,7 @@ def test_checkpoint_from_the_hub_is_checked(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (checkpoint / UNET).write_bytes(b"another network")
-    monkeypatch.setattr(pipeline, "snapshot_download", lambda *_, **__: str(checkpoint))
+    monkeypatch.setattr("map_pipeline.hub.snapshot_download", lambda *_, **__: str(checkpoint))
     with pytest.raises(CheckpointError, match=f"{UNET}` must have the SHA-256"):
         MAPPipeline.from_pretrained("user/repo")
 
@@ -121,7 +121,7 @@ def test_checkpoint_from_the_hub_is_checked(
         (UNET, 2000),
         ("unet/config.json", 10),
         ("model_index.json", 30),
-        ("dlib_resnet/diffusion_pytorch_model.safetensors", 100),
+        ("recognisers/dlib_resnet/diffusion_pytorch_model.safetensors", 100),
         ("scheduler/scheduler_config.json", 5),
     ],
 )

@@ -141,7 +141,7 @@ def emotion_chart(reports: Sequence[FaceReport]) -> str:
     return _chart(key + faces, EMOTION_NOTE) if faces else ""
 
 
-def sturdiness_chart(results: Sequence[RobustnessCheck]) -> str:
+def robustness_chart(results: Sequence[RobustnessCheck]) -> str:
     """What is left of one face's protection after each treatment.
 
     Args:
@@ -268,7 +268,7 @@ def _treatment_card(result: RobustnessCheck) -> str:
         ("", "--map-colour: var(--map-target)", "to the target"),
         ("map-dash", "", "same person from here on"),
     )
-    details = "".join(_sturdiness_rows(one) for one in result.recognisers)
+    details = "".join(_robustness_rows(one) for one in result.recognisers)
     return _card(
         result.treatment[:1].upper() + result.treatment[1:],
         "",
@@ -286,7 +286,7 @@ def _share_row(label: str, number: int, judged: Sequence[RecogniserReport]) -> s
     return _row(label, bar, share, f"{label}: {share} recognisers.", "var(--map-good)")
 
 
-def _sturdiness_rows(row: RecogniserReport) -> str:
+def _robustness_rows(row: RecogniserReport) -> str:
     limit = row.thresholds.get(str(FAR))
     used = "" if row.used_in_optimisation else " · not used in the editing"
     tracks = [

@@ -37,7 +37,7 @@ class Endpoints:
     """What programs can call; nothing of a request is kept.
 
     Args:
-        studio: the models.
+        service: the models.
         run: does a job where the GPU is.
         limit: how often a visitor may have a photo protected.
         targets: the built-in targets.
@@ -46,13 +46,13 @@ class Endpoints:
 
     def __init__(
         self,
-        studio: ProtectionService,
+        service: ProtectionService,
         run: Runner,
         limit: RateLimit,
         targets: Sequence[TargetCard],
         folder: str,
     ) -> None:
-        self._studio, self._run, self._limit = studio, run, limit
+        self._service, self._run, self._limit = service, run, limit
         self._targets, self._folder = targets, folder
 
     def work(
@@ -64,10 +64,10 @@ class Endpoints:
                 raise gr.Error(texts.CHOOSE_PHOTO, print_exception=False)
             self._limit.count(visitor(request))
             yield Progress(
-                0, 1, "Loading the networks" if self._studio.loading else "Looking for faces"
+                0, 1, "Loading the networks" if self._service.loading else "Looking for faces"
             )
             own = read_photo(own_target["path"]) if own_target else None
-            job = self._studio.prepare(read_photo(photo["path"]), own, choices.with_seed())
+            job = self._service.prepare(read_photo(photo["path"]), own, choices.with_seed())
             for told in self._run(job):
                 if isinstance(told, Progress):
                     yield told
@@ -134,7 +134,7 @@ class Endpoints:
         with errors_in_plain_words():
             if not photo:
                 raise gr.Error(texts.CHOOSE_PHOTO, print_exception=False)
-            found = self._studio.find_faces(read_photo(photo["path"]), detector)
+            found = self._service.find_faces(read_photo(photo["path"]), detector)
             return [{**asdict(one), "clear": one.clear} for one in found]
 
     def compare(self, first: File, second: File) -> list[dict]:
@@ -151,7 +151,7 @@ class Endpoints:
         with errors_in_plain_words():
             if not (first and second):
                 raise gr.Error("Choose two photos first.", print_exception=False)
-            return self._studio.compare(read_photo(first["path"]), read_photo(second["path"]))
+            return self._service.compare(read_photo(first["path"]), read_photo(second["path"]))
 
     def targets(self) -> list[dict]:
         """List the built-in targets; they are averages of several faces and show nobody real."""

@@ -69,7 +69,7 @@ class ResultArea:
     download_report: gr.DownloadButton
     recognisers: gr.HTML
     expressions: gr.HTML
-    sturdiness: gr.HTML
+    robustness: gr.HTML
     numbers: gr.HTML
 
 
@@ -157,15 +157,15 @@ def result_area() -> ResultArea:
             download_report = gr.DownloadButton("Download the report (JSON)")
         with gr.Accordion("What each recogniser says", open=True):
             recognisers = gr.HTML(padding=False)
-        with gr.Accordion("How sturdy is it?", open=False):
-            sturdiness = gr.HTML(padding=False)
+        with gr.Accordion("After JPEG and resizing", open=False):
+            robustness = gr.HTML(padding=False)
         with gr.Accordion("Expression", open=False):
             expressions = gr.HTML(padding=False)
         with gr.Accordion("All numbers", open=False):
             numbers = gr.HTML(padding=False)
     return ResultArea(
         empty, area, verdict, slider, download, download_report, recognisers, expressions,
-        sturdiness, numbers,
+        robustness, numbers,
     )  # fmt: skip
 
 

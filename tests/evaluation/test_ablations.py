@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ASTRONAUT
+from PIL import Image
 
 from map_pipeline import MAPConfig, MAPPipeline, default_objectives
 from map_pipeline.evaluation.methods import ABLATIONS, Task, create
@@ -20,7 +21,7 @@ class Recorder:
 
     def __call__(self, photo: np.ndarray, **settings: Any) -> SimpleNamespace:
         self.photo, self.settings = photo, settings
-        return SimpleNamespace(images=[photo + 1])
+        return SimpleNamespace(images=[Image.fromarray(photo + 1)])
 
 
 def called_with(name: str, task: Task = TASK, **options: Any) -> dict[str, Any]:
@@ -50,7 +51,6 @@ def test_the_task_reaches_the_pipeline(name: str) -> None:
     assert settings["emotion"] == "sad"
     assert settings["target"] == "first"
     assert settings["surrogates"] == ["dlib_resnet", "faceres"]
-    assert settings["output_type"] == "np"
     drawn = torch.rand(3, generator=settings["generator"])
     assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(7)))
 
@@ -64,7 +64,7 @@ def test_map_is_as_shipped() -> None:
     """Nothing is set that a user would not set: the pipeline's own defaults decide."""
     settings = called_with("map")
     assert settings.pop("config") is None
-    assert set(settings) == {"emotion", "target", "surrogates", "generator", "output_type"}
+    assert set(settings) == {"emotion", "target", "surrogates", "generator"}
 
 
 @pytest.mark.parametrize(

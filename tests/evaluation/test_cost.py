@@ -1,7 +1,6 @@
 import copy
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from conftest import ASTRONAUT, build_tiny_pipeline, tiny_classifier
 from torch.nn.modules import module as torch_module
 
 from map_pipeline import MAPPipeline
-from map_pipeline.evaluation import cost
 from map_pipeline.evaluation.cost import measure, resident_bytes
 from map_pipeline.evaluation.methods import Task, create
 from map_pipeline.images import load_image, to_array
@@ -68,17 +66,6 @@ def test_peak_memory(tiny_pipeline: MAPPipeline) -> None:
     _, spent = measure(tiny_pipeline, lambda: big().copy())
     assert before + 0.9 * size < spent.peak_memory_mb < before + 2 * size
     assert resident_bytes() / 2**20 < before + 0.5 * size
-
-
-def test_memory_is_unknown_elsewhere(
-    tiny_pipeline: MAPPipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(cost, "STATUS", tmp_path / "status")
-    assert measure(tiny_pipeline, lambda: RESULT)[1].peak_memory_mb == 0
-    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t 9999 kB\nVmRSS:\t    2048 kB\n")
-    assert measure(tiny_pipeline, lambda: RESULT)[1].peak_memory_mb == 2
-    (tmp_path / "status").write_text("Name:\tpython\n")
-    assert resident_bytes() == 0
 
 
 def test_errors_pass_and_leave_nothing_behind(tiny_pipeline: MAPPipeline) -> None:

@@ -63,7 +63,7 @@ def test_a_network_that_knew_the_noise_would_give_the_photo_back(
     def know(_unet: UNet2DModel, latents: torch.Tensor, *_: object) -> torch.Tensor:
         return fixed_noise(latents, seed=5)
 
-    monkeypatch.setattr("map_pipeline.evaluation.purify.predict_noise", know)
+    monkeypatch.setattr("map_pipeline.diffusion.ddim.predict_noise", know)
     result = purify(tiny_pipeline, photo, t, seed=5)
     assert abs(result.astype(int) - photo).max() <= 1
     with_other_noise = purify(tiny_pipeline, photo, t, seed=6)

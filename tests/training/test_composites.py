@@ -98,8 +98,8 @@ def test_warp_moves_a_landmark_where_the_shape_has_it(
 def test_average_of_one_face_many_times_is_that_face(
     landmarks68: torch.Tensor, picture: torch.Tensor
 ) -> None:
-    images, landmarks68 = picture.expand(6, -1, -1, -1), landmarks68.expand(6, -1, -1)
-    average, members = average_faces(images, landmarks68, TEMPLATE, keep=5)
+    images, faces = picture.expand(6, -1, -1, -1), landmarks68.expand(6, -1, -1)
+    average, members = average_faces(images, faces, TEMPLATE, keep=5)
     shape = mean_shape(landmarks68[None], TEMPLATE)
     expected = sharpen(warp_to_shape(picture[None], landmarks68[None], shape)[0])
     inner = (slice(None), slice(55, 100), slice(45, 85))  # inside of the softened surroundings

@@ -65,12 +65,11 @@ def test_protect_detect_compare_and_targets(client: Client, bundled_pipeline: MA
         emotion="sad",
         target=targets[3]["name"],
         mode="fast",
-        strength=0.5,
+        max_change=0.5,
         refine_steps=1,
         generator=torch.Generator().manual_seed(seed),
-        output_type="np",
     )
-    np.testing.assert_array_equal(np.array(Image.open(photo)), alone.images[0])
+    np.testing.assert_array_equal(np.array(Image.open(photo)), np.array(alone.images[0]))
     answers = client.predict(handle_file(ASTRONAUT), handle_file(photo), api_name="/compare")
     measured = {one["name"]: one["source_after"] for one in report["recognisers"]}
     assert {one["name"]: one["similarity"] for one in answers} == pytest.approx(measured, abs=0.02)

@@ -12,8 +12,8 @@ from map_pipeline.ui.charts import (
     comparison_chart,
     emotion_chart,
     position,
+    robustness_chart,
     similarity_chart,
-    sturdiness_chart,
 )
 
 FOOLED = RecogniserReport(
@@ -60,7 +60,7 @@ STURDINESS = [
 ALL_CHARTS = {
     "similarity": similarity_chart([FACE, FACE]),
     "emotion": emotion_chart([FACE]),
-    "sturdiness": sturdiness_chart(STURDINESS),
+    "robustness": robustness_chart(STURDINESS),
     "comparison": comparison_chart(ROWS),
 }
 
@@ -107,7 +107,7 @@ def test_charts_are_well_formed_and_told_to_screen_readers(chart: str) -> None:
 
 @pytest.mark.parametrize(
     "chart",
-    [similarity_chart([]), emotion_chart([]), sturdiness_chart([]), comparison_chart([])],
+    [similarity_chart([]), emotion_chart([]), robustness_chart([]), comparison_chart([])],
 )
 def test_nothing_to_show_is_no_chart(chart: str) -> None:
     assert chart == ""
@@ -115,7 +115,7 @@ def test_nothing_to_show_is_no_chart(chart: str) -> None:
 
 def test_names_are_escaped() -> None:
     assert "Net &lt;29&gt; &amp; co" in ALL_CHARTS["similarity"]
-    assert "Net &lt;29&gt; &amp; co" in ALL_CHARTS["sturdiness"]
+    assert "Net &lt;29&gt; &amp; co" in ALL_CHARTS["robustness"]
     assert "Second &lt;b&gt;" in ALL_CHARTS["comparison"]
 
 
@@ -166,8 +166,8 @@ def test_emotions_and_which_one_was_asked() -> None:
     assert "25% → 100%" in words(chart)
 
 
-def test_sturdiness_counts_the_recognisers_that_give_a_verdict() -> None:
-    tree = ElementTree.fromstring(sturdiness_chart(STURDINESS))
+def test_robustness_counts_the_recognisers_that_give_a_verdict() -> None:
+    tree = ElementTree.fromstring(robustness_chart(STURDINESS))
     cards = [
         told(ElementTree.tostring(one, "unicode"))
         for one in tree.iter()
@@ -182,11 +182,11 @@ def test_sturdiness_counts_the_recognisers_that_give_a_verdict() -> None:
         "See the target: 1 of 1 recognisers.",
     ]
     assert cards[1][-1] == "Similarity to the target: 0.62; no line known."
-    assert "Half size" in words(ALL_CHARTS["sturdiness"])
+    assert "Half size" in words(ALL_CHARTS["robustness"])
 
 
-def test_sturdiness_without_any_verdict() -> None:
-    assert "no verdict" in sturdiness_chart([RobustnessCheck("as it is", [WITHOUT_LINE])])
+def test_robustness_without_any_verdict() -> None:
+    assert "no verdict" in robustness_chart([RobustnessCheck("as it is", [WITHOUT_LINE])])
 
 
 def test_comparison_of_two_photos() -> None:

@@ -38,7 +38,7 @@ def models(tiny_pipeline: MAPPipeline) -> Models:
 
 
 @pytest.fixture(scope="module")
-def studio(models: Models) -> ProtectionService:
+def service(models: Models) -> ProtectionService:
     return ProtectionService(lambda: models, background=False)
 
 
@@ -61,8 +61,8 @@ def decorated(
     return found
 
 
-def job(studio: ProtectionService, **choices: Any) -> Job:
-    return studio.prepare(Image.open(ASTRONAUT).convert("RGB"), None, Choices(**choices))
+def job(service: ProtectionService, **choices: Any) -> Job:
+    return service.prepare(Image.open(ASTRONAUT).convert("RGB"), None, Choices(**choices))
 
 
 def test_importing_the_page_touches_neither_torch_nor_cuda() -> None:
@@ -98,36 +98,36 @@ def test_duration_fits_the_quota_in_every_mode(
     assert asked * SCHEDULED <= ANONYMOUS_QUOTA
 
 
-def test_everything_that_crosses_the_boundary_pickles(studio: ProtectionService) -> None:
-    sent = job(studio, steps=1, mode="strong")
+def test_everything_that_crosses_the_boundary_pickles(service: ProtectionService) -> None:
+    sent = job(service, steps=1, mode="strong")
     received = pickle.loads(pickle.dumps(sent))
     assert received.photo.tobytes() == sent.photo.tobytes()
     assert [getattr(received, one.name) for one in fields(Job)[1:]] == [
         getattr(sent, one.name) for one in fields(Job)[1:]
     ]
-    *told, result = (pickle.loads(pickle.dumps(one)) for one in studio.run(received))
+    *told, result = (pickle.loads(pickle.dumps(one)) for one in service.run(received))
     assert all(isinstance(one, Progress) for one in told)
     assert isinstance(result, Protected)
-    [here] = [one for one in studio.run(sent) if isinstance(one, Protected)]
+    [here] = [one for one in service.run(sent) if isinstance(one, Protected)]
     assert result.photo.tobytes() == here.photo.tobytes()
 
 
 def test_only_the_gpu_function_runs_gradients(
-    studio: ProtectionService, monkeypatch: pytest.MonkeyPatch
+    service: ProtectionService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A backward pass in the main process would break CUDA in the GPU process forked from it."""
-    protected = list(studio.run(job(studio, steps=1)))[-1]
+    protected = list(service.run(job(service, steps=1)))[-1]
 
     def forbidden(*_args: Any, **_kwargs: Any) -> None:
         raise AssertionError("a backward pass outside of the GPU function")
 
     monkeypatch.setattr(torch.autograd, "grad", forbidden)
     monkeypatch.setattr(torch.Tensor, "backward", forbidden)
-    prepare_models(studio.models.protecting["auto"], "cpu")
-    studio.check_robustness(job(studio), protected)
-    studio.compare(protected.photo, protected.photo)
+    prepare_models(service.models.protecting["auto"], "cpu")
+    service.check_robustness(job(service), protected)
+    service.compare(protected.photo, protected.photo)
     with pytest.raises(AssertionError, match="outside of the GPU function"):
-        list(studio.run(job(studio, steps=1)))
+        list(service.run(job(service, steps=1)))
 
 
 def test_models_load_in_the_calling_thread_before_the_page_is_launched(models: Models) -> None:

@@ -1,0 +1,236 @@
+"""The page at work: what its buttons do, and which endpoints programs may call."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+
+from map_pipeline.ui import charts, found_faces, page, results, texts
+from map_pipeline.ui.endpoints import Endpoints, File
+from map_pipeline.ui.examples import Example, load_examples
+from map_pipeline.ui.limits import RateLimit
+from map_pipeline.ui.requests import errors_in_plain_words
+from map_pipeline.ui.service import Files, Job, Progress, Protected, ProtectionService, read_photo
+from map_pipeline.ui.settings import MAX_FACES, Choices, PageSettings
+from map_pipeline.ui.style import TargetCard
+
+# Quick, and nothing for programs: never waits for a photo that is being protected.
+AT_ONCE = {"api_visibility": "private", "concurrency_limit": None}
+
+Run = Callable[[Job], Generator[Progress | Protected, None, None]]
+"""Does a job on the GPU, or here."""
+
+
+class Handlers:
+    """What happens on the page, as updates of its components.
+
+    Args:
+        service: the models.
+        endpoints: the same for programs.
+        examples: ready-made results.
+        parts: the components: `top`, `form`, `out` and `status`.
+    """
+
+    def __init__(
+        self,
+        service: ProtectionService,
+        endpoints: Endpoints,
+        examples: Sequence[Example],
+        parts: SimpleNamespace,
+    ) -> None:
+        self._service, self._endpoints, self._examples = service, endpoints, examples
+        self._parts = parts
+
+    def protect(
+        self, request: gr.Request, photo: File, own_target: File, *values: Any
+    ) -> Iterator[dict]:
+        """Protect the chosen faces: progress, the result, then what is left after resizing."""
+        out, status = self._parts.out, self._parts.status
+        for update in self._endpoints.work(photo, own_target, Choices(*values), request):
+            if isinstance(update, Progress):
+                yield {status: results.progress_bar(update)}
+                continue
+            job, protected, files = update
+            yield {
+                **self._show(files, protected.reports, job.choices.mode, job.choices.seed),
+                status: results.progress_bar(Progress(1, 1, "Checking JPEG and resizing")),
+            }
+            with errors_in_plain_words():
+                faces = self._service.check_robustness(job, protected)
+            yield {out.robustness: "".join(map(charts.robustness_chart, faces)), status: ""}
+
+    def _show(self, files: Files, reports: list, mode: str, seed: int) -> dict:
+        out = self._parts.out
+        return {
+            out.empty: gr.HTML(visible=False),
+            out.area: gr.Column(visible=True),
+            out.verdict: results.verdict(reports, mode),
+            out.slider: (files.before, files.after),
+            out.download: files.after,
+            out.download_report: files.report,
+            out.recognisers: charts.similarity_chart(reports),
+            out.expressions: charts.emotion_chart(reports),
+            out.robustness: texts.NOT_TESTED,
+            out.numbers: results.tables(reports) + results.details(reports, seed),
+            self._parts.form.seed: seed,
+        }
+
+    def show_example(self, index: int) -> dict:
+        """A ready-made result."""
+        one, top, form = self._examples[index], self._parts.top, self._parts.form
+        files = Files(str(one.photo), str(one.protected), str(one.report))
+        shown = self._show(files, one.reports, one.mode, one.seed)
+        return {**shown, top.photo: files.before, form.emotion: one.emotion, form.mode: one.mode}
+
+    def outline_faces(self, photo: File, detector: str) -> dict:
+        """Outlines of the faces of an upload, and a choice among several."""
+        top = self._parts.top
+        clear = {top.outlines: "", top.note: "", top.faces: gr.CheckboxGroup([], visible=False)}
+        if not photo:
+            return clear
+        try:
+            with errors_in_plain_words():
+                picture = read_photo(photo["path"])
+                found = self._service.find_faces(picture, detector)
+        except gr.Error as error:
+            gr.Warning(error.message)  # an error would leave the outlines of the photo before
+            return clear
+        ticked = [one.number for one in found if one.clear][:MAX_FACES]
+        several = len(found) > 1 or not ticked
+        return {
+            top.outlines: found_faces.outlines(picture.size, found),
+            top.note: f'<p class="map-note">{found_faces.summary(found)}</p>',
+            top.faces: gr.CheckboxGroup(found_faces.choices(found), value=ticked, visible=several),
+        }
+
+    def compare(self, first: File, second: File) -> str:
+        """What every recogniser says about two photos."""
+        return charts.comparison_chart(self._endpoints.compared(first, second))
+
+    def ready(self) -> dict:
+        """What depends on the models, once they are loaded."""
+        with errors_in_plain_words():
+            models = self._service.models
+        form = self._parts.form
+        return {
+            form.mode: gr.Radio(texts.mode_choices(models.seconds)),
+            form.detector: gr.Dropdown(list(models.protecting)),
+        }
+
+    def forget(self) -> dict:
+        """Hide the result of the photo before."""
+        out = self._parts.out
+        return {out.empty: gr.HTML(visible=True), out.area: gr.Column(visible=False)}
+
+
+def build_page(
+    settings: PageSettings,
+    service: ProtectionService,
+    run: Run,
+    targets: Sequence[TargetCard],
+) -> gr.Blocks:
+    """Lay out the page and connect it; launching it is up to the caller.
+
+    Args:
+        settings: what distinguishes this deployment.
+        service: the models; run: does a job with them.
+        targets: the built-in targets of the gallery.
+    """
+    examples = load_examples(settings.examples)
+    with gr.Blocks(
+        title=texts.TITLE,
+        analytics_enabled=False,
+        delete_cache=(settings.keep_seconds, settings.keep_seconds),
+    ) as demo:
+        gr.Markdown(texts.INTRO, elem_id="intro")
+        with gr.Tab("Protect"), gr.Row():
+            with gr.Column(scale=5):
+                top = page.photo_area(examples)
+                form = page.form(top.faces, targets)
+                with gr.Row():
+                    button = gr.Button("Protect", variant="primary", size="lg", scale=3)
+                    stop = gr.Button("Stop", variant="stop", size="lg", visible=False)
+                status = gr.HTML(elem_id="status", padding=False)
+                gr.Markdown(texts.PRIVACY_LINE, elem_classes="map-note")
+            with gr.Column(scale=6):
+                out = page.result_area()
+        with gr.Tab("Check a photo"):
+            check = page.check_tab()
+        with gr.Tab("About"):
+            page.explanations()
+
+        limit = RateLimit(settings.rate_limit, settings.rate_seconds)
+        endpoints = Endpoints(service, run, limit, targets, top.photo.GRADIO_CACHE)
+        parts = SimpleNamespace(top=top, form=form, out=out, status=status)
+        handlers = Handlers(service, endpoints, examples, parts)
+        _connect_photo(demo, handlers, parts)
+        _connect_buttons(handlers, parts, button, stop)
+        first, second, compare_button, answer = check
+        compare_button.click(
+            handlers.compare, [first, second], answer, preprocess=False, **AT_ONCE
+        )  # fmt: skip
+        _add_endpoints(endpoints, parts, first, second)
+    return demo
+
+
+def _connect_photo(demo: gr.Blocks, handlers: Handlers, parts: SimpleNamespace) -> None:
+    top, form, out = parts.top, parts.form, parts.out
+    demo.load(handlers.ready, outputs=[form.mode, form.detector], show_progress="hidden", **AT_ONCE)
+    gr.on(
+        [top.photo.change, form.detector.change],
+        handlers.outline_faces, [top.photo, form.detector], [top.outlines, top.note, top.faces],
+        show_progress_on=top.note, preprocess=False, **AT_ONCE,
+    )  # fmt: skip
+    top.photo.input(handlers.forget, outputs=[out.empty, out.area], **AT_ONCE)
+    shown = [parts.status, *vars(out).values(), form.seed, top.photo, form.emotion, form.mode]
+    top.examples.click(
+        handlers.show_example, top.examples, shown, show_progress="hidden", **AT_ONCE
+    ).success(None, js=page.SHOW_RESULT, api_visibility="private")
+
+
+def _connect_buttons(
+    handlers: Handlers, parts: SimpleNamespace, button: gr.Button, stop: gr.Button
+) -> None:
+    form, status, buttons = parts.form, parts.status, [button, stop]
+
+    def busy() -> tuple[gr.Button, gr.Button]:
+        return gr.Button(interactive=False), gr.Button(visible=True)
+
+    def stopping() -> tuple[gr.Button, str]:
+        # Until the work has ended Gradio would drop another press of the first button.
+        return gr.Button(visible=False), texts.STOPPING
+
+    def idle() -> tuple[gr.Button, gr.Button, str]:
+        return gr.Button(interactive=True), gr.Button(visible=False), ""
+
+    job = button.click(busy, outputs=buttons, queue=False, **AT_ONCE).then(
+        handlers.protect,
+        [parts.top.photo, form.own_target, *form.choices],
+        [status, *vars(parts.out).values(), form.seed],
+        show_progress_on=status,
+        preprocess=False,
+        concurrency_id="protect",
+        api_visibility="private",
+    )
+    job.success(None, js=page.SHOW_RESULT, api_visibility="private")
+    for ended in (job.success, job.failure):
+        ended(idle, outputs=[*buttons, status], **AT_ONCE)
+    stop.click(stopping, outputs=[stop, status], cancels=job, **AT_ONCE)
+
+
+def _add_endpoints(
+    endpoints: Endpoints, parts: SimpleNamespace, first: gr.Image, second: gr.Image
+) -> None:
+    """Endpoints for programs: plain values instead of the page's HTML."""
+    top, form = parts.top, parts.form
+    api, data = gr.Button(visible=False), gr.JSON(visible=False)
+    file, text = gr.File(visible=False), gr.Textbox(visible=False)
+    protect = [top.photo, form.own_target, *form.choices]
+    for endpoint, given, returned, name in (
+        (endpoints.protect, protect, [file, text, data, form.seed], "protect"),
+        (endpoints.detect, [top.photo, form.detector], data, "detect"),
+        (endpoints.compare, [first, second], data, "compare"),
+        (endpoints.targets, None, data, "targets"),
+    ):
+        api.click(endpoint, given, returned, preprocess=False, api_name=name, concurrency_id=name)
