@@ -15,7 +15,7 @@ from typing import Any
 # an identifier in the home folder, unless this is set before they're imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public name -> module that defines it.
 _MODULES = {

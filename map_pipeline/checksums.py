@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 from map_pipeline.errors import CheckpointError
+from map_pipeline.files import write_atomically
 
 FILE_NAME = "SHA256SUMS"
 WEIGHT_SUFFIXES = (".safetensors", ".onnx")
@@ -91,8 +92,6 @@ def write_list(folder: Path) -> Path:
     Raises:
         CheckpointError: the folder holds no weight file.
     """
-    from map_pipeline.images import write_atomically
-
     names = weight_files(folder)
     if not names:
         kinds = " or ".join(WEIGHT_SUFFIXES)

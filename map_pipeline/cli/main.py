@@ -25,6 +25,15 @@ COMMANDS = {
     "info": "show versions, device and checkpoint",
 }
 
+# Package -> the extra of ours that installs it.
+EXTRA_OF = {
+    **dict.fromkeys(("pandas", "tabulate", "matplotlib", "torchmetrics"), "evaluation"),
+    **dict.fromkeys(("psutil", "jinja2", "httpx", "scipy"), "evaluation"),
+    **dict.fromkeys(("accelerate", "onnx"), "training"),
+    "insightface": "insightface",
+    "transformers": "transformers",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
@@ -33,6 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return dispatch(given)
     except (MAPError, OSError, ValueError) as error:  # ValueError: a number outside its range
         return fail(error)
+    except ModuleNotFoundError as error:
+        extra = EXTRA_OF.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        return fail(f"this needs {error.name}: pip install 'map-pipeline[{extra}]'")
     except KeyboardInterrupt:
         print("map-protect: stopped; no partial file was left.", file=sys.stderr)
         return 130
@@ -83,7 +97,7 @@ def first_line(text: str | None) -> str:
     return (text or "").strip().partition("\n")[0]
 
 
-def fail(error: Exception) -> int:
+def fail(error: Exception | str) -> int:
     """Print an error as one line and return exit code 2."""
     print("map-protect: " + " ".join(str(error).split()), file=sys.stderr)
     return 2

@@ -67,7 +67,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Protect one photo, or every photo of a folder."""
-    from map_pipeline.images import write_atomically
+    from map_pipeline.files import write_atomically
 
     jobs = list(plan_jobs(options.input, options.output))
     check_writable("OUT", options.output.parent if is_file_name(options.output) else options.output)

@@ -19,7 +19,8 @@ from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import InvalidImageError, UnknownOptionError
 from map_pipeline.evaluation.protocol import wilson
 from map_pipeline.evaluation.results import PhotoRow, photo_file, photos_file, read_rows
-from map_pipeline.images import load_image, save_image, to_array, write_atomically
+from map_pipeline.files import write_atomically
+from map_pipeline.images import load_image, save_image, to_array
 
 COLUMNS, ROWS = 4, 3  # faces on one sheet
 FACE, CAPTION, GAP = 384, 36, 12  # px

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from map_pipeline.errors import InvalidImageError, UnknownOptionError
 from map_pipeline.evaluation.dataset import PhotoSet, Problem
 from map_pipeline.evaluation.protocol import genuine, impostors, rank
-from map_pipeline.images import load_image, to_array, write_atomically
+from map_pipeline.files import write_atomically
+from map_pipeline.images import load_image, to_array
 from map_pipeline.measure import View
 from map_pipeline.pipeline import MAPPipeline
 

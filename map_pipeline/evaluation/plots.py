@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from map_pipeline.evaluation.tables import Table, unseen
-from map_pipeline.images import write_atomically
+from map_pipeline.files import write_atomically
 
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120}
 COLOURS = {"impersonation": "#b3541e", "dodging": "#1f6f8b"}

@@ -26,7 +26,8 @@ from map_pipeline.evaluation.plots import write_plots
 from map_pipeline.evaluation.protocol import threshold_at_far
 from map_pipeline.evaluation.results import PhotoRow, Row, photo_file
 from map_pipeline.evaluation.tables import Table
-from map_pipeline.images import load_image, to_array, write_atomically
+from map_pipeline.files import write_atomically
+from map_pipeline.images import load_image, to_array
 from map_pipeline.pipeline import MAPPipeline
 
 PACKAGES = ("torch", "diffusers", "torchmetrics", "numpy", "pillow", "onnxruntime", "scipy")

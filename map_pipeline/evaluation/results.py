@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar, get_args
 
-from map_pipeline.images import write_atomically
+from map_pipeline.files import write_atomically
 
 NOT_FOUND = -1.0  # stands for a similarity where no face was found
 NO_SECOND = float("nan")  # stands for a similarity where the person has no usable second photo

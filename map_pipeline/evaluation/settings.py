@@ -11,6 +11,7 @@ from typing import Literal
 
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import UnknownOptionError, check_setting
+from map_pipeline.files import write_atomically
 
 # Settings that may differ between runs into one folder: they only say which units are wanted.
 RESUMABLE_FIELDS = ("methods", "styles", "skip", "limit")
@@ -91,8 +92,6 @@ def check_same_run(out: Path, settings: Mapping[str, object]) -> None:
     Raises:
         UnknownOptionError: they differ, and rows of both would get mixed.
     """
-    from map_pipeline.images import write_atomically
-
     path = out / "settings.json"
     now = json.loads(json.dumps(settings, default=str))
     if path.is_file():

@@ -15,14 +15,12 @@ import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForImageClassification, BaseImageProcessor
 
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import CheckpointError
-from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
+from map_pipeline.faces.align import ARCFACE_TEMPLATE_112, aligned_crop
 from map_pipeline.graph.ensemble import Ensemble
 from map_pipeline.graph.executor import GraphNetwork
-from map_pipeline.identity.recognisers import aligned_crop
 
 # What other networks call the same seven.
 SYNONYMS = {
@@ -177,6 +175,9 @@ class TransformersExpressionClassifier(ModelMixin, ConfigMixin):
         std: Sequence[float] = (0.5, 0.5, 0.5),
     ) -> None:
         super().__init__()
+        # Imported here: only this class needs transformers, an extra.
+        from transformers import AutoConfig, AutoModelForImageClassification
+
         settings = dict(classifier)
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         self.model = AutoModelForImageClassification.from_config(config)
@@ -193,18 +194,20 @@ class TransformersExpressionClassifier(ModelMixin, ConfigMixin):
             name_or_path: folder or Hub repository, such as "trpakov/vit-face-expression".
             options: passed on to `AutoModelForImageClassification.from_pretrained`.
         """
+        from transformers import AutoModelForImageClassification, BaseImageProcessor
+
         model = AutoModelForImageClassification.from_pretrained(name_or_path, **options)
         settings, _ = BaseImageProcessor.get_image_processor_dict(name_or_path)
         normalise = settings.get("do_normalize", True)
-        encoder = cls(
+        wrapped = cls(
             classifier=model.config.to_dict(),
             title=Path(name_or_path).name,
             size=image_size(settings.get("size", 224)),
             mean=settings.get("image_mean", [0.5] * 3) if normalise else [0.0] * 3,
             std=settings.get("image_std", [0.5] * 3) if normalise else [1.0] * 3,
         )
-        encoder.model = model
-        return encoder.eval()
+        wrapped.model = model
+        return wrapped.eval()
 
     def classify(self, crops: Tensor) -> Tensor:
         """[B,3,S,S] RGB in [0,1], already aligned -> logits [B,7] float32."""

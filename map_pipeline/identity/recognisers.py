@@ -22,45 +22,13 @@ from torch import Tensor
 from map_pipeline.errors import CheckpointError, UnknownOptionError
 from map_pipeline.faces.align import (
     ARCFACE_TEMPLATE_112,
-    invert_affine,
-    similarity_transform,
-    warp_affine,
+    aligned_crop,
 )
 from map_pipeline.faces.detect import INSIGHTFACE_ROOT_VARIABLE
 from map_pipeline.graph.ensemble import Ensemble
 from map_pipeline.graph.executor import GraphNetwork
 
 logger = logging.getLogger(__name__)
-
-
-def aligned_crop(
-    images: Tensor, landmarks: Tensor, template: Sequence[Sequence[float]], size: int
-) -> Tensor:
-    """Move five landmarks onto a template.
-
-    Sampling is bilinear without a low-pass filter: reduce images first in which the face has many
-    more pixels than the crop.
-
-    Args:
-        images: [B,3,H,W] float, RGB in [0,1].
-        landmarks: [B,5,2] px in `images`.
-        template: five (x, y) in px of the crop.
-        size: side of the crop in px.
-
-    Returns:
-        [B,3,size,size] with the dtype of `images`, black outside of the image.
-    """
-    if images.dim() != 4 or images.shape[1] != 3:
-        raise ValueError(f"`images` must be [B,3,H,W], got {list(images.shape)}.")
-    if landmarks.shape != (len(images), 5, 2):
-        raise ValueError(
-            f"`landmarks` must be [{len(images)},5,2], got {list(landmarks.shape)}: "
-            "five points for every image."
-        )
-    landmarks = landmarks.to(images.device, torch.float32)
-    target = torch.tensor(template, device=images.device)
-    image_to_crop = similarity_transform(landmarks, target)
-    return warp_affine(images, invert_affine(image_to_crop), (size, size), padding_mode="zeros")
 
 
 class FaceRecogniser(ModelMixin, ConfigMixin):

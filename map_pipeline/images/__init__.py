@@ -18,7 +18,7 @@ from map_pipeline.images.rules import (
     Rule,
     rules_table,
 )
-from map_pipeline.images.writing import save_image, write_atomically
+from map_pipeline.images.writing import save_image
 
 __all__ = [
     "FORMATS",
@@ -37,5 +37,4 @@ __all__ = [
     "to_pil",
     "to_tensor",
     "uint8_tensor",
-    "write_atomically",
 ]

@@ -1,4 +1,4 @@
-"""Writing pictures and other files so that each is whole or absent."""
+"""Writing pictures so that each is whole or absent."""
 
 import io
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from map_pipeline.errors import InvalidImageError
+from map_pipeline.files import write_atomically
 from map_pipeline.images.forms import to_array
 
 
@@ -27,14 +28,3 @@ def save_image(image: Image.Image, path: str | os.PathLike) -> None:
     else:
         raise InvalidImageError(f"`OUT` must end in .png, .jpg or .jpeg, got {path.name!r}.")
     write_atomically(path, buffer.getvalue())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it and rename it, so it is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

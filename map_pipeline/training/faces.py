@@ -22,7 +22,8 @@ from torch import Tensor
 from map_pipeline.config import EMOTIONS
 from map_pipeline.diffusion.conditioner import is_grey
 from map_pipeline.errors import InvalidImageError
-from map_pipeline.images import SUFFIXES, write_atomically
+from map_pipeline.files import write_atomically
+from map_pipeline.images import SUFFIXES
 
 HAND_LABELS = "labels.jsonl"
 

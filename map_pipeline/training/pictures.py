@@ -21,7 +21,8 @@ from map_pipeline.diffusion.conditioner import FaceConditioner, is_conditional
 from map_pipeline.diffusion.ddim import generate, invert
 from map_pipeline.diffusion.unet import patch_size, patchify, unpatchify
 from map_pipeline.errors import MAPError
-from map_pipeline.images import to_pil, write_atomically
+from map_pipeline.files import write_atomically
+from map_pipeline.images import to_pil
 from map_pipeline.training.augment import Batch
 from map_pipeline.training.validation import GENERATION_STEPS, INVERSION_STEPS, round_trip
 

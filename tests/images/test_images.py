@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageCms, PngImagePlugin
 
 from map_pipeline.errors import InvalidImageError
+from map_pipeline.files import write_atomically
 from map_pipeline.images import (
     MAX_PIXELS,
     MIN_SIDE,
@@ -20,7 +21,6 @@ from map_pipeline.images import (
     to_pil,
     to_tensor,
     uint8_tensor,
-    write_atomically,
 )
 
 ORIENTATION, GPS = 0x0112, 0x8825

@@ -21,8 +21,8 @@ from map_pipeline.errors import UnknownOptionError
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.identity.objectives import RefineState, RefineTarget, default_objectives
 from map_pipeline.training import map_training as map_network
+from map_pipeline.training.config import MAPTrainingConfig
 from map_pipeline.training.map_training import (
-    MAPTrainingConfig,
     Step,
     prepare,
     random_subset,

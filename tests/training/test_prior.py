@@ -37,13 +37,8 @@ from map_pipeline.faces.align import Alignment, warp_affine
 from map_pipeline.images import load_image, to_array, to_tensor
 from map_pipeline.training import prior
 from map_pipeline.training.augment import Batch
-from map_pipeline.training.prior import (
-    PRESETS,
-    PriorConfig,
-    noise_loss,
-    split,
-    train_prior,
-)
+from map_pipeline.training.config import PRIOR_PRESETS, PriorConfig
+from map_pipeline.training.prior import noise_loss, split, train_prior
 from map_pipeline.training.run_state import find_state
 from map_pipeline.training.score_model import ScoreModel, new_conditioner, new_scheduler, new_unet
 
@@ -183,9 +178,9 @@ def test_networks_that_cant_be() -> None:
         new_unet(replace(QUICK, channels=(16, 24)), SIDE)
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
+@pytest.mark.parametrize("preset", list(PRIOR_PRESETS))
 def test_presets_build_a_network_of_a_few_megabytes(preset: str) -> None:
-    config = PRESETS[preset]
+    config = PRIOR_PRESETS[preset]
     unet = new_unet(config, 128)
     conditioner = FaceConditioner(4 * config.channels[0], config.hidden)
     half_precision = 2 * (unet.num_parameters() + conditioner.num_parameters())
