@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
+from map_pipeline.config import FAR
 from map_pipeline.errors import MAPError
 from map_pipeline.faces.detect import select_faces
 from map_pipeline.images import ImageInput, load_image, to_array
-from map_pipeline.measure import FAR, View
+from map_pipeline.measure import View
 from map_pipeline.pipeline import MAPPipeline
 
 

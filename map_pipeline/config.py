@@ -1,7 +1,7 @@
 """Settings of one protection run, validated once; defaults are what a user should get."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from map_pipeline.errors import UnknownOptionError, check_setting
 
@@ -112,9 +112,7 @@ MODES = {
 DEFAULT_MODE = "strong"
 
 
-def resolve_config(
-    config: MAPConfig | None, mode: str, levels: int, **given: float | None
-) -> MAPConfig:
+def resolve_config(config: MAPConfig | None, mode: str, levels: int, **given: Any) -> MAPConfig:
     """The settings of a call: `given` where they aren't None, else `config`, else those of `mode`.
 
     Args:

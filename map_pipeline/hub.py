@@ -21,7 +21,7 @@ def bundled_checkpoint() -> Path:
     return Path(str(resources.files("map_pipeline") / "checkpoint"))
 
 
-def find_checkpoint(name_or_path: str | PathLike | None) -> str:
+def find_checkpoint(name_or_path: str | PathLike[str] | None) -> str:
     """What `DiffusionPipeline.from_pretrained` shall load: a checked folder, or a Hub repository.
 
     Args:

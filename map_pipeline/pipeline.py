@@ -158,7 +158,7 @@ class MAPPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | PathLike | None = None, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | PathLike[str] | None = None, **kwargs: Any
     ) -> Self:
         """Load a checkpoint: the bundled one, a local folder, or a Hub repository "user/repo".
 
@@ -245,7 +245,7 @@ class MAPPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
-    ) -> MAPPipelineOutput | tuple:
+    ) -> MAPPipelineOutput | tuple[Any, Any]:
         r"""Protect the faces of one or several photos.
 
         Args:
@@ -308,7 +308,7 @@ class MAPPipeline(DiffusionPipeline):
             callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs
         )
         self.check_inputs(emotion, surrogates, output_type, callback_on_step_end_tensor_inputs)
-        images = image if isinstance(image, list | tuple) else [image]
+        images: Any = image if isinstance(image, list | tuple) else [image]
         generators = photo_generators(generator, len(images))
 
         # 1. Read the photos and find the faces to protect.
@@ -336,7 +336,7 @@ class MAPPipeline(DiffusionPipeline):
                     started = time.perf_counter()
                     # 2. Embed the face and choose its target.
                     source = self.embed(self.view(photo, face.landmarks))
-                    face_target = own_target or self.built_in_target(target, source)
+                    face_target = own_target or self.built_in_target(str(target), source)
                     task = FaceTask(face, source, face_target, plan)
                     alignment = stages.align(face)
                     try:

@@ -1,6 +1,5 @@
 """A protected photo after what happens to photos that are shared: JPEG and resizing."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +9,7 @@ from map_pipeline.compare import largest_face
 from map_pipeline.faces.detect import Face, select_faces
 from map_pipeline.identity.targets import Target
 from map_pipeline.images import ImageInput
-from map_pipeline.images.degradations import TRANSFORMS
+from map_pipeline.images.degradations import TRANSFORMS, Transform
 from map_pipeline.measure import View, compare_identities, redetect_landmarks
 from map_pipeline.pipeline import MAPPipeline
 from map_pipeline.report import FaceReport, RecogniserReport
@@ -71,7 +70,7 @@ def check_robustness(
     return results
 
 
-def _treated_view(pipe: MAPPipeline, photo: np.ndarray, face: Face, transform: Callable) -> View:
+def _treated_view(pipe: MAPPipeline, photo: np.ndarray, face: Face, transform: Transform) -> View:
     """The face in the transformed photo, found anew as a recogniser would."""
     treated = transform(photo, 0)
     scale = treated.shape[1] / photo.shape[1]

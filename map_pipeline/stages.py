@@ -5,6 +5,7 @@ Letters in shape comments: H/W photo, s side of the aligned crop, h/w region aro
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,6 +45,8 @@ from map_pipeline.measure import (
     working_threshold,
 )
 from map_pipeline.report import FaceReport
+
+FourNumbers = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,9 @@ class FaceStages:
     def express(self, photo: np.ndarray, alignment: Alignment, task: FaceTask) -> np.ndarray:
         """The photo `uint8 [H,W,3]` with the asked expression, before any protection."""
         config = task.plan.config
-        if config.expression_strength == 0 or None in (self.conditioner, self.expression_shapes):
+        if self.conditioner is None or self.expression_shapes is None:
+            return photo
+        if config.expression_strength == 0:
             return photo
         crop, landmarks68 = self.aligned_crop(photo, alignment)
         if landmarks68 is None:  # half hidden: nothing to move
@@ -209,7 +214,9 @@ class FaceStages:
             source_cond=source_cond,
             target_cond=target_cond,
         )
-        classifiers = self.expression_classifiers if needs(task.plan.objectives, "logits") else {}
+        classifiers: Any = (
+            self.expression_classifiers if needs(task.plan.objectives, "logits") else {}
+        )
         networks = Networks(self.unet, self.scheduler, tuned, classifiers, task.plan.map_network)
         return refine(
             networks, target, geometry, task.plan.objectives, task.plan.config, generator, on_step
@@ -244,7 +251,7 @@ class FaceStages:
         same_place = view_face(after, face.landmarks, self.device).image
         similarity, noise_ratio = image_quality(views[0].image, same_place)
         return FaceReport(
-            box=tuple(float(v) for v in face.box),
+            box=cast(FourNumbers, tuple(float(v) for v in face.box)),
             detector=detector.name,
             emotion=task.plan.emotion,
             target=target.name,

@@ -109,7 +109,7 @@ def generate(
     guided = steps if guided_steps is None else guided_steps
     scales = [guidance_scale] * guided + [1.0] * (steps - guided)
     for timestep, alpha, alpha_next, scale in zip(levels, alphas, alphas[1:], scales, strict=False):
-        if scale == 1.0 or negative_cond is None:
+        if scale == 1.0 or condition is None or negative_cond is None:
             noise = predict_noise(unet, latents, timestep, condition)
         else:
             noise = guided_noise(unet, latents, timestep, condition, negative_cond, scale)

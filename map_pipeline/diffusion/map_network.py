@@ -8,7 +8,7 @@ prior stays what it is, bit for bit, for inversion and the expression edit; and 
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import sqrt
-from typing import Self
+from typing import Self, cast
 
 import torch
 from diffusers import ConfigMixin, ModelMixin, UNet2DModel
@@ -82,7 +82,7 @@ class MAPNetwork(ModelMixin, ConfigMixin):
         """
         parts = [
             # A unit vector of D numbers, scaled so that each is about 1.
-            layer(targets[name].to(self.dtype) * sqrt(layer.in_features))
+            layer(targets[name].to(self.dtype) * sqrt(self.config.target_dims[name]))
             for name, layer in self.target_in.items()
         ]
         return self.target_out(torch.stack(parts).mean(0))
@@ -101,9 +101,10 @@ class MAPNetwork(ModelMixin, ConfigMixin):
     def merge_into(self, unet: UNet2DModel) -> None:
         """Add the change to the weights of `unet` for good."""
         for layer, down, up in self._changes(unet):
-            layer.weight += (up @ down).view_as(layer.weight).to(layer.weight)
+            weight = cast(Tensor, layer.weight)
+            weight += (up @ down).view_as(weight).to(weight)
 
-    def _changes(self, unet: UNet2DModel) -> Iterator[tuple[nn.Module, Tensor, Tensor]]:
+    def _changes(self, unet: UNet2DModel) -> Iterator[tuple[nn.Module, nn.Parameter, nn.Parameter]]:
         modules = dict(unet.named_modules())
         names = sorted(self.config.layers)  # JSON doesn't keep their order
         for name, down, up in zip(names, self.down, self.up, strict=True):

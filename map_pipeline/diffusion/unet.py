@@ -56,7 +56,9 @@ def trainable_parameters(unet: UNet2DModel) -> tuple[list[nn.Parameter], list[in
         for module in block.modules():
             own = list(module.parameters(recurse=False))
             if own:
-                parameters += [parameter.requires_grad_(True) for parameter in own]
+                for parameter in own:
+                    parameter.requires_grad_(True)
+                parameters += own
                 layers += [count] * len(own)
                 count += 1
     return parameters, layers

@@ -181,7 +181,8 @@ class TransformersExpressionClassifier(ModelMixin, ConfigMixin):
         settings = dict(classifier)
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         self.model = AutoModelForImageClassification.from_config(config)
-        self.order = label_order([config.id2label[i] for i in sorted(config.id2label)])
+        labels: dict[Any, str] = config.id2label or {}
+        self.order = label_order([labels[index] for index in sorted(labels)])
         self.template = expression_template(self.CROP_SIZE, FER_ZOOM, FER_RAISE)
 
     @classmethod

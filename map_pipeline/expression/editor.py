@@ -213,7 +213,8 @@ def _paint(
     first = generate(unet, scheduler, noise, *schedule, plain)
     guidance = (settings.guidance_scale, settings.guided_steps)
     second = generate(unet, scheduler, noise, *schedule, asked, plain, *guidance)
-    return tuple(unpatchify(x.float(), patch).clamp(0, 1) for x in (first, second))
+    first, second = (unpatchify(x.float(), patch).clamp(0, 1) for x in (first, second))
+    return first, second
 
 
 def _condition(

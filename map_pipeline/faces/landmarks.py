@@ -155,7 +155,7 @@ def _grey_crop(photo: np.ndarray, crop_to_photo: Tensor) -> Tensor:
     centre = (CROP_SIZE - 1) / 2
     corners = apply_affine(crop_to_photo, square_corners((centre, centre), CROP_SIZE / 2))
     x0, y0, x1, y1 = bounding_box(corners, photo.shape[1], photo.shape[0])
-    grey = photo[y0:y1, x0:x1].astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+    grey = photo[y0:y1, x0:x1].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     factor = OVERSAMPLING / float(affine_scale(crop_to_photo))
     reduced, scale = reduce_antialiased(torch.from_numpy(grey)[None, None], factor)
     crop_to_reduced = compose_affine(crop_to_photo, crop_resize_affine((x0, y0), scale))

@@ -107,5 +107,5 @@ def _detail(photo: np.ndarray, centre: np.ndarray, eye_distance: float) -> float
     patch = photo[y0 : max(y1, 0), x0 : max(x1, 0)].astype(np.float32)
     if not patch.size:
         return 0.0
-    grey = patch @ np.float32([0.299, 0.587, 0.114])
+    grey = patch @ np.array([0.299, 0.587, 0.114], np.float32)
     return float(grey.std() / (grey.mean() + BLACK_LEVEL))

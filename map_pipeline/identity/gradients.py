@@ -43,7 +43,7 @@ class GradientEMA:
         torch._foreach_mul_(self._sum, self.decay)
         torch._foreach_add_(self._sum, gradient, alpha=1 - self.decay)
         self._steps += 1
-        return torch._foreach_div(self._sum, 1 - self.decay**self._steps)
+        return list(torch._foreach_div(self._sum, 1 - self.decay**self._steps))
 
 
 def dot_per_layer(first: Gradient, second: Gradient, layers: list[int]) -> Tensor:
@@ -98,23 +98,25 @@ def objective_gradient(
     if not objectives:
         return None
     total = torch.stack([o.weight * values[o.name] for o in objectives]).sum()
-    gradient = torch.autograd.grad(
-        total, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+    gradient = list(
+        torch.autograd.grad(
+            total, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
     )
     if not torch.isfinite(norm(gradient)):
         raise NotFiniteError(
             f"`objectives` must have finite gradients, got others from "
             f"{', '.join(o.name for o in objectives)}; try a lower `learning_rate` or fp32."
         )
-    return list(gradient)
+    return gradient
 
 
 class GradientCombiner:
     """Joins the gradients of the two objectives and the prior terms into one update direction.
 
     The expression gradient is shortened to at most `max_expression_grad_ratio` times the identity
-    gradient's length, so that it neither drowns identity at first nor is blown up
-    once its loss is solved.
+    gradient's length, so that it neither drowns identity at first nor is blown up once its loss is
+    solved.
     """
 
     def __init__(self, config: MAPConfig, layers: list[int]) -> None:
@@ -134,7 +136,7 @@ class GradientCombiner:
         if identity is not None and expression is not None:
             limit = self._config.max_expression_grad_ratio * norm(identity)
             scale = (limit / norm(expression).clamp(min=1e-12)).clamp(max=1)
-            expression = torch._foreach_mul(expression, scale)
+            expression = list(torch._foreach_mul(expression, scale))
             *projected, conflict = self._project(identity, expression)  # told in any case
             if self._config.projection:
                 identity, expression = projected

@@ -153,6 +153,8 @@ def visibility(state: RefineState, target: RefineTarget) -> Tensor:
 
 def score_matching(state: RefineState, _target: RefineTarget) -> Tensor:
     """Denoising loss of the fine-tuned network on the source."""
+    if state.noise is None:
+        raise ValueError("`needs` of a loss of noise must be 'noise', got a state without any.")
     return losses.score_matching_loss(*state.noise).mean()
 
 
@@ -197,8 +199,10 @@ def objectives_for(config: MAPConfig) -> list[Objective]:
     if config.objectives == "projected":
         return objectives
     light = with_weights(objectives, expression=FAST_EXPRESSION_WEIGHT, score_matching=0)
-    added = {"side": "prior", "loss": unsolved_expression}
-    return [replace(o, **added) if o.name == "expression" else o for o in light]
+    return [
+        replace(o, side="prior", loss=unsolved_expression) if o.name == "expression" else o
+        for o in light
+    ]
 
 
 def with_weights(objectives: Sequence[Objective], **weights: float) -> list[Objective]:

@@ -339,5 +339,5 @@ def _predict_source_noise(
     return predicted.float(), noise
 
 
-def _autocast(device: torch.device, config: MAPConfig) -> AbstractContextManager:
+def _autocast(device: torch.device, config: MAPConfig) -> AbstractContextManager[None]:
     return torch.autocast(device.type, torch.bfloat16, enabled=config.autocast == "bf16")

@@ -68,7 +68,7 @@ def photo_generators(
     Raises:
         ValueError: a list of another length.
     """
-    if isinstance(generator, list | tuple):
+    if isinstance(generator, Sequence):
         if len(generator) != count:
             raise ValueError(
                 f"`generator` must be one or {count}, one for each photo; got {len(generator)}."

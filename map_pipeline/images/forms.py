@@ -9,7 +9,7 @@ from torch import Tensor
 
 from map_pipeline.images.rules import MAX_PIXELS, MIN_SIDE, Rule
 
-ImageInput = str | os.PathLike | bytes | Image.Image | np.ndarray | Tensor
+ImageInput = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 
 
 def to_array(image: Image.Image) -> np.ndarray:

@@ -31,7 +31,8 @@ def bare_jpeg(content: bytes) -> tuple[bytes, bytes]:
         ValueError: there are more than `MAX_SEGMENTS` segments or `MAX_SCANS` scans, or a segment
             has no length.
     """
-    kept, exif, position = [], b"", 0
+    kept: list[bytes] = []
+    exif, position = b"", 0
     for _ in range(MAX_SEGMENTS):
         found = MARKER.search(content, position)
         if found is None or found[1][0] == START_OF_SCAN:

@@ -52,7 +52,7 @@ def normalise(image: Image.Image, orientation: int = 1) -> Image.Image:
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """An image of any 8-bit mode without alpha as sRGB in mode RGB."""
     if image.mode == "LAB":
-        return _transform(image, ImageCms.createProfile("LAB"))
+        return _transform(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -68,7 +68,10 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 def _transform(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
     srgb = ImageCms.createProfile("sRGB")
-    return ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+    converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+    if converted is None:  # only in place, which isn't asked for
+        raise ImageCms.PyCMSError("no picture came back")
+    return converted
 
 
 def _to_eight_bits(image: Image.Image) -> np.ndarray:

@@ -11,7 +11,7 @@ from map_pipeline.files import write_atomically
 from map_pipeline.images.forms import to_array
 
 
-def save_image(image: Image.Image, path: str | os.PathLike) -> None:
+def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """Write pixels and nothing else, atomically: PNG, or JPEG at quality 95 for .jpg/.jpeg.
 
     Raises:
