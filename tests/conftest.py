@@ -41,6 +41,15 @@ def exit_code(arguments: list[str]) -> int:
         return stopped.code
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow by its nature: tests of the shipped checkpoint, and those in a browser."""
+    for item in items:
+        if "bundled_pipeline" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.weights)
+        if item.path.name.startswith("test_browser"):
+            item.add_marker(pytest.mark.browser)
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     random.seed(0)

@@ -25,6 +25,8 @@ Run = Callable[[Job], Generator[Progress | Protected, None, None]]
 class Handlers:
     """What happens on the page, as updates of its components.
 
+    Gradio names endpoints after functions, so none here has the name of one for programs.
+
     Args:
         service: the models.
         endpoints: the same for programs.
@@ -42,7 +44,7 @@ class Handlers:
         self._service, self._endpoints, self._examples = service, endpoints, examples
         self._parts = parts
 
-    def protect(
+    def protect_on_page(
         self, request: gr.Request, photo: File, own_target: File, *values: Any
     ) -> Iterator[dict]:
         """Protect the chosen faces: progress, the result, then what is left after resizing."""
@@ -104,7 +106,7 @@ class Handlers:
             top.faces: gr.CheckboxGroup(found_faces.choices(found), value=ticked, visible=several),
         }
 
-    def compare(self, first: File, second: File) -> str:
+    def compare_on_page(self, first: File, second: File) -> str:
         """What every recogniser says about two photos."""
         return charts.comparison_chart(self._endpoints.compared(first, second))
 
@@ -168,7 +170,7 @@ def build_page(
         _connect_buttons(handlers, parts, button, stop)
         first, second, compare_button, answer = check
         compare_button.click(
-            handlers.compare, [first, second], answer, preprocess=False, **AT_ONCE
+            handlers.compare_on_page, [first, second], answer, preprocess=False, **AT_ONCE
         )  # fmt: skip
         _add_endpoints(endpoints, parts, first, second)
     return demo
@@ -205,7 +207,7 @@ def _connect_buttons(
         return gr.Button(interactive=True), gr.Button(visible=False), ""
 
     job = button.click(busy, outputs=buttons, queue=False, **AT_ONCE).then(
-        handlers.protect,
+        handlers.protect_on_page,
         [parts.top.photo, form.own_target, *form.choices],
         [status, *vars(parts.out).values(), form.seed],
         show_progress_on=status,

@@ -266,28 +266,29 @@ def quick_pipeline() -> Any:
 
 def command_leg(tally: Tally, options: argparse.Namespace) -> Result:
     """`map_pipeline.cli.main.main` in this process; the networks are loaded once."""
-    from map_pipeline.cli import main as cli
+    from map_pipeline.cli import protect
+    from map_pipeline.cli.main import main as map_protect
 
     pipe = quick_pipeline()
-    cli.load_pipeline = lambda _options: pipe
+    protect.load_pipeline = lambda *_: pipe
     folder = Path(tempfile.mkdtemp())
     photo = folder / "photo"
 
     def run(*arguments: str) -> bool:
         said = io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            code = cli.main(["protect", *arguments, *FAST, str(folder / "out" / "a.png")])
+            code = map_protect(["protect", *arguments, *FAST, str(folder / "out" / "a.png")])
         return judge_command(code, said.getvalue())
 
-    def protect(case: bytes) -> bool:
+    def try_case(case: bytes) -> bool:
         photo.write_bytes(case)
         return run(str(photo))
 
     for sample in (*hostile.samples().values(), *hostile.faces().values()):
-        protect(sample)
+        try_case(sample)
     before = settled_memory()
     for bomb in hostile.bombs().values():
-        tally.throw("bombs", bomb, lambda bomb=bomb: protect(bomb))
+        tally.throw("bombs", bomb, lambda bomb=bomb: try_case(bomb))
     for name in hostile.NAMES:
         if not name.startswith("-"):  # an option, which argparse answers by itself
             tally.throw("names and paths", name, lambda name=name: run(name))
@@ -297,7 +298,7 @@ def command_leg(tally: Tally, options: argparse.Namespace) -> Result:
         "mutated photos of a face": hostile.mutants(hostile.faces()),
     }
     for kind, case in cases(kinds, options.seed, options.seconds, options.count):
-        tally.throw(kind, case, lambda case=case: protect(case))
+        tally.throw(kind, case, lambda case=case: try_case(case))
     after = settled_memory()
     shutil.rmtree(folder)
     return Result(list(tally.rows.values()), before, after)

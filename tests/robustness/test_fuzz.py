@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck
 
 from map_pipeline import MAPPipeline
-from map_pipeline.cli import main as cli
+from map_pipeline.cli.main import main
 
 # The same cases in every run: a failure here is somebody's change, not luck.
 few = hypothesis.settings(
@@ -35,10 +35,10 @@ def command(
     tiny_pipeline: MAPPipeline, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> Callable[..., bool]:
     """`map-protect protect` without the time that loading the networks takes."""
-    monkeypatch.setattr(cli, "load_pipeline", lambda _options: tiny_pipeline)
+    monkeypatch.setattr("map_pipeline.cli.protect.load_pipeline", lambda *_: tiny_pipeline)
 
     def run(*arguments: str) -> bool:
-        code = cli.main(["protect", *arguments, "--refine-steps=1"])
+        code = main(["protect", *arguments, "--refine-steps=1"])
         return fuzz.judge_command(code, capsys.readouterr().err)
 
     return run

@@ -38,7 +38,7 @@ from map_pipeline.images import load_image, to_array, to_tensor
 from map_pipeline.training import prior
 from map_pipeline.training.augment import Batch
 from map_pipeline.training.config import PRIOR_PRESETS, PriorConfig
-from map_pipeline.training.prior import noise_loss, split, train_prior
+from map_pipeline.training.prior import noise_loss, of_network, split, train_prior
 from map_pipeline.training.run_state import find_state
 from map_pipeline.training.score_model import ScoreModel, new_conditioner, new_scheduler, new_unet
 
@@ -489,7 +489,8 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:
     """A real one, killed while it saves one report after the other."""
     source, out = write_folder(tmp_path / "faces", 24), tmp_path / "out"
     command = [sys.executable, "-m", "map_pipeline", "train", "prior", "--faces", str(source)]
-    command += ["--out", str(out), "--set", *QUICK_OPTIONS, "updates=100000", "report_every=1"]
+    command += ["--out", str(out), *QUICK_OPTIONS]
+    command += ["--updates", "100000", "--report-every", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         for line in process.stdout:
@@ -548,7 +549,7 @@ def hub_folder(tmp_path: Path) -> Path:
 def train_from(folder: Path, out: Path, side: int, **settings: object) -> PriorConfig:
     unet, scheduler, conditioner = load_start(str(folder))
     assert conditioner is None
-    config = replace(QUICK, **settings).of_network(unet)
+    config = of_network(replace(QUICK, **settings), unet)
     train_prior(config, faces(10, side), out, unet, scheduler, lambda _: None)
     assert unet.is_gradient_checkpointing == config.gradient_checkpointing
     return config

@@ -195,8 +195,8 @@ def test_cancelled_call_stops_and_leaves_the_pipeline_as_it_was(
 ) -> None:
     def run(**options: Any) -> np.ndarray:
         generator = torch.Generator().manual_seed(3)
-        output = tiny_pipeline(ASTRONAUT, generator=generator, output_type="np", **options)
-        return output.images[0]
+        output = tiny_pipeline(ASTRONAUT, generator=generator, **options)
+        return np.array(output.images[0])
 
     steps = []
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from map_pipeline import FaceReport
-from map_pipeline.cli.main import check_requirements, main
+from map_pipeline.cli.main import main
+from map_pipeline.cli.protect import check_requirements
 from map_pipeline.report import RecogniserReport, advice, headline, remaining_matches
 
 ASTRONAUT = Path(__file__).parents[2] / "examples" / "astronaut.png"
