@@ -4,17 +4,19 @@ PORT ?= 7860
 VENV ?= .venv
 SECONDS ?= 300
 CLIENTS ?= 8
+MARKS ?= not gpu
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow fuzz load hashes audit licences lint clean
+.PHONY: help demo test test-all test-gpu fuzz load hashes audit licences lint clean
 
 help:
 	@echo "make demo       start the page on http://127.0.0.1:$(PORT)"
-	@echo "make test       run the tests"
-	@echo "make test-slow  run the slow tests"
+	@echo "make test       run the quick tests"
+	@echo "make test-all   run all tests but those that need a GPU; browser tests need chromium"
+	@echo "make test-gpu   run the tests that need a CUDA device"
 	@echo "make fuzz       throw hostile pictures at every entrance for SECONDS=$(SECONDS)"
 	@echo "make load       let CLIENTS=$(CLIENTS) use the page at once for SECONDS=$(SECONDS)"
-	@echo "make lint       check style and formatting"
+	@echo "make lint       check style, formatting, types and the direction of imports"
 	@echo "make hashes     write the SHA-256 of the bundled weights anew, after replacing some"
 	@echo "make audit      look up known vulnerabilities of what is installed (needs a network)"
 	@echo "make licences   list the licences of what is installed"
@@ -27,8 +29,11 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow
+test-all: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "$(MARKS)"
+
+test-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m gpu
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python tests/robustness/fuzz.py --seconds $(SECONDS)
@@ -49,6 +54,8 @@ licences: $(VENV)/.installed $(VENV)-tools/.installed
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 clean:
 	rm -rf $(VENV) $(VENV)-tools

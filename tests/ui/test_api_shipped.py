@@ -76,8 +76,8 @@ def test_protect_detect_compare_and_targets(client: Client, bundled_pipeline: MA
 
 
 def test_example_of_the_readme_runs(demo: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, _, behind = (ROOT / "README.md").read_text().partition(MARK)
-    assert behind, f"README.md has no {MARK}"
+    _, _, behind = (ROOT / "map_pipeline" / "ui" / "README.md").read_text().partition(MARK)
+    assert behind, f"the README of the page has no {MARK}"
     code = re.search(r"```python\n(.*?)```", behind, re.DOTALL)[1]
     monkeypatch.chdir(ROOT)
     told: dict[str, Any] = {}
