@@ -1,15 +1,13 @@
 """`MAPPipeline`: a photo in, a protected photo and a report out.
 
-Letters in shape comments: H/W photo, s side of the aligned crop, h/w region around a face, D length
-of an embedding.
+Letters in shape comments: H/W photo, s side of the aligned crop, D length of an embedding.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,18 +22,18 @@ from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.ddim import check_scheduler
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import crop_size
-from map_pipeline.errors import CheckpointError, GPUMemoryError, MAPError, UnknownOptionError
+from map_pipeline.errors import GPUMemoryError, MAPError, UnknownOptionError
 from map_pipeline.expression.classifiers import ClassifierEnsemble
 from map_pipeline.expression.shapes import ExpressionShapes
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.faces.detect import FaceDetector, load_detector, select_faces
 from map_pipeline.faces.landmarks import LandmarkFinder
-from map_pipeline.hub import download_checkpoint, find_checkpoint
 from map_pipeline.identity.objectives import Objective
-from map_pipeline.identity.recognisers import RecogniserEnsemble, find_arcface
+from map_pipeline.identity.recognisers import RecogniserEnsemble
 from map_pipeline.identity.targets import Target, TargetBank, choose_target
 from map_pipeline.identity.views import photo_generators
 from map_pipeline.images import ImageInput, load_image, to_array
+from map_pipeline.loading import CheckpointMixin
 from map_pipeline.measure import (
     View,
     view_face,
@@ -55,14 +53,12 @@ EXAMPLE_DOC_STRING = """
         ```
 """
 
-OUT_OF_MEMORY = (
-    "The GPU must have more free memory for this photo. Choose mode 'fast', which needs less, "
-    "close other programs that use the GPU, or work on the CPU."
-)
+OUT_OF_MEMORY = """The GPU must have more free memory for this photo. Choose mode 'fast', which \
+needs less, close other programs that use the GPU, or work on the CPU."""
 FaceChoice = Literal["largest", "all"] | Sequence[Sequence[float]]
 
 
-class MAPPipeline(DiffusionPipeline):
+class MAPPipeline(CheckpointMixin, DiffusionPipeline):
     """Protects faces in photos by fine-tuning a score network towards another identity.
 
     Args:
@@ -81,12 +77,12 @@ class MAPPipeline(DiffusionPipeline):
         expression_classifiers: all of them steer the expression and report.
         alignment_template: `[5][2]`, where eyes, nose and mouth corners lie in the score network's
             crop, in units of its side; default ArcFace's.
-        surrogates: names of the recognisers used in the optimisation by default; all if None.
-        target_ranker: name of the recogniser that ranks the targets for "auto"; the first
-            surrogate if None.
+        surrogates: names of the recognisers tuned on by default; all if None.
+        target_ranker: name of the recogniser that ranks targets for "auto"; the first surrogate if
+            None.
         detector: "auto" (insightface if its model pack is on disk, else the bundled one),
             "bundled", "insightface" or "insightface-download"; see `faces.detect.load_detector`.
-        weights_date: when the prior was trained, YYYY-MM-DD; reported with every evaluation.
+        weights_date: when the prior was trained, YYYY-MM-DD.
     """
 
     # The score network can rest on the CPU between calls. The others are differentiated through, or
@@ -155,48 +151,6 @@ class MAPPipeline(DiffusionPipeline):
                 component.requires_grad_(False)  # only copies are ever trained
         self._num_timesteps = 0
         self._interrupt = False
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | PathLike[str] | None = None, **kwargs: Any
-    ) -> Self:
-        """Load a checkpoint: the bundled one, a local folder, or a Hub repository "user/repo".
-
-        Only JSON and safetensors are read. insightface's ArcFace joins the recognisers when its
-        model pack is on disk (its weights are for non-commercial use).
-
-        Raises:
-            CheckpointError: neither a Hub id nor a folder that holds a `model_index.json`; or
-                the Hub can't be reached; or a file is missing, damaged or not the one listed in
-                the checkpoint's `SHA256SUMS`.
-        """
-        path = find_checkpoint(pretrained_model_name_or_path)
-        if "torch_dtype" in kwargs:  # the older name
-            kwargs["dtype"] = kwargs.pop("torch_dtype")
-        kwargs.setdefault("dtype", torch.float32)
-        kwargs.setdefault("use_safetensors", True)
-        if "unet" in kwargs:  # the network is a change of the checkpoint's own
-            kwargs.setdefault("map_network", None)
-        try:
-            pipe = super().from_pretrained(path, **kwargs)
-        except (MAPError, TypeError):  # TypeError: a keyword that doesn't exist
-            raise
-        except Exception as error:  # diffusers, safetensors and json each have their own
-            raise CheckpointError(
-                f"`checkpoint` must be whole and fit this version, got {path}: {error}"
-            ) from error
-        if "recognisers" not in kwargs and (arcface := find_arcface()) is not None:
-            pipe.recognisers["arcface"] = arcface.requires_grad_(False).to(kwargs["dtype"])
-        return pipe
-
-    @classmethod
-    def download(cls, pretrained_model_name: str, **kwargs: Any) -> str:
-        """Fetch a checkpoint from the Hub and return its local folder.
-
-        diffusers refuses Hub repositories whose components live in an installed package; a plain
-        snapshot of JSON and safetensors needs no remote code.
-        """
-        return download_checkpoint(pretrained_model_name, **kwargs)
 
     @property
     def surrogates(self) -> list[str]:
@@ -304,10 +258,10 @@ class MAPPipeline(DiffusionPipeline):
         )
         surrogates = list(self.surrogates if surrogates is None else surrogates)
         # diffusers' own callbacks say by themselves what they ask for.
-        callback_on_step_end_tensor_inputs = getattr(
+        tensor_inputs = getattr(
             callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs
         )
-        self.check_inputs(emotion, surrogates, output_type, callback_on_step_end_tensor_inputs)
+        self.check_inputs(emotion, surrogates, output_type, tensor_inputs)
         images: Any = image if isinstance(image, list | tuple) else [image]
         generators = photo_generators(generator, len(images))
 
@@ -323,13 +277,8 @@ class MAPPipeline(DiffusionPipeline):
         stages, results, reports = self.stages, [], []
 
         with self.progress_bar(total=self._num_timesteps) as progress:
-            on_step = step_callback(
-                self,
-                progress,
-                plan.config.start_timestep,
-                callback_on_step_end,
-                callback_on_step_end_tensor_inputs,
-            )
+            timestep = plan.config.start_timestep
+            on_step = step_callback(self, progress, timestep, callback_on_step_end, tensor_inputs)
             for photo, chosen, source_of_noise in zip(photos, found, generators, strict=True):
                 result, finished = photo, []
                 for face in chosen:

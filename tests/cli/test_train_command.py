@@ -17,7 +17,8 @@ from PIL import Image
 from map_pipeline import MAPPipeline
 from map_pipeline.cli.main import main
 from map_pipeline.cli.options import parse
-from map_pipeline.cli.train import Map, Prior, load_start, target_embeddings
+from map_pipeline.cli.train import load_start, target_embeddings
+from map_pipeline.cli.train_options import Map, Prior
 from map_pipeline.diffusion.conditioner import FaceConditioner, is_conditional
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.errors import CheckpointError

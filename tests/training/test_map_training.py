@@ -20,17 +20,18 @@ from map_pipeline.diffusion.unet import deep_layers, patchify, unpatchify
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.identity.objectives import RefineState, RefineTarget, default_objectives
+from map_pipeline.training import map_step
 from map_pipeline.training import map_training as map_network
 from map_pipeline.training.config import MAPTrainingConfig
-from map_pipeline.training.map_training import (
+from map_pipeline.training.map_step import (
     Step,
     prepare,
     random_subset,
     source_condition,
     success_rates,
     surroundings,
-    train_map,
 )
+from map_pipeline.training.map_training import train_map
 from map_pipeline.training.score_model import ScoreModel, new_scheduler
 
 TEMPLATE = torch.tensor(TINY_TEMPLATE) / TINY_INPUT  # units of the side
@@ -75,7 +76,7 @@ def prior() -> ScoreModel:
 
 
 @pytest.fixture
-def prepared() -> tuple[ScoreModel, dict, map_network.Prepared]:
+def prepared() -> tuple[ScoreModel, dict, map_step.Prepared]:
     model, surrogates = prior(), recognisers()
     return (
         model,
@@ -118,7 +119,7 @@ def test_the_face_as_it_is_has_no_emotion() -> None:
 
 
 def test_faces_are_inverted_and_reconstructed(
-    prepared: tuple[ScoreModel, dict, map_network.Prepared],
+    prepared: tuple[ScoreModel, dict, map_step.Prepared],
 ) -> None:
     model, surrogates, ready = prepared
     assert len(ready) == 24
@@ -140,7 +141,7 @@ def test_faces_are_inverted_and_reconstructed(
 
 
 def test_half_of_the_faces_are_mirrored_with_their_landmarks(
-    prepared: tuple[ScoreModel, dict, map_network.Prepared],
+    prepared: tuple[ScoreModel, dict, map_step.Prepared],
 ) -> None:
     known, (_, _, ready) = faces(), prepared
     mirrored = (ready.pixels == known.images.flip(-1)).all(1).all(1).all(1)
@@ -161,7 +162,7 @@ def test_surroundings_are_reflected_and_landmarks_stay_on_their_pixel() -> None:
     crops = torch.zeros(1, 3, SIDE, SIDE)
     crops[0, :, 20, 9] = 1
     region, points = surroundings(crops, torch.tensor([[[9.0, 20.0]]]))
-    margin = map_network.MARGIN * SIDE // 128
+    margin = map_step.MARGIN * SIDE // 128
     assert region.shape[-1] == SIDE + 2 * margin
     x, y = points[0, 0].long().tolist()
     assert region[0, 0, y, x] == 1
@@ -172,7 +173,7 @@ def test_surroundings_are_reflected_and_landmarks_stay_on_their_pixel() -> None:
 
 
 def step_of(
-    ready: map_network.Prepared, model: ScoreModel, surrogates: dict, bank: dict, **settings: int
+    ready: map_step.Prepared, model: ScoreModel, surrogates: dict, bank: dict, **settings: int
 ) -> Step:
     config = replace(QUICK, **settings)
     classifiers = {"encoder": tiny_classifier().requires_grad_(False)}
@@ -183,7 +184,7 @@ def step_of(
 
 
 def test_a_new_network_changes_nothing(
-    prepared: tuple[ScoreModel, dict, map_network.Prepared],
+    prepared: tuple[ScoreModel, dict, map_step.Prepared],
 ) -> None:
     """What it generates is the reconstruction: the change is that of half precision."""
     model, surrogates, ready = prepared
@@ -195,7 +196,7 @@ def test_a_new_network_changes_nothing(
 
 
 def test_targets_are_composites_or_other_people(
-    prepared: tuple[ScoreModel, dict, map_network.Prepared], monkeypatch: pytest.MonkeyPatch
+    prepared: tuple[ScoreModel, dict, map_step.Prepared], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, surrogates, ready = prepared
     bank = composites()
@@ -215,7 +216,7 @@ def test_targets_are_composites_or_other_people(
     in_bank = index_in(found["one"], bank["one"])
     # All recognisers are told of the same target.
     assert torch.equal(in_bank, index_in(found["two"], bank["two"]))
-    built_in = map_network.NEAREST + map_network.ANY_COMPOSITE
+    built_in = map_step.NEAREST + map_step.ANY_COMPOSITE
     assert (in_bank >= 0).float().mean().item() == pytest.approx(built_in, abs=0.07)
     people = [index_in(found[name][in_bank < 0], ready.embeddings[name]) for name in found]
     assert torch.equal(people[0], people[1])
@@ -227,21 +228,21 @@ def test_targets_are_composites_or_other_people(
 
 
 def test_most_faces_keep_their_emotion(
-    prepared: tuple[ScoreModel, dict, map_network.Prepared],
+    prepared: tuple[ScoreModel, dict, map_step.Prepared],
 ) -> None:
     model, surrogates, ready = prepared
     step = step_of(ready, model, surrogates, composites())
     rows = torch.arange(22).repeat(100)  # those of known emotion
     emotion = step._draw_emotions(rows, torch.Generator().manual_seed(0))
     own = ready.labels.emotions[rows].argmax(1)
-    kept = map_network.OWN_EMOTION
+    kept = map_step.OWN_EMOTION
     expected = kept + (1 - kept) / len(EMOTIONS)
     assert (emotion == own).float().mean().item() == pytest.approx(expected, abs=0.04)
     assert len(emotion[emotion != own].unique()) == len(EMOTIONS)
 
 
 def test_a_step_measures_every_objective(
-    prepared: tuple[ScoreModel, dict, map_network.Prepared],
+    prepared: tuple[ScoreModel, dict, map_step.Prepared],
 ) -> None:
     model, surrogates, ready = prepared
     step = step_of(ready, model, surrogates, composites())

@@ -1,0 +1,251 @@
+"""One step of training the MAP network: a random batch, its losses, and how many are protected."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from map_pipeline.config import EMOTIONS
+from map_pipeline.diffusion.conditioner import Condition
+from map_pipeline.diffusion.ddim import generate, invert
+from map_pipeline.diffusion.map_network import MAPNetwork
+from map_pipeline.diffusion.unet import patch_size, patchify, unpatchify
+from map_pipeline.expression.classifiers import ExpressionClassifier
+from map_pipeline.faces.landmarks import five_points
+from map_pipeline.faces.paste import feather_mask
+from map_pipeline.identity.objectives import (
+    Objective,
+    RefineState,
+    RefineTarget,
+    Side,
+)
+from map_pipeline.identity.recognisers import FaceRecogniser
+from map_pipeline.identity.views import jitter_landmarks, random_view
+from map_pipeline.measure import working_threshold
+from map_pipeline.training.augment import Batch, mirror
+from map_pipeline.training.config import MAPTrainingConfig
+from map_pipeline.training.faces import FaceSet
+from map_pipeline.training.score_model import ScoreModel
+
+# Surroundings of the crop that recognisers look at, made by reflection, px of 128.
+MARGIN = 24
+OWN_EMOTION = 0.75  # share of faces asked for the emotion they already show
+SCORED = 4  # L_SM looks at one face for so many that are protected: it costs a pass of its own
+NEAREST, ANY_COMPOSITE = 0.4, 0.4  # shares of targets; the rest are other training faces
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Training faces with everything that stays the same, on the training device.
+
+    Attributes:
+        labels: emotions, landmarks68 and so on; `images` is empty.
+        pixels: `uint8 [N,3,s,s]`.
+        starts: `float16 [N,C,h,w]`, inverted with the prior.
+        reconstructions: `float16 [N,3,s,s]`, generated back with the prior.
+        landmarks: `[N,5,2]` crop px.
+        embeddings: surrogate name -> `[N,D]`.
+    """
+
+    labels: Batch
+    pixels: Tensor
+    starts: Tensor
+    reconstructions: Tensor
+    landmarks: Tensor
+    embeddings: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def random_subset(count: int, wanted: int, seed: int) -> Tensor:
+    """Indices of at most `wanted` of `count` faces, always alike for one seed."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[:wanted].sort().values
+
+
+@torch.no_grad()
+def prepare(
+    prior: ScoreModel,
+    scheduler: DDIMScheduler,
+    faces: FaceSet,
+    surrogates: Mapping[str, FaceRecogniser],
+    template: Tensor,
+    config: MAPTrainingConfig,
+    accelerator: Accelerator,
+) -> Prepared:
+    """Invert and reconstruct all faces once, half of them mirrored, and embed them."""
+    device, protection = accelerator.device, config.protection
+    patch = patch_size(prior.unet)
+    half = torch.rand(len(faces), generator=torch.Generator().manual_seed(config.seed)) < 0.5
+    pixels, landmarks68 = mirror(faces.images, faces.landmarks68, half)
+    side = pixels.shape[-1]
+    known = [torch.from_numpy(five_points(c.numpy())) for c in landmarks68 * side]
+    landmarks = torch.where(
+        faces.has_landmarks[:, None, None], torch.stack(known), template[None] * side
+    ).to(device)
+    labels = Batch(
+        torch.empty(0, device=device),
+        *(v.to(device) for v in (faces.emotions, landmarks68, faces.has_landmarks, faces.grey)),
+    )
+    starts, back = [], []
+    embeddings: dict[str, list[Tensor]] = {name: [] for name in surrogates}
+    for rows in torch.arange(len(faces)).split(128):
+        crops = pixels[rows].to(device).float() / 255
+        told = prior.conditioner(source_condition(labels, rows.to(device)))
+        schedule = protection.start_timestep
+        with accelerator.autocast():
+            start = invert(
+                prior.unet,
+                scheduler,
+                patchify(crops, patch),
+                schedule,
+                protection.num_inversion_steps,
+                told,
+            )
+            found = generate(
+                prior.unet, scheduler, start, schedule, protection.num_generation_steps, told
+            )
+        starts.append(start.half())
+        back.append(unpatchify(found, patch).half())
+        for name, net in surrogates.items():
+            embeddings[name].append(net(*surroundings(crops, landmarks[rows])).float())
+    return Prepared(
+        labels,
+        pixels.to(device),
+        torch.cat(starts),
+        torch.cat(back),
+        landmarks,
+        {name: torch.cat(parts) for name, parts in embeddings.items()},
+    )
+
+
+class Step:
+    """One look at a random batch: losses of the protected faces and how many are protected."""
+
+    def __init__(
+        self,
+        model: ScoreModel,
+        network: MAPNetwork,
+        scheduler: DDIMScheduler,
+        surrogates: Mapping[str, FaceRecogniser],
+        classifiers: Mapping[str, ExpressionClassifier],
+        composites: Mapping[str, Tensor],
+        faces: Prepared,
+        config: MAPTrainingConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self._model, self._network, self._scheduler = model, network, scheduler
+        self._surrogates, self._encoders = surrogates, classifiers
+        self._composites, self._faces = composites, faces
+        self._config, self._accelerator = config, accelerator
+        self._patch = patch_size(model.unet)
+        self._mask = feather_mask(faces.pixels.shape[-1]).to(accelerator.device)
+
+    def __call__(
+        self, objectives: Sequence[Objective], generator: torch.Generator
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Loss values with gradients (all but L_SM), and success rates of this batch."""
+        faces, device = self._faces, self._accelerator.device
+        rows = torch.randint(len(faces), (self._config.batch_size,), generator=generator).to(device)
+        source = {name: value[rows] for name, value in faces.embeddings.items()}
+        targets = self._draw_targets(source, rows, generator)
+        emotion = self._draw_emotions(rows, generator)
+        crops = faces.pixels[rows].float() / 255
+        told = replace(
+            source_condition(faces.labels, rows), emotion=F.one_hot(emotion, len(EMOTIONS)).float()
+        )
+        change = self._change(rows, told, targets)
+        crop = (crops + change * self._mask).clamp(0, 1)
+        region, landmarks = surroundings(crop, faces.landmarks[rows])
+        region = random_view(region, generator)
+        landmarks = jitter_landmarks(landmarks, generator)
+        goal = RefineTarget(
+            source_region=region,
+            source_crop=crops,
+            source_embeddings=source,
+            target_embeddings=targets,
+            thresholds={name: working_threshold(net) for name, net in self._surrogates.items()},
+            emotion=emotion,
+            ssim_budget=self._config.protection.ssim_budget,
+        )
+        with self._accelerator.autocast():
+            embeddings = {k: net(region, landmarks).float() for k, net in self._surrogates.items()}
+            logits = {k: net(region, landmarks).float() for k, net in self._encoders.items()}
+        candidate = RefineState(crop, region, embeddings, logits, noise=None)
+        values = {
+            o.name: o.loss(candidate, goal)
+            for o in objectives
+            if o.weight > 0 and o.symbol != "L_SM"
+        }
+        return values, success_rates(candidate, goal)
+
+    def _change(self, rows: Tensor, told: Condition, targets: Mapping[str, Tensor]) -> Tensor:
+        protection = self._config.protection
+        with self._accelerator.autocast():
+            generated = generate(
+                self._model.unet,
+                self._scheduler,
+                self._faces.starts[rows].float(),
+                protection.start_timestep,
+                protection.num_generation_steps,
+                self._model.conditioner(told) + self._network.encode(targets),
+            )
+        found = unpatchify(generated.float(), self._patch)
+        return found - self._faces.reconstructions[rows].float()
+
+    def _draw_targets(
+        self, source: dict[str, Tensor], rows: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Targets as users choose them: a similar composite, any composite, somebody's photo."""
+        chance = torch.rand(len(rows), generator=generator).to(rows.device)
+        names = list(source)
+        bank = self._composites[names[0]]
+        nearest = (source[names[0]] @ bank.T).argmax(1)
+        some = torch.randint(len(bank), (len(rows),), generator=generator).to(rows.device)
+        other = torch.randint(len(self._faces), (len(rows),), generator=generator).to(rows.device)
+        composite = torch.where(chance < NEAREST, nearest, some)
+        built_in = (chance < NEAREST + ANY_COMPOSITE)[:, None]
+        people = {name: value[other] for name, value in self._faces.embeddings.items()}
+        return {
+            name: torch.where(built_in, self._composites[name][composite], people[name])
+            for name in names
+        }
+
+    def _draw_emotions(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        seen = self._faces.labels.emotions[rows]
+        some = torch.randint(len(EMOTIONS), (len(rows),), generator=generator).to(rows.device)
+        keep = torch.rand(len(rows), generator=generator).to(rows.device) < OWN_EMOTION
+        return torch.where(keep & (seen.sum(1) > 0), seen.argmax(1), some)
+
+
+def source_condition(labels: Batch, rows: Tensor) -> Condition:
+    """What the network is told of faces as they are: their shape and colour."""
+    return Condition(
+        torch.zeros_like(labels.emotions[rows]),
+        labels.landmarks68[rows],
+        labels.has_landmarks[rows].float(),
+        labels.grey[rows].float(),
+    )
+
+
+def surroundings(crops: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor]:
+    """Crops `[B,3,s,s]` with a reflected margin, and their landmarks `[B,5,2]` in it."""
+    margin = MARGIN * crops.shape[-1] // 128
+    return F.pad(crops, [margin] * 4, mode="reflect"), landmarks + margin
+
+
+def success_rates(candidate: RefineState, goal: RefineTarget) -> dict[str, float]:
+    """Share of faces that impersonate and dodge, mean over the surrogates."""
+    rates: dict[Side | str, list[Tensor]] = {"impersonates": [], "dodges": []}
+    for name, embedding in candidate.embeddings.items():
+        limit = goal.thresholds[name]
+        to_target = (embedding * goal.target_embeddings[name]).sum(1)
+        to_source = (embedding * goal.source_embeddings[name]).sum(1)
+        rates["impersonates"].append((to_target >= limit).float().mean())
+        rates["dodges"].append((to_source < limit).float().mean())
+    return {name: torch.stack(values).mean().detach() for name, values in rates.items()}
