@@ -222,7 +222,7 @@ def test_targets_are_composites_or_other_people(
     assert torch.equal(people[0], people[1])
     assert len(people[0].unique()) > 20
 
-    monkeypatch.setattr(map_network, "NEAREST", 1.0)
+    monkeypatch.setattr(map_step, "NEAREST", 1.0)
     nearest = (source["one"] @ bank["one"].T).argmax(1)
     assert torch.equal(index_in(draw()["one"], bank["one"]), nearest)
 
