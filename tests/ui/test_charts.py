@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from html import unescape
 from xml.etree import ElementTree
 
 import pytest
@@ -132,7 +133,7 @@ def test_similarities_before_and_after() -> None:
 
 
 def test_verdicts_in_words() -> None:
-    first, second = similarity_chart([FACE]).split("Judge")
+    first, second = unescape(similarity_chart([FACE])).split("Judge")
     assert "used in the editing" in first
     assert "not used" not in first
     assert "✓ no longer matches you" in first
