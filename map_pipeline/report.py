@@ -1,4 +1,4 @@
-"""What a protection run tells its user: plain data, JSON and a text table."""
+"""The report of a protected face: plain data, JSON and a text table."""
 
 import json
 from collections.abc import Sequence

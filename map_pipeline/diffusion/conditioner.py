@@ -1,4 +1,4 @@
-"""What the score network is told about a face: its emotion, the shape of its features, its colour.
+"""Conditions of the score network: emotion, shape of the features, and colour of a face.
 
 One vector per face is added to the U-Net's time embedding (`class_embed_type="identity"`). Every
 part can be left out - that is how classifier-free guidance (Ho and Salimans 2022,
@@ -74,7 +74,7 @@ class FaceConditioner(ModelMixin, ConfigMixin):
 
 
 def describe(crop: Tensor, landmarks68: Tensor | None) -> Condition:
-    """What can be told of one face as it is: shape and colour, no emotion.
+    """The condition of one face as it is: shape and colour, no emotion.
 
     Args:
         crop: `[1,3,s,s]` RGB in [0,1].

@@ -1,4 +1,4 @@
-"""The MAP network: what fine-tuning on many faces changes in the prior, told the target identity.
+"""The MAP network: what fine-tuning on many faces changes in the prior, given a target.
 
 `map-protect train map` fine-tunes the score network's deep layers once. The change is kept as
 matrices of low rank (LoRA, Hu et al. 2022, https://arxiv.org/abs/2106.09685), for two reasons: the
@@ -22,7 +22,7 @@ from map_pipeline.errors import CheckpointError
 
 
 class MAPNetwork(ModelMixin, ConfigMixin):
-    """A change of a score network's deep layers, and what tells it the target.
+    """A change of a score network's deep layers, and an encoder of the target.
 
     Args:
         layers: name of a layer of the U-Net -> (outputs, inputs times kernel area) of its weight.

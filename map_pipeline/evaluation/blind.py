@@ -1,7 +1,7 @@
 """A blind look: name the emotion of protected faces from the picture alone, then compare.
 
 `make_sheets` shuffles the results of an evaluation with `--emotion all` and numbers them; only the
-key file tells which emotion was asked for. `score` compares a person's answers with the key.
+key file says which emotion was asked for. `score` compares a person's answers with the key.
 """
 
 import csv
@@ -198,7 +198,7 @@ def read_answers(path: Path, numbers: Iterable[int]) -> dict[int, str]:
         if int(number) in answers:
             raise UnknownOptionError(rule.format("name each face once", f"{number} again"))
         if not emotion:
-            continue  # told below, with all the others
+            continue  # reported below, with all the others
         if emotion.lower() not in EMOTIONS:
             choices = f"name one of {', '.join(EMOTIONS)}"
             raise UnknownOptionError(rule.format(choices, repr(emotion)))

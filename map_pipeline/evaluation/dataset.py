@@ -150,7 +150,7 @@ class PhotoSet:
         return {name: (e, p) for name, (e, p) in found.items() if e is not None and p is not None}
 
     def _find_pairs(self, photos: Sequence[str]) -> dict[str, list[str | None]]:
-        """Person -> [file a, file b]; people are told by folder and stem."""
+        """Person -> [file a, file b]; people are told apart by folder and stem."""
         found: dict[str, list[str | None]] = {}
         for file in photos:
             role = _role(file, ROLES)
@@ -247,7 +247,7 @@ def _group(attribute: str, value: object) -> str:
 
 
 def _role(file: str, roles: Mapping[str, int]) -> tuple[str, int] | None:
-    """Name and position told by the ending of a file's stem."""
+    """Name and position by the ending of a file's stem."""
     stem = PurePosixPath(file).stem
     for ending, position in roles.items():
         if stem.endswith(ending) and stem != ending and not file.endswith("/"):

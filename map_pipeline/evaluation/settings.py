@@ -76,7 +76,7 @@ class Settings:
 
     @property
     def method_options(self) -> dict[str, object]:
-        """What `methods.create` is told."""
+        """Options of `methods.create`."""
         chosen = {"max_change": self.max_change, "expression_strength": self.expression_strength}
         own = {name: value for name, value in chosen.items() if value is not None}
         return {"eps": self.eps, **({"settings": own} if own else {})}

@@ -67,7 +67,7 @@ class Goals:
         self._known: dict[str, Goal] = {}
         for name in names:
             if name != "auto":
-                self._get(name)  # a wrong one is told before any work
+                self._get(name)  # a wrong one is an error before any work
 
     def choose(self, index: int, face: DetectedFace | None) -> Goal:
         """The target of photo `index` with the given face; "auto" is the first without a face."""

@@ -2,8 +2,8 @@
 
 1. The landmarks' displacement from the person's present expression to the asked one deforms the
    photo at its own resolution (`faces.warp`).
-2. The score network, told emotion and landmarks, repaints the deformed crop where a warp has
-   nothing to show: teeth, the dark of an open mouth, folds, lids. Only the difference between two
+2. The score network, conditioned on emotion and landmarks, repaints the deformed crop where a warp
+   has nothing to show: teeth, the dark of an open mouth, folds, lids. Only the difference between two
    generations - asked and plain - is used, so that the network's blur stays out of the photo.
 """
 
@@ -47,7 +47,8 @@ class EditSettings:
         guidance_scale: how many times the way from the present to the asked condition is gone.
         guided_steps: how many of the generation's steps are guided. The last one paints fine
             texture only, which guidance makes metallic.
-        exaggeration: strength of the shape that the score network is told, relative to the asked.
+        exaggeration: strength of the shape that conditions the score network, relative to the
+            asked.
         warp: strength of the warp relative to the asked strength.
         cavity: opacity of the dark painted between lips that part, before the inversion.
         chroma: share of the painting's colour that is kept on the skin; mouth and eyes keep all.
@@ -116,7 +117,7 @@ def edit_expression(
         return ExpressionEdit(still, torch.zeros_like(crop).cpu(), landmarks68)
     unit = landmarks68 / size
     moved = shapes.target(unit, emotion, strength * settings.warp)
-    told = shapes.target(unit, emotion, strength * settings.exaggeration)
+    painted_shape = shapes.target(unit, emotion, strength * settings.exaggeration)
     flow, reached = displacement(landmarks68, moved * size, size)
     warped = deform_crop(crop, flow)
     opened = _darken_mouth(warped, landmarks68, reached, settings.cavity)
@@ -125,7 +126,7 @@ def edit_expression(
     now = torch.zeros_like(wanted) if present is None else present.cpu().float()
     conditions = [
         _condition(conditioner, strength * now, reached / size, grey),
-        _condition(conditioner, strength * wanted, told, grey),
+        _condition(conditioner, strength * wanted, painted_shape, grey),
     ]
     with torch.autocast(crop.device.type, autocast_dtype, enabled=autocast_dtype is not None):
         plain, asked = _paint(unet, scheduler, opened, conditions, settings)
@@ -220,7 +221,7 @@ def _paint(
 def _condition(
     conditioner: FaceConditioner, emotions: Tensor, shape: Tensor, grey: Tensor
 ) -> Tensor:
-    """What the score network is told, `[1,width]`, of emotions `[7]` and landmarks `[68,2]`."""
+    """The score network's condition `[1,width]` for emotions `[7]` and landmarks `[68,2]`."""
     device = conditioner.mean_shape.device
     parts = (emotions, shape, torch.ones(()), grey)
     return conditioner(Condition(*(part[None].to(device) for part in parts)))

@@ -6,7 +6,7 @@ the photo at its own resolution, and the score network only paints what a warp c
 
 A flow is a field `[1,2,2s,2s]` in px of the aligned crop of side s. It is centred on the crop and
 reaches half a side beyond it, since the chin lies at the crop's border and has to move with the
-jaw. Its entry at (row, column) belongs to the crop's position (column - s/2, row - s/2) and tells
+jaw. Its entry at (row, column) belongs to the crop's position (column - s/2, row - s/2) and says
 how far from there the picture that appears there comes from (x, y).
 """
 

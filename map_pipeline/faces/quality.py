@@ -1,4 +1,4 @@
-"""Why a found face can't be protected well: told before anybody relies on the result.
+"""Why a found face can't be protected well: reported before anybody relies on the result.
 
 Recognisers and expression networks were trained on whole faces that look roughly at the camera.
 Outside of that what they measure means little, so a good verdict would promise too much. The limits

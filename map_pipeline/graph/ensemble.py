@@ -29,7 +29,7 @@ class Ensemble(ModelMixin, ConfigMixin):
     def __init__(self, members: Mapping[str, nn.Module] | None = None) -> None:
         super().__init__()
         self.networks = nn.ModuleDict()
-        # Tells an empty ensemble's device and dtype, which diffusers asks of every component.
+        # Device and dtype of an empty ensemble, which diffusers asks of every component.
         self.register_buffer("_place", torch.empty(0), persistent=False)
         self.register_to_config(members=[])  # pairs: JSON objects would lose their order
         for name, network in (members or {}).items():

@@ -137,7 +137,7 @@ class GradientCombiner:
             limit = self._config.max_expression_grad_ratio * norm(identity)
             scale = (limit / norm(expression).clamp(min=1e-12)).clamp(max=1)
             expression = list(torch._foreach_mul(expression, scale))
-            *projected, conflict = self._project(identity, expression)  # told in any case
+            *projected, conflict = self._project(identity, expression)  # reported in any case
             if self._config.projection:
                 identity, expression = projected
         present = [g for g in (identity, expression, prior) if g is not None]

@@ -31,8 +31,8 @@ class RefineTarget:
         thresholds: recogniser name -> cosine similarity at FAR 1 % above which two faces match.
         emotion: index of the asked emotion in `EMOTIONS`, or one per picture `[V]`.
         ssim_budget: structural similarity down to which the face crop may change, in (0,1).
-        source_cond: `[1,width]` what the score network is told of the face as it is, and
-        target_cond: of what it is to become; None where there is nothing to tell.
+        source_cond: `[1,width]` condition of the score network for the face as it is, and
+        target_cond: for what it is to become; None for a network without conditions.
     """
 
     source_region: Tensor

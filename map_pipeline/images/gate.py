@@ -1,7 +1,7 @@
 """The input gate: any picture of a user becomes upright sRGB pixels, or an `InvalidImageError`.
 
-Nothing here trusts a file. Its name tells nothing, its size is checked before any pixel is decoded,
-and the decoders read through `_Meter`, which ends what takes too long or reads too much.
+Nothing here trusts a file. Its name counts for nothing, its size is checked before any pixel is
+decoded, and the decoders read through `_Meter`, which ends what takes too long or reads too much.
 """
 
 import io

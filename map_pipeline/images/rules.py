@@ -53,7 +53,7 @@ class Rule(StrEnum):
 
 # What a picture may carry, and what becomes of it.
 HANDLING = (
-    ("File name", "ignored: the content tells the format"),
+    ("File name", "ignored: the content decides the format"),
     ("Animation, several pages, second picture of a phone's JPEG", "first frame"),
     ("EXIF orientation", "applied"),
     ("Colour profile (RGB, grey, CMYK)", "converted to sRGB; a damaged or unfit one is ignored"),

@@ -34,7 +34,7 @@ class Batch:
 
     @property
     def condition(self) -> Condition:
-        """All that the network can be told of these faces."""
+        """The condition of these faces, complete."""
         return Condition(
             self.emotions, self.landmarks68, self.has_landmarks.float(), self.grey.float()
         )

@@ -101,7 +101,7 @@ class MAPTrainingConfig:
     """Settings of a training run; stored with the weights.
 
     Attributes:
-        surrogates: recognisers that L_A is measured on; the network is told their embeddings.
+        surrogates: recognisers that L_A is measured on; the network encodes their embeddings.
         protection: how faces are inverted, generated and gradients combined.
         weights: objective name -> weight, where it differs from `default_objectives`.
         rank: of the change of each layer, see `MAPNetwork`.

@@ -96,7 +96,7 @@ def prepare(
     embeddings: dict[str, list[Tensor]] = {name: [] for name in surrogates}
     for rows in torch.arange(len(faces)).split(128):
         crops = pixels[rows].to(device).float() / 255
-        told = prior.conditioner(source_condition(labels, rows.to(device)))
+        condition = prior.conditioner(source_condition(labels, rows.to(device)))
         schedule = protection.start_timestep
         with accelerator.autocast():
             start = invert(
@@ -105,10 +105,10 @@ def prepare(
                 patchify(crops, patch),
                 schedule,
                 protection.num_inversion_steps,
-                told,
+                condition,
             )
             found = generate(
-                prior.unet, scheduler, start, schedule, protection.num_generation_steps, told
+                prior.unet, scheduler, start, schedule, protection.num_generation_steps, condition
             )
         starts.append(start.half())
         back.append(unpatchify(found, patch).half())
@@ -156,10 +156,10 @@ class Step:
         targets = self._draw_targets(source, rows, generator)
         emotion = self._draw_emotions(rows, generator)
         crops = faces.pixels[rows].float() / 255
-        told = replace(
+        condition = replace(
             source_condition(faces.labels, rows), emotion=F.one_hot(emotion, len(EMOTIONS)).float()
         )
-        change = self._change(rows, told, targets)
+        change = self._change(rows, condition, targets)
         crop = (crops + change * self._mask).clamp(0, 1)
         region, landmarks = surroundings(crop, faces.landmarks[rows])
         region = random_view(region, generator)
@@ -184,7 +184,7 @@ class Step:
         }
         return values, success_rates(candidate, goal)
 
-    def _change(self, rows: Tensor, told: Condition, targets: Mapping[str, Tensor]) -> Tensor:
+    def _change(self, rows: Tensor, condition: Condition, targets: Mapping[str, Tensor]) -> Tensor:
         protection = self._config.protection
         with self._accelerator.autocast():
             generated = generate(
@@ -193,7 +193,7 @@ class Step:
                 self._faces.starts[rows].float(),
                 protection.start_timestep,
                 protection.num_generation_steps,
-                self._model.conditioner(told) + self._network.encode(targets),
+                self._model.conditioner(condition) + self._network.encode(targets),
             )
         found = unpatchify(generated.float(), self._patch)
         return found - self._faces.reconstructions[rows].float()
@@ -224,7 +224,7 @@ class Step:
 
 
 def source_condition(labels: Batch, rows: Tensor) -> Condition:
-    """What the network is told of faces as they are: their shape and colour."""
+    """The condition of faces as they are: their shape and colour."""
     return Condition(
         torch.zeros_like(labels.emotions[rows]),
         labels.landmarks68[rows],

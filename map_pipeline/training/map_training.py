@@ -2,9 +2,9 @@
 
 The method of `map_pipeline.identity.refine`, amortised over a labelled set of faces:
 
-    invert x to x_t0 with the prior; generate x^ from x_t0 with the network, told the emotion and
-    the target; L_A, L_E and the prior terms on x^; gradients projected onto each other per layer
-    with an EMA; L_SM on faces as they are keeps the network one of faces.
+    invert x to x_t0 with the prior; generate x^ from x_t0 with the network, conditioned on the
+    emotion and the target; L_A, L_E and the prior terms on x^; gradients projected onto each other
+    per layer with an EMA; L_SM on faces as they are keeps the network one of faces.
 """
 
 import copy
@@ -194,7 +194,7 @@ def check_state(config: MAPTrainingConfig, out: Path) -> None:
 
 
 class Reports:
-    """What a run tells: the mean of every `report_every` updates."""
+    """What a run reports: the mean of every `report_every` updates."""
 
     def __init__(self) -> None:
         self.done: list[dict[str, float]] = []
@@ -236,8 +236,8 @@ def grouped_parameters(network: MAPNetwork) -> tuple[list[nn.Parameter], list[in
 def _save(
     out: Path, network: MAPNetwork, config: MAPTrainingConfig, reports: list[dict[str, float]]
 ) -> None:
-    told = {"date": time.strftime("%Y-%m-%d"), "config": asdict(config), "reports": reports}
+    condition = {"date": time.strftime("%Y-%m-%d"), "config": asdict(config), "reports": reports}
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out) as folder:
         copy.deepcopy(network).half().save_pretrained(folder)
-        (folder / SUMMARY).write_text(json.dumps(told, indent=2))
+        (folder / SUMMARY).write_text(json.dumps(condition, indent=2))

@@ -53,12 +53,12 @@ def sample_grid(
     """
     if not len(faces.images):
         return None
-    told = conditioner(faces.condition) if is_conditional(unet) else None
+    condition = conditioner(faces.condition) if is_conditional(unet) else None
     columns = {
         "source": faces.images,
-        "round trip": round_trip(unet, scheduler, faces.images, ROUND_TRIP_LEVEL, told),
+        "round trip": round_trip(unet, scheduler, faces.images, ROUND_TRIP_LEVEL, condition),
     }
-    if told is not None:
+    if condition is not None:
         columns |= expressions(unet, conditioner, scheduler, faces)
     return lay_out(columns)
 
@@ -66,9 +66,9 @@ def sample_grid(
 def expressions(
     unet: UNet2DModel, conditioner: FaceConditioner, scheduler: DDIMScheduler, faces: Batch
 ) -> dict[str, Tensor]:
-    """Emotion -> the faces `[B,3,S,S]` told this emotion.
+    """Emotion -> the faces `[B,3,S,S]` generated with it.
 
-    The network isn't told their landmarks, which are those of the emotion they show.
+    The condition leaves out their landmarks, which are those of the emotion they show.
     """
     known = faces.condition
     nothing = replace(

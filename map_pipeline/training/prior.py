@@ -3,7 +3,7 @@
     t, noise at random;  loss = w(t) |eps_theta(x_t, t, c) - eps|^2,  w = min(SNR, 5) / SNR
 
 (min-SNR weighting, Hang et al. 2023, https://arxiv.org/abs/2303.09556, for noise prediction). The
-condition c tells emotion, landmarks and whether there is colour; each is dropped at random, so that
+condition c holds emotion, landmarks and whether there is colour; each is dropped at random, so that
 the network also answers without. Faces of rare emotions are drawn more often.
 """
 
@@ -67,8 +67,8 @@ def train_prior(
 
     Args:
         faces: all faces; some are kept out for validation.
-        unet: start from this network instead of a new one (its schedule in `scheduler`, what tells
-            it about a face in `conditioner`).
+        unet: start from this network instead of a new one (its schedule in `scheduler`, what
+            conditions it in `conditioner`).
         say: takes one line of progress at a time.
 
     Returns:
@@ -138,8 +138,8 @@ def train_prior(
         losses.clear()
         average.copy_to(averaged.parameters())
         with accelerator.autocast(), torch.no_grad():
-            told = averaged.conditioner(fixed.condition) if is_conditional(unet) else None
-            scores = validate(averaged.unet, scheduler, fixed.images, told)
+            condition = averaged.conditioner(fixed.condition) if is_conditional(unet) else None
+            scores = validate(averaged.unet, scheduler, fixed.images, condition)
             shown = fixed.first(SAMPLE_FACES)
             grid = sample_grid(averaged.unet, averaged.conditioner, scheduler, shown)
         save_state(accelerator, out / "state")
@@ -236,14 +236,14 @@ def noise_loss(
     noise = torch.randn(latents.shape, generator=generator, device=device)
     alpha = alphas[level].view(-1, 1, 1, 1)
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    told = batch.condition
-    told = Condition(
-        told.emotion * chance(config.drop_emotion)[:, None],
-        told.shape,
-        told.has_shape * chance(config.drop_shape),
-        told.grey,
+    condition = batch.condition
+    condition = Condition(
+        condition.emotion * chance(config.drop_emotion)[:, None],
+        condition.shape,
+        condition.has_shape * chance(config.drop_shape),
+        condition.grey,
     )
-    predicted = model(noisy, level, told, chance(config.drop_all)).float()
+    predicted = model(noisy, level, condition, chance(config.drop_all)).float()
     snr = alphas[level] / (1 - alphas[level])
     weight = snr.clamp(max=config.min_snr) / snr
     return (weight * (predicted - noise).square().mean((1, 2, 3))).mean()

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 
 class Schedule(Protocol):
-    """What a run's settings tell about its length, see `PriorConfig`."""
+    """The length of a run by its settings, see `PriorConfig`."""
 
     minutes: float
     updates: int

@@ -1,4 +1,4 @@
-"""The networks that `train prior` trains: a conditional U-Net and what tells it about a face."""
+"""The networks that `train prior` trains: a U-Net and its conditioner."""
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
@@ -83,5 +83,5 @@ class ScoreModel(torch.nn.Module):
         """Predicted noise; `keep` `[B]` is 0 where the whole condition is left out."""
         if not is_conditional(self.unet):
             return predict_noise(self.unet, latents, level)
-        told = self.conditioner(condition) * keep[:, None]
-        return predict_noise(self.unet, latents, level, told)
+        condition = self.conditioner(condition) * keep[:, None]
+        return predict_noise(self.unet, latents, level, condition)

@@ -29,19 +29,19 @@ def validate(
 
     Args:
         crops: `[N,3,S,S]` in [0,1].
-        conditions: `[N,width]`, or None for a network that is told nothing.
+        conditions: `[N,width]`, or None for a network without conditions.
     """
     scores: dict[str, list[Tensor]] = {}
     generator = torch.Generator().manual_seed(0)
     for first in range(0, len(crops), BATCH):
         part = crops[first : first + BATCH]
-        told = None if conditions is None else conditions[first : first + BATCH]
+        condition = None if conditions is None else conditions[first : first + BATCH]
         noise = torch.randn(part.shape, generator=generator).to(part)
         for level in DENOISING_LEVELS:
-            found = denoise(unet, scheduler, part, noise, level, told)
+            found = denoise(unet, scheduler, part, noise, level, condition)
             scores.setdefault(f"x0_{level}", []).append(psnr(found, part))
         for level in ROUND_TRIP_LEVELS:
-            found = round_trip(unet, scheduler, part, level, told)
+            found = round_trip(unet, scheduler, part, level, condition)
             scores.setdefault(f"round_trip_{level}", []).append(psnr(found, part))
     return {name: torch.cat(values).mean().item() for name, values in scores.items()}
 
@@ -57,7 +57,7 @@ def score_photos(
 
     Args:
         pipe: its detector and landmarks are used.
-        conditioner: tells the network landmarks and colour; None tells it nothing.
+        conditioner: encodes landmarks and colour; None for a network without conditions.
         photos: `uint8 [H,W,3]`; those without a face are left out.
 
     Raises:
@@ -65,7 +65,7 @@ def score_photos(
     """
     template = torch.tensor(pipe.config.alignment_template)
     size = crop_size(unet)
-    crops, told, stages = [], [], pipe.stages
+    crops, condition, stages = [], [], pipe.stages
     for photo in photos:
         faces = pipe.face_detector.detect(photo)
         if not faces:
@@ -75,10 +75,10 @@ def score_photos(
         crop, landmarks68 = stages.aligned_crop(photo, alignment)
         crops.append(crop)
         if conditioner is not None:
-            told.append(conditioner(describe(crop, landmarks68)).detach())
+            condition.append(conditioner(describe(crop, landmarks68)).detach())
     if not crops:
         raise NoFaceError("`photos` must show faces, got none that the detector finds.")
-    conditions = torch.cat(told) if told else None
+    conditions = torch.cat(condition) if condition else None
     return len(crops), validate(unet, scheduler, torch.cat(crops), conditions)
 
 

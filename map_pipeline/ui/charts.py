@@ -194,7 +194,7 @@ def _recogniser_card(report: RecogniserReport) -> Card:
 def _similarity_bar(
     label: str, meaning: str, before: float | None, after: float, limit: float | None
 ) -> Bar:
-    """One track; `before` None draws and tells only `after`."""
+    """One track; `before` None draws and names only `after`."""
     value, spoken = _number(after), _number(after)
     if before is not None:
         value, spoken = f"{_number(before)} → {value}", f"{_number(before)} before, {value} after"

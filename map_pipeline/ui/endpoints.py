@@ -68,11 +68,11 @@ class Endpoints:
             )
             own = read_photo(own_target["path"]) if own_target else None
             job = self._service.prepare(read_photo(photo["path"]), own, choices.with_seed())
-            for told in self._run(job):
-                if isinstance(told, Progress):
-                    yield told
+            for update in self._run(job):
+                if isinstance(update, Progress):
+                    yield update
                 else:
-                    yield job, told, write_files(job.photo, told, self._folder)
+                    yield job, update, write_files(job.photo, update, self._folder)
 
     def protect(
         self,
@@ -115,11 +115,11 @@ class Endpoints:
             emotion, expression_strength, target, consent, faces, mode, strength, steps, detector,
             seed, random_seed,
         )  # fmt: skip
-        for told in self.work(photo, own_target, choices, request):
-            if isinstance(told, Progress):
-                yield gr.skip(), told.text, gr.skip(), gr.skip()
+        for update in self.work(photo, own_target, choices, request):
+            if isinstance(update, Progress):
+                yield gr.skip(), update.text, gr.skip(), gr.skip()
             else:
-                job, protected, files = told
+                job, protected, files = update
                 text = results.plain_verdict(protected.reports)
                 reports = [report.to_dict() for report in protected.reports]
                 yield files.after, text, reports, job.choices.seed

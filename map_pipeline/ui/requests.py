@@ -36,7 +36,7 @@ def errors_in_plain_words() -> Iterator[None]:
         traceback.clear_frames(error.__traceback__)  # Gradio keeps errors, and these the photo
         raise gr.Error(plain(error), print_exception=False) from None
     except Exception as error:
-        # Where it happened, without the message: that may tell something about the photo.
+        # Where it happened, without the message: that may give something of the photo away.
         places = "".join(traceback.format_tb(error.__traceback__))
         logger.error("%s at\n%s", type(error).__name__, places)
         traceback.clear_frames(error.__traceback__)

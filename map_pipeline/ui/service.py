@@ -177,7 +177,7 @@ class ProtectionService:
 
     def run(self, job: Job) -> Generator[Progress | Protected, None, None]:
         """Do a job on the device of the models: progress first, the result last."""
-        protected = yield from run_in_steps(lambda tell: self._protect(job, tell))
+        protected = yield from run_in_steps(lambda report: self._protect(job, report))
         yield protected
 
     def check_robustness(self, job: Job, protected: Protected) -> list[list["RobustnessCheck"]]:
@@ -200,7 +200,7 @@ class ProtectionService:
         try:
             self._models = load()
             self._loaded.set_result(self._models)
-        except BaseException as error:  # told to everybody who asks for the models
+        except BaseException as error:  # raised for everybody who asks for the models
             self._loaded.set_exception(error)
 
     def _check_target(self, picture: Image.Image, detector: str) -> None:
@@ -211,15 +211,15 @@ class ProtectionService:
         if not found[0].possible:
             raise FaceTooSmallError("`target` must show a larger face.")
 
-    def _protect(self, job: Job, tell: Callable[[Progress], None]) -> Protected:
+    def _protect(self, job: Job, report: Callable[[Progress], None]) -> Protected:
         import torch
 
         choices, faces = job.choices, len(job.boxes)
-        tell(Progress(0, 1, "Changing the expression"))
+        report(Progress(0, 1, "Changing the expression"))
 
         def on_step(pipe: "MAPPipeline", step: int, _timestep: int, given: dict) -> dict:
             steps = pipe.num_timesteps
-            tell(Progress(step + 1, steps, step_text(step + 1, steps, faces)))
+            report(Progress(step + 1, steps, step_text(step + 1, steps, faces)))
             return given
 
         output = self.models.protecting[choices.detector](
@@ -251,7 +251,7 @@ def read_photo(path: str | None) -> Image.Image:
 
 
 def write_files(before: Image.Image, protected: Protected, folder: str) -> Files:
-    """Write a result into a new folder inside of `folder`, under names that tell nothing."""
+    """Write a result into a new folder inside of `folder`, under names that give nothing away."""
     from map_pipeline.images import save_image
 
     own = Path(tempfile.mkdtemp(dir=folder))

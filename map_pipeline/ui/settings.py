@@ -34,7 +34,7 @@ class PageSettings:
         examples: folder with `examples.json` and the pictures it names.
         max_upload_mb: size limit of an upload, megabytes.
         keep_seconds: age at which uploads and results are deleted.
-        queue_size: how many visitors may wait; more are told to come back.
+        queue_size: how many visitors may wait; more are asked to come back.
         concurrency: how many photos are protected at once.
         rate_limit: how many photos one visitor may have protected in `rate_seconds`; 0: no limit.
         rate_seconds: the time the limit counts for, seconds.
