@@ -1,10 +1,10 @@
 """An expression that people can see: features are moved by a warp, the rest is painted by a prior.
 
 1. The landmarks' displacement from the person's present expression to the asked one deforms the
-   photo at its own resolution (`faces.warp`).
+   photo at its own resolution (`expression.warp`).
 2. The score network, conditioned on emotion and landmarks, repaints the deformed crop where a warp
-   has nothing to show: teeth, the dark of an open mouth, folds, lids. Only the difference between two
-   generations - asked and plain - is used, so that the network's blur stays out of the photo.
+   has nothing to show: teeth, the dark of an open mouth, folds, lids. Only the difference between
+   two generations - asked and plain - is used, so that the network's blur stays out of the photo.
 """
 
 from dataclasses import dataclass
