@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 LINE_PERCENT = 50  # where the threshold is drawn, of the width of a track
 SIMILARITY_NOTE = (
-    "From the line on, a recogniser takes two photos for the same person. Each recogniser has a "
-    "line of its own; the bars are stretched so that all lines stand below each other. "
-    "0 is nothing in common, 1 the same photo."
+    "At or above its threshold (the dashed line), a recogniser takes two photos to show the same "
+    "person. Thresholds differ, so the bars are scaled to align them. 0 means nothing in common, "
+    "1 the same photo."
 )
-EMOTION_NOTE = "How sure each expression network is of each emotion; the asked one is marked."
-ROBUSTNESS_NOTE = "The result was treated as sharing does it, then measured anew."
+EMOTION_NOTE = "How likely each classifier finds each emotion; the requested one is marked."
+ROBUSTNESS_NOTE = "The result was compressed or resized as sharing does, then measured again."
 BEFORE = ("map-before", "body-text-color", "before")
-LINE = ("map-dash", "", "same person from here on")
+LINE = ("map-dash", "", "threshold for the same person")
 
 TEMPLATE = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -51,7 +51,7 @@ class Bar:
         label, value: what is written; spoken: the sentence for a screen reader.
         after: width of the bar in per cent; before: of the pale one behind it, if any.
         colour: variable of the style sheet; line: whether the threshold is drawn.
-        marked: the asked emotion.
+        marked: the requested emotion.
     """
 
     label: str
@@ -198,7 +198,7 @@ def _similarity_bar(
     value, spoken = _number(after), _number(after)
     if before is not None:
         value, spoken = f"{_number(before)} → {value}", f"{_number(before)} before, {value} after"
-    line = "no line known" if limit is None else f"same person from {limit:.2f} on"
+    line = "threshold unknown" if limit is None else f"same person from {limit:.2f}"
     return Bar(
         label=label,
         value=value,
@@ -213,7 +213,7 @@ def _similarity_bar(
 def _verdicts(report: RecogniserReport) -> list[tuple[str, str]]:
     """Both verdicts in words; being taken for the target is a bonus, so its lack isn't alarming."""
     if report.no_longer_matches is None or report.impersonates is None:
-        return [("map-soft", "no verdict: its line isn't known")]
+        return [("map-soft", "no verdict: threshold unknown")]
     you = ("map-good", "✓ no longer matches you")
     target = ("map-good", "✓ sees the target")
     return [
@@ -226,7 +226,7 @@ def _emotion_card(report: ExpressionReport, asked: str) -> Card:
     bars = []
     for emotion, after in report.after.items():
         before, name = report.before[emotion], emotion.capitalize()
-        mark = ", the asked one" if emotion == asked else ""
+        mark = ", requested" if emotion == asked else ""
         bars.append(
             Bar(
                 label=name,
@@ -249,7 +249,7 @@ def _treatment_card(result: RobustnessCheck) -> Card:
     return Card(
         result.treatment[:1].upper() + result.treatment[1:],
         bars=bars if judged else (),
-        verdicts=() if judged else [("map-soft", "no verdict: its line isn't known")],
+        verdicts=() if judged else [("map-soft", "no verdict: threshold unknown")],
         details=[_small_card(one) for one in result.recognisers],
         widths="--map-label: 152px; --map-value: 48px",
     )
@@ -275,11 +275,11 @@ def _small_card(row: RecogniserReport) -> Card:
 def _comparison_card(row: Comparison) -> Card:
     bar = _similarity_bar("Similarity", "of the two photos", None, row.similarity, row.threshold)
     verdict = {
-        None: ("map-soft", "no verdict: its line isn't known"),
+        None: ("map-soft", "no verdict: threshold unknown"),
         True: ("map-strong", "= same person"),
         False: ("map-strong", "≠ different people"),
     }
-    line = "" if row.threshold is None else f"line at {_number(row.threshold)}"
+    line = "" if row.threshold is None else f"threshold {_number(row.threshold)}"
     verdicts = [verdict[row.matches], ("map-soft", line)]
     return Card(row.title, "", [bar], verdicts, widths="--map-label: 72px; --map-value: 48px")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from map_pipeline.ui import charts, found_faces, page, results, texts
+from map_pipeline.ui import charts, face_outlines, page, results, texts
 from map_pipeline.ui.endpoints import Endpoints, File
 from map_pipeline.ui.examples import Example, load_examples
 from map_pipeline.ui.limits import RateLimit
@@ -101,9 +101,11 @@ class Handlers:
         ticked = [one.number for one in found if one.clear][:MAX_FACES]
         several = len(found) > 1 or not ticked
         return {
-            top.outlines: found_faces.outlines(picture.size, found),
-            top.note: f'<p class="map-note">{found_faces.summary(found)}</p>',
-            top.faces: gr.CheckboxGroup(found_faces.choices(found), value=ticked, visible=several),
+            top.outlines: face_outlines.outlines(picture.size, found),
+            top.note: f'<p class="map-note">{face_outlines.summary(found)}</p>',
+            top.faces: gr.CheckboxGroup(
+                face_outlines.choices(found), value=ticked, visible=several
+            ),
         }
 
     def compare_on_page(self, first: File, second: File) -> str:

@@ -1,4 +1,4 @@
-"""How the page looks: its components in their places, without any behaviour (see app.py)."""
+"""How the page looks: its components in their places, without any behaviour (see demo.py)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -18,7 +18,7 @@ DEFAULT = Choices()
 SHOW_RESULT = """() => document.getElementById("verdict")
     ?.scrollIntoView({behavior: "smooth", block: "start"})"""
 EMOTION_CHOICES = [(emotion.capitalize(), emotion) for emotion in EMOTIONS]
-STEPS_INFO = "0: as many as the protection needs, with a built-in target " + ", ".join(
+STEPS_INFO = "0 uses the mode's default; with a built-in target: " + ", ".join(
     f"{config.refine_steps - config.steps_saved} for {mode}" for mode, config in MODES.items()
 )
 
@@ -91,7 +91,7 @@ def photo_area(examples: Sequence[Example]) -> PhotoArea:
         samples=[[str(one.photo)] for one in examples],
         sample_labels=[one.caption for one in examples],
         type="index",
-        label="No photo at hand? Look at an example",
+        label="No photo at hand? Try an example",
         elem_id="examples",
         visible=bool(examples),
     )
@@ -106,11 +106,11 @@ def form(faces: gr.CheckboxGroup, targets: Sequence[TargetCard]) -> Form:
     )  # fmt: skip
     expression_strength = gr.Slider(
         0, 1, DEFAULT.expression_strength, step=0.05,
-        label="How much of it", info=texts.EXPRESSION_INFO,
+        label="Intensity", info=texts.EXPRESSION_INFO,
     )  # fmt: skip
     target = gr.Radio(
         [("Auto", "auto"), *((texts.caption(one.name), one.name) for one in targets)],
-        value=DEFAULT.target, label="Whom software should see instead", info=texts.TARGET_INFO,
+        value=DEFAULT.target, label="Who software should see instead", info=texts.TARGET_INFO,
         elem_id="target", elem_classes="map-tiles",
     )  # fmt: skip
     with gr.Accordion("Your own target picture", open=False):
@@ -134,7 +134,7 @@ def form(faces: gr.CheckboxGroup, targets: Sequence[TargetCard]) -> Form:
             random_seed = gr.Checkbox(DEFAULT.random_seed, label="New seed each time")
         detector = gr.Dropdown(
             ["auto", "bundled"], value=DEFAULT.detector, label="Face detector",
-            info="Auto is the best one that is installed.",
+            info="Auto uses the best one installed.",
         )  # fmt: skip
     return Form(
         emotion=emotion, expression_strength=expression_strength, target=target, consent=consent,

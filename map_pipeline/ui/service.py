@@ -166,8 +166,8 @@ class ProtectionService:
         choices.check(() if bank is None else bank.names, self.models.protecting)
         if own_target is not None and choices.consent is not True:
             raise UnknownOptionError(
-                "Recognition software may take you for the person in your target picture. Tick "
-                "that this person has agreed, or remove the picture."
+                "Recognition software may mistake you for the person in your target picture. Tick "
+                "the box to confirm that they have agreed, or remove the picture."
             )
         if own_target is not None:
             self._check_target(own_target, choices.detector)
@@ -207,7 +207,7 @@ class ProtectionService:
         try:
             found = self.find_faces(picture, detector)
         except NoFaceError:
-            raise NoFaceError("`target` must show a face, got a picture without any.") from None
+            raise NoFaceError("`target` must show a face, but none was found.") from None
         if not found[0].possible:
             raise FaceTooSmallError("`target` must show a larger face.")
 
@@ -246,7 +246,9 @@ def read_photo(path: str | None) -> Image.Image:
     from map_pipeline.images import load_image
 
     if not (path and Path(path).is_file()):  # programs can send a file without a path
-        raise InvalidImageError("This upload was deleted after some minutes. Choose it again.")
+        raise InvalidImageError(
+            "This upload has expired and was deleted. Please choose the photo again."
+        )
     return load_image(path)
 
 

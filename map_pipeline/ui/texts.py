@@ -4,38 +4,38 @@ from collections.abc import Mapping
 
 TITLE = "MAP: protect a photo from face recognition"
 
-INTRO = """# Stay yourself to people, not to face recognition
-MAP gives the face in your photo a new **expression**, so that face-recognition software takes it
-for somebody else while friends still see you. Free, and your photo isn't kept."""
+INTRO = """# Recognisable to friends, not to face recognition
+MAP gives the face in your photo a new **expression**, so that face recognition software mistakes
+it for someone else while your friends still recognise you. It's free, and your photo isn't kept."""
 
-PRIVACY_LINE = """Your photo is used for this one result and never logged. Copies are deleted after
-10 minutes; the download carries no place, time or camera."""
+PRIVACY_LINE = """Your photo is used only for this result and never logged. Copies are deleted after
+10 minutes, and the download contains no location, time or camera data."""
 
 HOW_IT_WORKS = """### Step by step
-1. The face is found, and its features are moved to the expression you chose. A small diffusion
-   network paints what a movement can't show, such as teeth and folds.
-2. The same network turns the face into noise and back. On the way back, what it learned from many
-   faces and some tuning for this one photo come in: recognition software should see the target and
-   no longer you. *Strong* takes more time for
-   that, keeps an eye on the expression, and reconciles the two where they pull apart.
-3. Only the change of the face is put back into your photo. All other pixels stay as they were.
+1. The face is detected, and its features are warped to the expression you chose. A small diffusion
+   network paints what warping can't produce, such as teeth and wrinkles.
+2. The same network turns the face into noise and back. On the way back it is steered, by what it
+   learned from many faces and by some fine-tuning on this photo, so that recognition software sees
+   the target instead of you. *Strong* spends more time on this, keeps the expression in check,
+   and resolves conflicts between the two.
+3. Only the change to the face is applied to your photo. All other pixels stay as they were.
 
 The targets are averages of several faces. None of them is a real person."""
 
 NO_PROMISE = """### What it doesn't promise
-- Recognition systems that weren't used in the editing may still recognise you. Every result tells
+- Recognition systems that weren't used in the editing may still recognise you. Every result shows
   which ones were used and what each of them says now.
-- Strong compression, scaling or another photo of you can undo the protection.
+- Strong compression, resizing or another photo of you can undo the protection.
 - Clothes, places, file names and who posts the photo identify people, too.
-- Photos that were already shared stay as they are.
-- Use it on your own photos, or with the consent of those who are in them."""
+- Photos you have already shared stay as they are.
+- Use it only on your own photos, or with the consent of the people in them."""
 
 PRIVACY = """### Privacy
-- Your photo is used for this one result. It isn't logged, kept in your browser's history of runs,
-  or used for training; there is no analytics and no request to other servers.
-- The temporary copies of uploads and results are deleted after ten minutes.
-- The result is a PNG of the exact pixels, without place, time, camera or comments.
-- A comparison under *Check a photo* never leaves this page either."""
+- Your photo is used only for this result. It isn't logged, kept in a run history in your browser,
+  or used for training. There are no analytics and no requests to other servers.
+- Temporary copies of uploads and results are deleted after ten minutes.
+- The result is a lossless PNG without location, time, camera data or comments.
+- The same holds for photos you compare under *Check a photo*."""
 
 PAPER = """### Paper
 Binh M. Le and Simon S. Woo: *Machine Pareidolia: Protecting Facial Image with Emotional Editing*,
@@ -49,28 +49,28 @@ AAAI 2026.
 }
 ```"""
 
-CHECK_INTRO = """Do face recognisers take two photos for the same person? Test a protected photo
-against **another photo of you**, or any two photos. The largest face of each is compared."""
+CHECK_INTRO = """Do face recognisers think two photos show the same person? Test a protected photo
+against **another photo of you**, or compare any two. Only the largest face in each counts."""
 
-CONSENT = "The person in this picture is me, or has agreed to it"
-TARGET_NOTICE = """Recognition software may take you for the person in this picture. Use only a
-picture of somebody who agreed to that, and never to pass as somebody else."""
+CONSENT = "The person in this picture is me, or has agreed to this use"
+TARGET_NOTICE = """Recognition software may mistake you for the person in this picture. Only use a
+picture of someone who has agreed to that, and never use it to impersonate anyone."""
 
-TARGET_INFO = "Auto takes a face that resembles yours without being you. All are averages of many."
+TARGET_INFO = "Auto picks a face that resembles yours. Each one is an average of several faces."
 STOPPING = '<p class="map-note" role="status">Stopping …</p>'
-NOT_TESTED = '<p class="map-note">Not tested on this example.</p>'
-FACES_INFO = "None ticked: all clear ones."
-EXPRESSION_INFO = "0 hardly changes the expression, 1 shows it in full."
-STRENGTH_INFO = "How much visible change the protection may cost. Less looks better, protects less."
+NOT_TESTED = '<p class="map-note">Not measured for this example.</p>'
+FACES_INFO = "If none is ticked, all clear faces are protected."
+EXPRESSION_INFO = "0 hardly changes the expression, 1 applies it fully."
+STRENGTH_INFO = "How much the photo may visibly change. Less looks better but protects less."
 SEED_INFO = "The same seed gives the same result."
 CHOOSE_PHOTO = "Choose a photo first."
 SAME_PHOTO = (
-    "This compares with the very same photo, the hardest test. Other photos of you are less alike: "
-    "try them under “Check a photo”."
+    "This compares the result with the very same photo, which is the hardest test. Other photos of "
+    "you differ more: try them under “Check a photo”."
 )
-WRONG_ON_OUR_SIDE = "Something went wrong on our side. Please try again or choose another photo."
+WRONG_ON_OUR_SIDE = "Something went wrong on our side. Please try again, or choose another photo."
 EMPTY_RESULT = """<div class="map-empty"><p><b>Your result appears here</b></p>
-<p>Choose a photo, or try an example: its result shows at once.</p></div>"""
+<p>Choose a photo, or try an example: its result appears immediately.</p></div>"""
 
 
 def mode_choices(seconds: Mapping[str, float] | None) -> list[tuple[str, str]]:

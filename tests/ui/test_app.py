@@ -177,7 +177,7 @@ def test_targets_are_listed_and_chosen_by_name(client: Client, tiny_pipeline: MA
 
 def test_own_target_needs_consent(client: Client) -> None:
     own = handle_file(EXAMPLES / "man-older-dark.png")
-    with pytest.raises(AppError, match="this person has agreed"):
+    with pytest.raises(AppError, match="confirm that they have agreed"):
         protect(client, ASTRONAUT, own_target=own)
     _, _, [face], _ = protect(client, ASTRONAUT, own_target=own, consent=True)
     assert face["target"] == "own image"

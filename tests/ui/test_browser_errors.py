@@ -98,9 +98,9 @@ def test_own_target_without_consent(site: Site) -> None:
     section(page, "Your own target picture")
     upload(page, ASTRONAUT.with_name("man-older-dark.png"), number=1)
     button(page, "Protect").click()
-    toast(page, "Tick that this person has agreed")
+    toast(page, "confirm that they have agreed")
     screenshot(page, "error-consent", full=False)
-    page.get_by_label("The person in this picture is me, or has agreed to it").check()
+    page.get_by_label("The person in this picture is me").check()
     button(page, "Protect").click()
     page.locator(".map-verdict").wait_for()
 

@@ -74,7 +74,7 @@ def test_photo_is_protected_as_chosen_and_downloaded_to_the_last_bit(
     for number in (1, 2, 4):
         page.get_by_label(f"Face {number}", exact=True).uncheck()
     page.get_by_label("Surprise", exact=True).check(force=True)
-    page.get_by_label("number input for How much of it").fill("0.8")
+    page.get_by_label("number input for Intensity").fill("0.8")
     page.get_by_label("man, young, tan", exact=True).check(force=True)
     set_steps(page, STEPS)
     screenshot(page, "chosen")

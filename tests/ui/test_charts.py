@@ -123,10 +123,10 @@ def test_names_are_escaped() -> None:
 def test_similarities_before_and_after() -> None:
     chart = similarity_chart([FACE])
     assert told(chart) == [
-        "Similarity to your photo: 1.00 before, 0.25 after; same person from 0.50 on.",
-        "Similarity to the target: −0.12 before, 0.62 after; same person from 0.50 on.",  # noqa: RUF001
-        "Similarity to your photo: 1.00 before, 0.51 after; same person from 0.50 on.",
-        "Similarity to the target: −0.12 before, 0.10 after; same person from 0.50 on.",  # noqa: RUF001
+        "Similarity to your photo: 1.00 before, 0.25 after; same person from 0.50.",
+        "Similarity to the target: −0.12 before, 0.62 after; same person from 0.50.",  # noqa: RUF001
+        "Similarity to your photo: 1.00 before, 0.51 after; same person from 0.50.",
+        "Similarity to the target: −0.12 before, 0.10 after; same person from 0.50.",  # noqa: RUF001
     ]
     assert widths(chart) == [100, 25, 0, 62.5, 100, 51, 0, 10]
     assert chart.count("map-line") == 4
@@ -161,7 +161,7 @@ def test_faces_are_numbered_only_where_there_are_several() -> None:
 def test_emotions_and_which_one_was_asked() -> None:
     chart = emotion_chart([FACE])
     assert len(told(chart)) == len(EMOTIONS)
-    assert "Happy, the asked one: 25% before, 100% after." in told(chart)
+    assert "Happy, requested: 25% before, 100% after." in told(chart)
     assert "Neutral: 75% before, 0% after." in told(chart)
     assert chart.count("map-asked") == 1
     assert "25% → 100%" in words(chart)
@@ -182,7 +182,7 @@ def test_robustness_counts_the_recognisers_that_give_a_verdict() -> None:
         "No longer match you: 1 of 1 recognisers.",
         "See the target: 1 of 1 recognisers.",
     ]
-    assert cards[1][-1] == "Similarity to the target: 0.62; no line known."
+    assert cards[1][-1] == "Similarity to the target: 0.62; threshold unknown."
     assert "Half size" in words(ALL_CHARTS["robustness"])
 
 
@@ -196,6 +196,6 @@ def test_comparison_of_two_photos() -> None:
     assert "= same person" in chart
     assert "≠ different people" in chart
     assert "no verdict" in chart
-    assert told(chart)[0] == "Similarity of the two photos: 0.95; same person from 0.90 on."
+    assert told(chart)[0] == "Similarity of the two photos: 0.95; same person from 0.90."
     assert widths(chart)[0] == 75
     assert "1 of 1 recognisers sees the same person" in comparison_chart(ROWS[:1])

@@ -14,7 +14,7 @@ from map_pipeline import MAPPipeline
 from map_pipeline.config import EMOTIONS, MODES
 from map_pipeline.errors import FaceTooSmallError, NoFaceError, UnknownOptionError
 from map_pipeline.report import FaceReport, RecogniserReport
-from map_pipeline.ui import found_faces, page, results, style, texts
+from map_pipeline.ui import face_outlines, page, results, style, texts
 from map_pipeline.ui.cache import sweep
 from map_pipeline.ui.jobs import run_in_steps
 from map_pipeline.ui.limits import RateLimit, RateLimitError
@@ -153,13 +153,13 @@ def test_a_crowd_is_protected_in_parts() -> None:
 
 def test_faces_are_outlined_numbered_and_named() -> None:
     found = [face(1), face(2, "turned to the side"), face(3, "too small", possible=False)]
-    drawn = found_faces.outlines((400, 200), found)
+    drawn = face_outlines.outlines((400, 200), found)
     assert 'viewBox="0 0 400 200"' in drawn
     assert drawn.count("map-face-clear") == 1
     assert drawn.count("map-face-unclear") == 2
     assert all(f">{number}</text>" in drawn for number in (1, 2, 3))
-    assert found_faces.choices(found) == [("Face 1", 1), ("Face 2 (turned to the side)", 2)]
-    assert "Face 3 can't be protected: too small." in found_faces.summary(found)
+    assert face_outlines.choices(found) == [("Face 1", 1), ("Face 2 (turned to the side)", 2)]
+    assert "Face 3 can't be protected: too small." in face_outlines.summary(found)
 
 
 def test_progress_names_the_face() -> None:
