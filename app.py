@@ -15,7 +15,6 @@ from map_pipeline.ui import page, style
 from map_pipeline.ui.cache import use_own_cache
 from map_pipeline.ui.demo import build_page
 from map_pipeline.ui.examples import load_examples
-from map_pipeline.ui.memory import give_back_large_blocks
 from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.service import Job, Progress, Protected, ProtectionService
 from map_pipeline.ui.settings import PageSettings
@@ -77,7 +76,7 @@ def start(settings: PageSettings, load: Callable[[], Any], **options: Any) -> gr
 def load_shipped(settings: PageSettings) -> Any:
     """The models of a checkpoint; torch is only imported here, when the page is already shown."""
     from map_pipeline.images import quiet_pillow
-    from map_pipeline.ui.models import load_models
+    from map_pipeline.ui.models import give_back_large_blocks, load_models
 
     quiet_pillow()
     give_back_large_blocks()
