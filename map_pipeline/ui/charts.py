@@ -237,7 +237,7 @@ def _emotion_card(report: ExpressionReport, asked: str) -> Card:
                 marked=emotion == asked,
             )
         )
-    return Card(report.title, _used(report), bars, widths="--map-label: 78px; --map-value: 112px")
+    return Card(report.title, _used(report), bars, widths="--map-label: 92px; --map-value: 112px")
 
 
 def _treatment_card(result: RobustnessCheck) -> Card:

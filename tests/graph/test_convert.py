@@ -8,13 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from map_pipeline.cli.main import main
 from map_pipeline.config import EMOTIONS
-from map_pipeline.convert import dlib, tfjs
 from map_pipeline.errors import CheckpointError
 from map_pipeline.expression.classifiers import ExpressionClassifier
+from map_pipeline.graph.convert import dlib, tfjs
 from map_pipeline.graph.convert.builder import GraphBuilder
 from map_pipeline.graph.executor import GraphNetwork, Node
-from map_pipeline.training.conversion import RECIPES, convert, main
+from map_pipeline.training.conversion import RECIPES, convert
 
 SEED = 5
 
@@ -334,8 +335,8 @@ def write_face_api_package(folder: Path) -> None:
 def test_command_line_writes_a_checkpoint(tmp_path: Path, dtype: str, tolerance: float) -> None:
     write_face_api_package(tmp_path)
     target = tmp_path / "out"
-    arguments = ["face_api_expression", "--source", str(tmp_path), "--out", str(target)]
-    main([*arguments, "--dtype", dtype])
+    arguments = ["train", "convert", "face_api_expression", "--source", str(tmp_path)]
+    assert main([*arguments, "--out", str(target), "--dtype", dtype]) == 0
     loaded = ExpressionClassifier.from_pretrained(target)
     original = convert("face_api_expression", tmp_path)
     crops = torch.rand(1, 3, 112, 112)
