@@ -70,6 +70,7 @@ def test_untreated_photo_gives_the_report_again(
         assert one.recognisers != report.recognisers
 
 
+@pytest.mark.slow
 def test_own_target_is_measured_again_too(tiny_pipeline: MAPPipeline) -> None:
     output = tiny_pipeline(ASTRONAUT, target=MAN, refine_steps=1)
     [report] = output.reports[0]

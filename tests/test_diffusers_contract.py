@@ -56,6 +56,7 @@ class Recorder(PipelineCallback):
         return callback_kwargs
 
 
+@pytest.mark.slow
 def test_a_pipeline_callback_sees_every_step_of_every_photo(
     run: Callable, portrait: np.ndarray
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_pipeline_callback_sees_every_step_of_every_photo(
     assert recorders[0].calls == recorders[1].calls == [(step, start) for step in range(4)]
 
 
+@pytest.mark.slow
 def test_the_callbacks_latents_are_taken_over(run: Callable, portrait: np.ndarray) -> None:
     def unchanged(_pipe: MAPPipeline, _step: int, _timestep: int, given: dict) -> dict:
         return given
@@ -98,6 +100,7 @@ def test_the_callback_is_given_what_it_asks_for(
         run(portrait, callback_on_step_end_tensor_inputs=["prompt_embeds"])
 
 
+@pytest.mark.slow
 def test_interrupting_ends_with_the_best_so_far(run: Callable, portrait: np.ndarray) -> None:
     steps = []
 
@@ -112,6 +115,7 @@ def test_interrupting_ends_with_the_best_so_far(run: Callable, portrait: np.ndar
     assert len(output.reports[0]) == 1
 
 
+@pytest.mark.slow
 def test_an_exception_in_the_callback_cancels(run: Callable, portrait: np.ndarray) -> None:
     class CancelledError(Exception):
         pass
@@ -125,6 +129,7 @@ def test_an_exception_in_the_callback_cancels(run: Callable, portrait: np.ndarra
     np.testing.assert_array_equal(pixels(run(portrait)), expected)
 
 
+@pytest.mark.slow
 def test_output_types(run: Callable, portrait: np.ndarray) -> None:
     expected = pixels(run([portrait] * 2))
     arrays = run([portrait] * 2, output_type="np").images
@@ -136,6 +141,7 @@ def test_output_types(run: Callable, portrait: np.ndarray) -> None:
     np.testing.assert_array_equal(tensors.permute(0, 2, 3, 1).numpy(), arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output_type", ["np", "pt"])
 def test_photos_of_different_sizes_come_back_as_a_list(
     run: Callable, portrait: np.ndarray, output_type: str
@@ -145,6 +151,7 @@ def test_photos_of_different_sizes_come_back_as_a_list(
     assert {256, 240} <= {side for image in images for side in image.shape}
 
 
+@pytest.mark.slow
 def test_a_photo_does_not_depend_on_the_photos_beside_it(
     run: Callable, portrait: np.ndarray
 ) -> None:
@@ -154,6 +161,7 @@ def test_a_photo_does_not_depend_on_the_photos_beside_it(
     np.testing.assert_array_equal(pixels(together, 2), alone)
 
 
+@pytest.mark.slow
 def test_one_generator_for_each_photo(run: Callable, portrait: np.ndarray) -> None:
     def generators(*seeds: int) -> list[torch.Generator]:
         return [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -175,6 +183,7 @@ def test_a_generator_on_cuda(portrait: np.ndarray) -> None:
     np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["torch_dtype", "dtype"])
 def test_loading_in_half_precision(name: str, tiny_checkpoint: Path, portrait: np.ndarray) -> None:
     pipe = MAPPipeline.from_pretrained(tiny_checkpoint, **{name: torch.bfloat16})
@@ -185,6 +194,7 @@ def test_loading_in_half_precision(name: str, tiny_checkpoint: Path, portrait: n
     json.dumps(output.reports[0][0].to_dict(), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_model_offload_gives_the_same_picture(portrait: np.ndarray) -> None:
     """With the CPU in the part of the accelerator: hooks are set, used and taken off."""
     pipe = build_tiny_pipeline(edits=True)
@@ -225,6 +235,7 @@ def test_other_schedulers_are_refused(scheduler: Any, match: str, portrait: np.n
         pipe(portrait, **QUICK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", list(MODES))
 def test_a_mode_is_nothing_but_its_settings(mode: str, run: Callable, portrait: np.ndarray) -> None:
     by_name = pixels(run(portrait, mode=mode))
@@ -233,6 +244,7 @@ def test_a_mode_is_nothing_but_its_settings(mode: str, run: Callable, portrait: 
     np.testing.assert_array_equal(by_name, by_config)
 
 
+@pytest.mark.slow
 def test_guidance_scale_reaches_the_painting(
     editing_pipeline: MAPPipeline, portrait: np.ndarray
 ) -> None:

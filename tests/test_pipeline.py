@@ -111,6 +111,7 @@ def test_only_the_face_changes(
     assert 0 < report.psnr < 100
 
 
+@pytest.mark.slow
 def test_calls_do_not_influence_each_other(
     protect: Callable, tiny_pipeline: MAPPipeline, photo: np.ndarray, couple: np.ndarray
 ) -> None:
@@ -122,6 +123,7 @@ def test_calls_do_not_influence_each_other(
     assert all(torch.equal(v, before[k]) for k, v in tiny_pipeline.unet.state_dict().items())
 
 
+@pytest.mark.slow
 def test_settings_reach_the_optimisation(protect: Callable, photo: np.ndarray) -> None:
     plain = protect(photo, refine_steps=2).images[0]
     for settings in (
@@ -138,6 +140,7 @@ def test_settings_reach_the_optimisation(protect: Callable, photo: np.ndarray) -
         assert (other != plain).any(), settings
 
 
+@pytest.mark.slow
 def test_arguments_go_before_the_config(protect: Callable, photo: np.ndarray) -> None:
     config = MAPConfig(num_inversion_steps=2, num_generation_steps=2, refine_steps=3)
     steps: list[int] = []
@@ -152,6 +155,7 @@ def test_arguments_go_before_the_config(protect: Callable, photo: np.ndarray) ->
     assert steps == [0, 1]
 
 
+@pytest.mark.slow
 def test_fast_is_less_work_than_strong(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
     """Fewer steps, and none of them denoises for L_SM; both look at the expression networks."""
     steps: dict[str, list[dict[str, float]]] = {}
@@ -172,12 +176,14 @@ def test_fast_is_less_work_than_strong(tiny_pipeline: MAPPipeline, photo: np.nda
     assert strong - fast == {"score_matching"}
 
 
+@pytest.mark.slow
 def test_strong_is_the_default(protect: Callable, photo: np.ndarray) -> None:
     plain = protect(photo).images[0]
     np.testing.assert_array_equal(plain, protect(photo, mode="strong").images[0])
     assert (plain != protect(photo, mode="fast").images[0]).any()
 
 
+@pytest.mark.slow
 def test_without_a_generator_torch_manual_seed_decides(
     tiny_pipeline: MAPPipeline, photo: np.ndarray
 ) -> None:
@@ -196,6 +202,7 @@ def test_list_of_photos(protect: Callable, photo: np.ndarray, couple: np.ndarray
     np.testing.assert_array_equal(output.images[0], protect(couple).images[0])
 
 
+@pytest.mark.slow
 def test_all_faces(protect: Callable, tiny_pipeline: MAPPipeline, couple: np.ndarray) -> None:
     output = protect(couple, faces="all")
     [result], [[first, second]] = output.images, output.reports
@@ -208,6 +215,7 @@ def test_all_faces(protect: Callable, tiny_pipeline: MAPPipeline, couple: np.nda
     assert (result[~area] == couple[~area]).all()
 
 
+@pytest.mark.slow
 def test_chosen_face(protect: Callable, tiny_pipeline: MAPPipeline, couple: np.ndarray) -> None:
     large, small = tiny_pipeline.face_detector.detect(couple)
     output = protect(couple, faces=[small.box])
@@ -220,6 +228,7 @@ def test_chosen_face(protect: Callable, tiny_pipeline: MAPPipeline, couple: np.n
     assert large.size > small.size
 
 
+@pytest.mark.slow
 def test_tuple_instead_of_output(protect: Callable, photo: np.ndarray) -> None:
     images, reports = protect(photo, return_dict=False)
     assert isinstance(images[0], Image.Image)
@@ -228,6 +237,7 @@ def test_tuple_instead_of_output(protect: Callable, photo: np.ndarray) -> None:
     assert reports[0][0].ssim == expected.reports[0][0].ssim
 
 
+@pytest.mark.slow
 def test_every_input_type_gives_the_same(protect: Callable, photo: np.ndarray) -> None:
     expected = protect(photo).images[0]
     tensor = torch.from_numpy(photo).permute(2, 0, 1)[None] / 255
@@ -241,6 +251,7 @@ def test_every_input_type_gives_the_same(protect: Callable, photo: np.ndarray) -
         np.testing.assert_array_equal(protect(source).images[0], expected)
 
 
+@pytest.mark.slow
 def test_rotated_photo(protect: Callable, photo: np.ndarray) -> None:
     """A phone stores the photo lying down and says so in EXIF; the result stands upright."""
     upright = Image.fromarray(photo[:, 60:400])
@@ -286,6 +297,7 @@ def test_report_is_complete(
     json.dumps(report.to_dict(), allow_nan=False)
 
 
+@pytest.mark.slow
 def test_auto_chooses_a_built_in_target(
     protect: Callable, tiny_pipeline: MAPPipeline, photo: np.ndarray
 ) -> None:
@@ -343,6 +355,7 @@ def test_no_expression_strength_leaves_the_photo_to_the_protection(
     np.testing.assert_array_equal(edit(photo, config=config)[0], photo)
 
 
+@pytest.mark.slow
 def test_default_expression_strength_is_a_half(edit: Callable, photo: np.ndarray) -> None:
     half = edit(photo, expression_strength=0.5)[0]
     for mode in MODES:
@@ -350,6 +363,7 @@ def test_default_expression_strength_is_a_half(edit: Callable, photo: np.ndarray
     assert (edit(photo, expression_strength=1)[0] != half).any()
 
 
+@pytest.mark.slow
 def test_mouth_is_found_again_after_the_edit(edit: Callable, photo: np.ndarray) -> None:
     """The recognisers align by its corners, and those move down and inwards."""
     before, after = (
@@ -386,6 +400,7 @@ def test_hidden_landmarks_mean_no_edit(
     assert landmarks.shape == (5, 2)
 
 
+@pytest.mark.slow
 def test_protection_goes_on_from_the_edit(editing_pipeline: MAPPipeline, photo: np.ndarray) -> None:
     """With all components at work: it runs, the seed decides, and without steps it's not empty."""
 
@@ -406,6 +421,7 @@ def test_protection_goes_on_from_the_edit(editing_pipeline: MAPPipeline, photo: 
     np.testing.assert_array_equal(alone[~area], photo[~area])
 
 
+@pytest.mark.slow
 def test_editing_pipeline_survives_saving(
     editing_pipeline: MAPPipeline, photo: np.ndarray, tmp_path: Path
 ) -> None:
@@ -419,6 +435,7 @@ def test_editing_pipeline_survives_saving(
     assert np.abs(results[0].astype(int) - results[1]).max() <= 1
 
 
+@pytest.mark.slow
 def test_own_target_picture(protect: Callable, photo: np.ndarray) -> None:
     """Here it's the person herself: she is nearer to that than to any built-in target."""
     built_in = protect(photo).reports[0][0]
@@ -458,6 +475,7 @@ def test_what_was_not_optimised_is_not_called_used(protect: Callable, photo: np.
     assert any(one.used_in_optimisation for one in face.recognisers)
 
 
+@pytest.mark.slow
 def test_checkpoint_without_targets(photo: np.ndarray) -> None:
     pipe = build_tiny_pipeline()
     pipe.register_modules(targets=None)
@@ -531,6 +549,7 @@ def test_config_names_the_field_and_the_value(settings: dict) -> None:
     assert repr(value) in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_change", [0.01, 1.0])
 def test_limits_of_max_change_run(protect: Callable, photo: np.ndarray, max_change: float) -> None:
     assert protect(photo, max_change=max_change).images[0].shape == photo.shape
@@ -553,6 +572,7 @@ def test_start_beyond_the_noise_schedule(protect: Callable, photo: np.ndarray) -
         protect(photo, config=config)
 
 
+@pytest.mark.slow
 def test_saved_pipeline_comes_back(
     protect: Callable, tiny_checkpoint: Path, photo: np.ndarray
 ) -> None:

@@ -59,6 +59,7 @@ def units(path: Path) -> list[tuple[str, str]]:
         return [(row["photo"], row["method"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_everything_is_written(
     evaluate: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -150,6 +151,7 @@ def wait_for_unit(process: subprocess.Popen, out: Path, count: int) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_kill_and_continue(
     pairs: Path, tiny_checkpoint: Path, tmp_path: Path, evaluate: Callable
 ) -> None:

@@ -66,6 +66,7 @@ def fail(capsys: pytest.CaptureFixture) -> Callable[..., str]:
 # --- the command line ---
 
 
+@pytest.mark.slow
 def test_from_faces_to_a_network(
     tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -219,6 +220,7 @@ def hub_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_start_from_a_network_of_another_project(
     tmp_path: Path, hub_folder: Path, fail: Callable[..., str]
 ) -> None:
@@ -328,6 +330,7 @@ def test_settings_of_map_runs() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_run_of_prior_starts_another(tmp_path: Path) -> None:
     faces = write_folder(tmp_path / "faces", 12)
     train = ["train", "prior", "--faces", str(faces), *QUICK_OPTIONS, "--updates", "1"]
@@ -344,6 +347,7 @@ def test_a_run_of_prior_starts_another(tmp_path: Path) -> None:
     assert load_start(str(tmp_path / "a"))[2] is None
 
 
+@pytest.mark.slow
 def test_score_prints_a_row_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo = load_image(EXAMPLES / "astronaut.png").crop((96, 0, 352, 256))
     photo.save(tmp_path / "eileen_a.png")

@@ -116,6 +116,7 @@ def test_another_u_net_leaves_the_network_out(
     assert both.map_network is network
 
 
+@pytest.mark.slow
 def test_only_built_in_targets_start_from_the_network(
     editing_pipeline: MAPPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +142,7 @@ def test_only_built_in_targets_start_from_the_network(
     assert start(objectives=without) is None
 
 
+@pytest.mark.slow
 def test_a_trained_start_saves_steps(editing_pipeline: MAPPipeline) -> None:
     config = MAPConfig(num_inversion_steps=2, refine_steps=3, steps_saved=2, expression_strength=0)
 

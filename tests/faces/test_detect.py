@@ -129,6 +129,7 @@ def test_two_faces_come_biggest_first(detector: BundledDetector, astronaut: Imag
         assert_near(face.landmarks, (LANDMARKS + 0.5) * scale - 0.5 + corner, EYE_DISTANCE * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corner", [(1890, 1333), (3600, 2500)])
 def test_small_face_in_twelve_megapixels(
     detector: BundledDetector, astronaut: Image.Image, corner: tuple[int, int]

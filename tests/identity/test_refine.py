@@ -219,6 +219,7 @@ def test_own_objective(face: Face) -> None:
     assert steps[-1].losses["bright"] < steps[0].losses["bright"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -240,6 +241,7 @@ def test_other_settings_run(face: Face, settings: dict) -> None:
     assert residual.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_settings_change_the_result(face: Face) -> None:
     # The second step is the first in which the mean differs from the gradient itself.
     config = dataclasses.replace(QUICK, refine_steps=3)

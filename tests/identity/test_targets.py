@@ -62,6 +62,7 @@ def test_unknown_name_is_explained(bank: TargetBank) -> None:
         bank.index("nobody")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recogniser", RECOGNISERS)
 def test_stored_embeddings_are_those_of_the_pictures(bank: TargetBank, recogniser: str) -> None:
     net = FaceRecogniser.from_pretrained(
@@ -80,6 +81,7 @@ def test_embeddings_of_a_later_recogniser_are_not_stored(bank: TargetBank) -> No
     assert bank.embeddings("arcface") is None
 
 
+@pytest.mark.slow
 def test_composites_are_aligned_to_the_template(bank: TargetBank) -> None:
     detector = BundledDetector()
     size = bank.config.image_size

@@ -40,6 +40,7 @@ def arguments(tiny_checkpoint: Path) -> list[str]:
     return ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--refine-steps", "1"]
 
 
+@pytest.mark.slow
 def test_killed_folder_run_leaves_whole_files_and_the_next_run_is_complete(
     arguments: list[str], portrait: Path, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ few = hypothesis.settings(
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", fuzz.STRATEGIES)
 def test_gate_reads_or_refuses(kind: str) -> None:
     @few
@@ -44,6 +45,7 @@ def command(
     return run
 
 
+@pytest.mark.slow
 def test_command_line_protects_or_refuses(command: Callable[..., bool], tmp_path: Path) -> None:
     files = [*fuzz.draw(hostile.mutants(), 0, 60), *hostile.faces().values()]
     done = 0

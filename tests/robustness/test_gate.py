@@ -134,6 +134,7 @@ def test_jpeg_of_endless_scans_is_refused_before_it_is_decoded(kind: str) -> Non
         load_image(hostile.bombs()[kind])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", sorted(hostile.bombs().keys() - {SLOW}))
 def test_bombs_take_neither_time_nor_memory(kind: str) -> None:

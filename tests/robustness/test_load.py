@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import load
+import pytest
 
 
+@pytest.mark.slow
 def test_two_clients_get_their_own_photos_and_nothing_stays(tiny_checkpoint: Path) -> None:
     outcome = load.run(clients=2, seconds=5, steps=1, checkpoint=tiny_checkpoint, keep_seconds=10)
     print(load.table(outcome))

@@ -133,6 +133,7 @@ for call in sys.argv[1].split(";"):
 """
 
 
+@pytest.mark.slow
 def test_command_line_leaves_nothing_and_calls_nobody(
     tiny_checkpoint: Path, photo: Path, tmp_path: Path
 ) -> None:
@@ -199,6 +200,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     return tmp_path / "cache"
 
 
+@pytest.mark.slow
 def test_page_leaves_nothing_once_its_cache_is_swept_and_calls_nobody(
     cache: Path,
     called: list[str],

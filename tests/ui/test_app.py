@@ -138,6 +138,7 @@ def test_verdict_report_and_seed_come_with_it(result: tuple, tiny_pipeline: MAPP
     json.dumps(face, allow_nan=False)
 
 
+@pytest.mark.slow
 def test_a_new_seed_is_told_and_gives_the_same_again(client: Client) -> None:
     photo, _, _, seed = protect(client, ASTRONAUT, mode="strong", random_seed=True)
     assert seed != 0
@@ -154,6 +155,7 @@ def test_programs_find_the_endpoints_with_their_descriptions(client: Client) -> 
     assert required == ["photo"]
 
 
+@pytest.mark.slow
 def test_faces_are_listed_and_chosen_by_number(client: Client) -> None:
     faces = client.predict(handle_file(VIDEO_CALL), api_name="/detect")
     assert [one["number"] for one in faces] == [1, 2, 3, 4]
@@ -168,6 +170,7 @@ def test_faces_are_listed_and_chosen_by_number(client: Client) -> None:
     assert len(everybody) == 4
 
 
+@pytest.mark.slow
 def test_targets_are_listed_and_chosen_by_name(client: Client, tiny_pipeline: MAPPipeline) -> None:
     targets = client.predict(api_name="/targets")
     assert [one["name"] for one in targets] == tiny_pipeline.targets.names
@@ -175,6 +178,7 @@ def test_targets_are_listed_and_chosen_by_name(client: Client, tiny_pipeline: MA
     assert face["target"] == "second"
 
 
+@pytest.mark.slow
 def test_own_target_needs_consent(client: Client) -> None:
     own = handle_file(EXAMPLES / "man-older-dark.png")
     with pytest.raises(AppError, match="confirm that they have agreed"):
@@ -192,6 +196,7 @@ def test_two_photos_are_compared_by_every_recogniser(
     assert all(one["matches"] for one in same)
 
 
+@pytest.mark.slow
 def test_four_users_at_once_get_their_own_photos(client: Client, tmp_path: Path) -> None:
     """Each result is, to the last bit, that of a user who is alone."""
     photos = []
@@ -210,6 +215,7 @@ def test_four_users_at_once_get_their_own_photos(client: Client, tmp_path: Path)
         np.testing.assert_array_equal(after, run(number))
 
 
+@pytest.mark.slow
 def test_progress_counts_the_steps(client: Client) -> None:
     job = client.submit(photo=handle_file(ASTRONAUT), steps=3, api_name="/protect")
     job.result()
@@ -220,6 +226,7 @@ def test_progress_counts_the_steps(client: Client) -> None:
     assert [one.done for one in gpu_calls[-1][2][:-1]] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_stopping_a_job_stops_the_work(client: Client) -> None:
     job = client.submit(photo=handle_file(ASTRONAUT), steps=60, mode="strong", api_name="/protect")
     while len(job.outputs()) < 3:
@@ -350,6 +357,7 @@ def test_uploads_and_results_are_forgotten(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_public_page_can_limit_its_visitors(
     tiny_pipeline: MAPPipeline, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,6 +372,7 @@ def test_a_public_page_can_limit_its_visitors(
         page.close()
 
 
+@pytest.mark.slow
 def test_page_stands_while_networks_load_and_tells_why_they_dont(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

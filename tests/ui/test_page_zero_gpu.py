@@ -65,6 +65,7 @@ def job(service: ProtectionService, **choices: Any) -> Job:
     return service.prepare(Image.open(ASTRONAUT).convert("RGB"), None, Choices(**choices))
 
 
+@pytest.mark.slow
 def test_importing_the_page_touches_neither_torch_nor_cuda() -> None:
     code = "import sys, app; print('torch' in sys.modules)"
     done = subprocess.run(
@@ -98,6 +99,7 @@ def test_duration_fits_the_quota_in_every_mode(
     assert asked * SCHEDULED <= ANONYMOUS_QUOTA
 
 
+@pytest.mark.slow
 def test_everything_that_crosses_the_boundary_pickles(service: ProtectionService) -> None:
     sent = job(service, steps=1, mode="strong")
     received = pickle.loads(pickle.dumps(sent))
@@ -112,6 +114,7 @@ def test_everything_that_crosses_the_boundary_pickles(service: ProtectionService
     assert result.photo.tobytes() == here.photo.tobytes()
 
 
+@pytest.mark.slow
 def test_only_the_gpu_function_runs_gradients(
     service: ProtectionService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
