@@ -38,19 +38,12 @@ def run_networks(pipe: MAPPipeline, unets: int, recognisers: int) -> np.ndarray:
 def test_calls(tiny_pipeline: MAPPipeline, unets: int, recognisers: int) -> None:
     """Each forward pass counts once, also of a copy; batches don't matter."""
     before = hooks_and_threads()
+    start = time.perf_counter()
     result, spent = measure(tiny_pipeline, lambda: run_networks(tiny_pipeline, unets, recognisers))
+    assert 0 < spent.seconds <= time.perf_counter() - start
     assert result is RESULT
     assert (spent.unet_calls, spent.recogniser_calls) == (unets, recognisers)
     assert hooks_and_threads() == before
-
-
-def test_time(tiny_pipeline: MAPPipeline) -> None:
-    def slow() -> np.ndarray:
-        time.sleep(0.1)
-        return RESULT
-
-    _, spent = measure(tiny_pipeline, slow)
-    assert 0.1 <= spent.seconds < 5
 
 
 def test_peak_memory(tiny_pipeline: MAPPipeline) -> None:
@@ -70,12 +63,8 @@ def test_peak_memory(tiny_pipeline: MAPPipeline) -> None:
 
 def test_errors_pass_and_leave_nothing_behind(tiny_pipeline: MAPPipeline) -> None:
     before = hooks_and_threads()
-
-    def fail() -> np.ndarray:
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError, match="no"):
-        measure(tiny_pipeline, fail)
+    with pytest.raises(ZeroDivisionError):
+        measure(tiny_pipeline, lambda: 1 // 0)
     assert hooks_and_threads() == before
 
 
@@ -86,15 +75,11 @@ def task() -> Task:
 
 def test_cost_of_noise(tiny_pipeline: MAPPipeline) -> None:
     """One look of each surrogate at the photo and one in each step; the score network rests."""
-    calls = []
-    for steps in (2, 5):
-        method = create("mifgsm", steps=steps)
-        _, spent = measure(tiny_pipeline, lambda: method.protect(tiny_pipeline, task()))  # noqa: B023
-        assert spent.unet_calls == 0
-        calls.append(spent.recogniser_calls)
-    assert calls[1] - calls[0] == 2 * (5 - 2)
+    method = create("mifgsm", steps=5)
+    _, spent = measure(tiny_pipeline, lambda: method.protect(tiny_pipeline, task()))
+    assert spent.unet_calls == 0
     # Besides: 2 of the source, 1 of the composites for the recogniser that they weren't made with.
-    assert calls[0] == 2 * 2 + 2 + 1
+    assert spent.recogniser_calls == 2 * 5 + 2 + 1
 
 
 def test_cost_of_map(tiny_pipeline: MAPPipeline) -> None:
@@ -106,12 +91,6 @@ def test_cost_of_map(tiny_pipeline: MAPPipeline) -> None:
     assert spent.unet_calls >= 4 + 2 * 3
     assert spent.recogniser_calls >= 2 * 3
     assert spent.seconds > 0
-
-
-def test_cost_of_blur(tiny_pipeline: MAPPipeline) -> None:
-    method = create("blur")
-    _, spent = measure(tiny_pipeline, lambda: method.protect(tiny_pipeline, task()))
-    assert (spent.unet_calls, spent.recogniser_calls) == (0, 0)
 
 
 @pytest.mark.gpu

@@ -20,6 +20,7 @@ from map_pipeline.images import load_image, to_array, uint8_tensor
 
 QUICK = {"refine_steps": 1, "num_inversion_steps": 2, "num_generation_steps": 2}
 NOISE = ("pgd", "mifgsm", "tidim", "tipim")
+GREY = np.full((100, 100, 3), 128, np.uint8)
 ONE_PIXEL = 1.5 * 2 / 32  # of the tiny score network's crop: a diagonal, in half sides
 # Which modes MAP has is the pipeline's affair; its ablations have a test file of their own.
 METHODS = ("map", *NOISE, "blur", "mosaic", "none")
@@ -62,32 +63,18 @@ def mask_by_hand(pipe: MAPPipeline, photo: np.ndarray, slack: float = 0.0) -> np
     return abs(crop.real) ** 2.5 + abs(crop.imag) ** 2.5 < (1 + slack) ** 2.5
 
 
-def test_names() -> None:
+def test_names_and_titles_are_unique() -> None:
     names = method_names()
-    assert names[0] == "map"
-    assert {
-        "map-fast",
-        "map-one-pass",
-        "map-strong",
-        "blur",
-        "mosaic",
-        "none",
-        *NOISE,
-        *ABLATIONS,
-        *TRADE_OFF,
-    } == set(names)
-    assert len(set(names)) == len(names)
+    modes = {"map-fast", "map-one-pass", "map-strong"}
+    assert set(names) == {*METHODS, *modes, *ABLATIONS, *TRADE_OFF}
     methods = [create(name) for name in names]
     assert [method.name for method in methods] == names
-    assert len({method.title for method in methods}) == len(names)
+    assert len({method.title for method in methods}) == len(set(names)) == len(names)
 
 
-def test_unknown_name() -> None:
+def test_unknown_names() -> None:
     with pytest.raises(UnknownOptionError, match=r"`method` must be one of map.*got 'foo'"):
         create("foo")
-
-
-def test_unknown_option() -> None:
     with pytest.raises(UnknownOptionError, match=r"`option` must be one of eps.*got 'epsilon'"):
         create("pgd", epsilon=8)
 
@@ -101,25 +88,22 @@ def test_one_set_of_options_serves_all() -> None:
     assert methods["blur"].sigma == 0.2
     assert methods["mosaic"].block == 0.3
     assert methods["map-no-ema"].settings == QUICK
-    assert create("pgd").eps == 8
-    assert create("pgd").steps == 25
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "rule"),
+    ("name", "option", "value", "rule"),
     [
-        ("pgd", {"eps": 0.5}, r"`eps` must be in \[1, 255\], got 0.5"),
-        ("pgd", {"eps": 256}, "got 256"),
-        ("mifgsm", {"steps": 0}, "`steps` must be >= 1, got 0"),
-        ("tipim", {"gamma": -1}, "`gamma` must be >= 0, got -1"),
-        ("tipim", {"eps": 0}, "`eps`"),
-        ("blur", {"sigma": 0}, "`sigma` must be > 0, got 0"),
-        ("mosaic", {"block": -1}, "`block` must be > 0, got -1"),
+        ("pgd", "eps", 0.5, r"in \[1, 255\]"),
+        ("pgd", "eps", 256, r"in \[1, 255\]"),
+        ("mifgsm", "steps", 0, ">= 1"),
+        ("tipim", "gamma", -1, ">= 0"),
+        ("blur", "sigma", 0, "> 0"),
+        ("mosaic", "block", -1, "> 0"),
     ],
 )
-def test_options_outside_their_range(name: str, options: dict, rule: str) -> None:
-    with pytest.raises(ValueError, match=rule):
-        create(name, **options)
+def test_options_outside_their_range(name: str, option: str, value: float, rule: str) -> None:
+    with pytest.raises(ValueError, match=f"`{option}` must be {rule}, got {value}"):
+        create(name, **{option: value})
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -189,44 +173,35 @@ def test_same_seed_same_result(name: str, tiny_pipeline: MAPPipeline, photo: np.
 
 @pytest.mark.parametrize("name", METHODS[:-1])
 def test_no_face(name: str, tiny_pipeline: MAPPipeline) -> None:
-    grey = np.full((100, 100, 3), 128, np.uint8)
     with pytest.raises(NoFaceError, match="`image` must show a face"):
-        create(name, settings=QUICK).protect(tiny_pipeline, task(grey))
+        create(name, settings=QUICK).protect(tiny_pipeline, task(GREY))
 
 
 @pytest.mark.parametrize("name", ["map", "pgd"])
 def test_target(name: str, tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
     """A picture or a name; the same rules for MAP and the baselines."""
     method = create(name, steps=2, settings=QUICK)
-    results = [
+    first, *others, _ = (
         method.protect(tiny_pipeline, task(photo, target=target))
-        for target in ("first", "second", "auto", photo[:, ::-1].copy())
-    ]
-    if name == "pgd":
-        assert (results[0] != results[1]).any()
-        assert (results[0] != results[3]).any()
-    for bad, error, rule in (
-        ("nobody", UnknownOptionError, "`target` must be"),
-        (np.full((100, 100, 3), 128, np.uint8), NoFaceError, "`target` must show a face"),
-    ):
-        with pytest.raises(error, match=rule):
-            method.protect(tiny_pipeline, task(photo, target=bad))
+        for target in ("first", "second", photo[:, ::-1].copy(), "auto")
+    )
+    if name == "pgd":  # one step of MAP with tiny weights may round to the same
+        assert all((other != first).any() for other in others)
+    with pytest.raises(UnknownOptionError, match="`target` must be"):
+        method.protect(tiny_pipeline, task(photo, target="nobody"))
+    with pytest.raises(NoFaceError, match="`target` must show a face"):
+        method.protect(tiny_pipeline, task(photo, target=GREY))
 
 
 @pytest.mark.parametrize("name", ["map", "tidim"])
 @pytest.mark.parametrize(
-    ("changes", "rule"),
-    [
-        ({"emotion": "bored"}, "`emotion` must be one of"),
-        ({"surrogates": ("arcface",)}, "`surrogates` must name some of"),
-        ({"surrogates": ()}, "`surrogates` must name some of"),
-    ],
+    ("option", "value"), [("emotion", "bored"), ("surrogates", ("arcface",)), ("surrogates", ())]
 )
 def test_bad_task(
-    name: str, changes: dict, rule: str, tiny_pipeline: MAPPipeline, photo: np.ndarray
+    name: str, option: str, value: object, tiny_pipeline: MAPPipeline, photo: np.ndarray
 ) -> None:
-    with pytest.raises(UnknownOptionError, match=rule):
-        create(name, settings=QUICK).protect(tiny_pipeline, task(photo, **changes))
+    with pytest.raises(UnknownOptionError, match=f"`{option}` must (be one|name some) of"):
+        create(name, settings=QUICK).protect(tiny_pipeline, task(photo, **{option: value}))
 
 
 def test_one_pass_needs_a_network_and_a_target_it_knows(
@@ -255,32 +230,31 @@ def test_the_target_is_the_pipelines(tiny_pipeline: MAPPipeline, photo: np.ndarr
 def test_only_the_surrogates_count(photo: np.ndarray) -> None:
     """A recogniser that is left out has no influence, whatever it thinks."""
     pipe = build_tiny_pipeline()
-    method = create("tipim", steps=3)
-    first = method.protect(pipe, task(photo, surrogates=("dlib_resnet",)))
+
+    def protect(surrogate: str) -> np.ndarray:
+        return create("tipim", steps=3).protect(pipe, task(photo, surrogates=(surrogate,)))
+
+    first = protect("dlib_resnet")
     for parameter in pipe.recognisers["mobilefacenet"].parameters():
         parameter.data.mul_(-1)
-    np.testing.assert_array_equal(
-        method.protect(pipe, task(photo, surrogates=("dlib_resnet",))), first
-    )
-    other = method.protect(pipe, task(photo, surrogates=("mobilefacenet",)))
-    assert (other != first).any()
+    np.testing.assert_array_equal(protect("dlib_resnet"), first)
+    assert (protect("mobilefacenet") != first).any()
 
 
-def test_eye_distance(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
-    place = find_face(tiny_pipeline, photo)
+@pytest.mark.parametrize("scale", [1, 2])
+def test_blur_is_gaussian_and_relative_to_the_face(
+    tiny_pipeline: MAPPipeline, photo: np.ndarray, scale: int
+) -> None:
+    image = np.array(Image.fromarray(photo).resize((256 * scale, 256 * scale)))
+    result = create("blur", sigma=0.2).protect(tiny_pipeline, task(image))
+    place = find_face(tiny_pipeline, image)
     left, right = place.face.landmarks[:2]
     assert place.eye_distance == pytest.approx(float(np.linalg.norm(right - left)), rel=0.1)
-
-
-def test_blur_is_gaussian(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
-    result = create("blur", sigma=0.2).protect(tiny_pipeline, task(photo))
-    place = find_face(tiny_pipeline, photo)
-    blurred = Image.fromarray(photo).filter(ImageFilter.GaussianBlur(0.2 * place.eye_distance))
+    blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.2 * place.eye_distance))
     # Well inside, where the photo's surroundings beyond the region don't matter.
-    inside = mask_by_hand(tiny_pipeline, photo, -0.5)
+    inside = mask_by_hand(tiny_pipeline, image, -0.5)
     assert inside.sum() > 1000
-    error = np.abs(result.astype(int) - np.asarray(blurred))[inside]
-    assert error.max() <= 1
+    assert np.abs(result.astype(int) - np.asarray(blurred))[inside].max() <= 1
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -293,18 +267,6 @@ def test_mosaic_squares(tiny_pipeline: MAPPipeline, photo: np.ndarray, scale: in
     colours = len(np.unique(result[inside], axis=0))
     squares = inside.sum() / (0.5 * find_face(tiny_pipeline, image).eye_distance) ** 2
     assert squares < colours < 2 * squares  # those at the rim are cut
-
-
-def test_blur_is_relative_to_the_face(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
-    """A photo at twice the size gives about the same picture at twice the size."""
-    large = np.array(Image.fromarray(photo).resize((512, 512), Image.Resampling.BICUBIC))
-    small_result, large_result = (
-        create("blur").protect(tiny_pipeline, task(one)) for one in (photo, large)
-    )
-    reduced = np.array(Image.fromarray(large_result).resize((256, 256), Image.Resampling.BOX))
-    difference = np.abs(reduced.astype(float) - small_result).mean()
-    effect = np.abs(small_result.astype(float) - photo).mean()
-    assert difference < 0.3 * effect
 
 
 @pytest.mark.gpu

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 import torchmetrics.functional.image.lpips as reference_lpips
 from safetensors.torch import save_file
 from scipy.linalg import sqrtm
-from scipy.ndimage import correlate1d
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
@@ -23,14 +22,13 @@ from map_pipeline.errors import (
 from map_pipeline.evaluation import metrics
 from map_pipeline.evaluation.metrics import (
     Fid,
-    Lpips,
     load_inception,
     load_lpips,
     ms_ssim_weights,
     naturalness,
     pair_quality,
 )
-from map_pipeline.images import load_image, to_array
+from map_pipeline.images import load_image, to_array, uint8_tensor
 from map_pipeline.images.degradations import TRANSFORMS, add_noise, blur
 from tests.conftest import ASTRONAUT
 
@@ -59,17 +57,6 @@ def test_a_photo_is_like_itself(photo: np.ndarray) -> None:
     assert set(scores) == {"psnr", "ssim", "ms_ssim"}
 
 
-def test_psnr_of_a_constant_difference() -> None:
-    source = np.full((64, 80, 3), 100, np.uint8)
-    assert pair_quality(source, source + 5)["psnr"] == pytest.approx(20 * math.log10(255 / 5))
-
-
-def test_ssim_of_flat_photos_is_their_luminance_term() -> None:
-    source, result = (np.full((64, 64, 3), value, np.uint8) for value in (100, 150))
-    expected = (2 * 100 * 150 + 2.55**2) / (100**2 + 150**2 + 2.55**2)
-    assert pair_quality(source, result)["ssim"] == pytest.approx(expected, abs=5e-4)
-
-
 def test_psnr_and_ssim_agree_with_scikit_image(photo: np.ndarray, worse: np.ndarray) -> None:
     scores = pair_quality(photo, worse)
     assert scores["psnr"] == pytest.approx(peak_signal_noise_ratio(photo, worse), abs=1e-3)
@@ -88,51 +75,17 @@ def test_psnr_and_ssim_agree_with_scikit_image(photo: np.ndarray, worse: np.ndar
     assert 0.5 < expected < 0.95
 
 
-def plain_ms_ssim(first: np.ndarray, second: np.ndarray, weights: tuple[float, ...]) -> float:
-    """MS-SSIM after Wang et al. 2003 in numpy."""
-    axis = np.arange(-5, 6)
-    kernel = np.exp(-(axis**2) / (2 * 1.5**2))
-    kernel /= kernel.sum()
-
-    def mean(x: np.ndarray) -> np.ndarray:
-        return correlate1d(correlate1d(x, kernel, 0, mode="mirror"), kernel, 1, mode="mirror")
-
-    x, y = first / 255, second / 255
-    score = 1.0
-    for scale, weight in enumerate(weights):
-        if scale:
-            height, width = (side // 2 * 2 for side in x.shape[:2])
-            x, y = (
-                z[:height, :width].reshape(height // 2, 2, width // 2, 2, 3).mean((1, 3))
-                for z in (x, y)
-            )
-        mu_x, mu_y = mean(x), mean(y)
-        covariance = mean(x * y) - mu_x * mu_y
-        variances = mean(x * x) - mu_x**2 + mean(y * y) - mu_y**2
-        structure = (2 * covariance + 0.03**2) / (variances + 0.03**2)
-        if scale < len(weights) - 1:
-            score *= structure[5:-5, 5:-5].mean() ** weight
-        else:
-            luminance = (2 * mu_x * mu_y + 0.01**2) / (mu_x**2 + mu_y**2 + 0.01**2)
-            score *= (luminance * structure).mean() ** weight
-    return score
-
-
-@pytest.mark.parametrize(("side", "scales"), [(40, 2), (44, 3), (98, 3), (99, 4), (176, 5)])
-def test_ms_ssim_agrees_with_its_definition(
+@pytest.mark.parametrize(
+    ("side", "scales"), [(20, 2), (44, 3), (98, 3), (99, 4), (176, 5), (512, 5)]
+)
+def test_ms_ssim_uses_the_scales_that_fit(
     side: int, scales: int, photo: np.ndarray, worse: np.ndarray
 ) -> None:
     weights = ms_ssim_weights(side)
-    assert len(weights) == scales
-    assert sum(weights) == pytest.approx(1)
-    first, second = (np.ascontiguousarray(one[50 : 50 + side, 150:370]) for one in (photo, worse))
-    expected = plain_ms_ssim(first, second, weights)
-    assert pair_quality(first, second)["ms_ssim"] == pytest.approx(expected, abs=1e-4)
-    assert expected < 0.98
-
-
-def test_the_scales_have_the_weights_of_the_paper() -> None:
-    np.testing.assert_allclose(ms_ssim_weights(1024), metrics.MS_SSIM_WEIGHTS, atol=1e-4)
+    paper = np.array([0.0448, 0.2856, 0.3001, 0.2363, 0.1333])[:scales]
+    np.testing.assert_allclose(weights, paper / paper.sum())
+    first, second = (one[:side, 150 : 150 + side] for one in (photo, worse))
+    assert 0 < pair_quality(first.copy(), second.copy())["ms_ssim"] < 1
 
 
 def test_photos_of_different_sizes_are_refused(photo: np.ndarray) -> None:
@@ -192,34 +145,19 @@ def alexnet_file(network: nn.Sequential, tmp_path_factory: pytest.TempPathFactor
     return path
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_lpips_agrees_with_the_reference_implementation(
-    network: nn.Sequential, alexnet_file: Path, monkeypatch: pytest.MonkeyPatch
+    suffix: str, network: nn.Sequential, alexnet_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # torchmetrics' copy of Zhang et al.'s code, with the network that it would take torchvision for
     monkeypatch.setattr(reference_lpips, "_get_tv_model_features", lambda *_, **__: network)
     reference = reference_lpips._LPIPS(net="alex")
     first, second = torch.rand(2, 2, 3, 70, 96)
     expected = reference(first, second, normalize=True).flatten()
-    actual = load_lpips(alexnet_file)(first, second)
+    save_file(torch.load(alexnet_file), alexnet_file.with_suffix(".safetensors"))
+    actual = load_lpips(str(alexnet_file.with_suffix(suffix)))(first, second)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
     assert actual.min() > 1e-4
-
-
-def test_lpips_is_a_symmetric_distance(alexnet_file: Path) -> None:
-    lpips = load_lpips(alexnet_file)
-    first, second = torch.rand(2, 1, 3, 64, 64)
-    assert lpips(first, first) == 0
-    torch.testing.assert_close(lpips(first, second), lpips(second, first))
-    nearer = first + 0.3 * (second - first)
-    assert lpips(first, nearer) < lpips(first, second)
-
-
-def test_lpips_reads_safetensors_too(alexnet_file: Path, tmp_path: Path) -> None:
-    save_file(torch.load(alexnet_file), tmp_path / "alexnet.safetensors")
-    first, second = torch.rand(2, 1, 3, 64, 64)
-    expected = load_lpips(alexnet_file)(first, second)
-    actual = load_lpips(str(tmp_path / "alexnet.safetensors"))(first, second)
-    torch.testing.assert_close(actual, expected)
 
 
 def test_without_weights_there_is_a_text_to_show() -> None:
@@ -252,12 +190,6 @@ def test_weights_of_another_network_are_refused(state: object, tmp_path: Path) -
         load_lpips(tmp_path / "vgg.pth")
 
 
-def test_lpips_refuses_tensors_of_other_shapes(network: nn.Sequential) -> None:
-    state = {**network.state_dict(), "0.bias": torch.zeros(63)}
-    with pytest.raises(CheckpointError, match="AlexNet's convolutions"):
-        Lpips(state)
-
-
 # --- FID -------------------------------------------------------------------------------------
 
 
@@ -284,25 +216,11 @@ def fid(sources: list[np.ndarray], results: list[np.ndarray]) -> float | str:
     return metric.compute()
 
 
-def test_fid_of_a_shift_is_its_squared_length() -> None:
+@pytest.mark.parametrize(("shift", "expected"), [((0, 0, 0), 0), ((10, 20, 5), 525)])
+def test_fid_of_a_shift_is_its_squared_length(shift: tuple, expected: float) -> None:
     colours = np.random.default_rng(0).integers(20, 200, (12, 3))
-    assert fid(coloured(colours), coloured(colours + np.array([10, 20, 5]))) == pytest.approx(
-        525, rel=1e-6
-    )
-
-
-def test_fid_of_the_same_photos_is_zero() -> None:
-    photos = coloured(np.random.default_rng(0).integers(0, 256, (12, 3)))
-    assert fid(photos, photos[::-1]) == pytest.approx(0, abs=1e-6)
-
-
-def test_fid_of_a_scaling_of_one_axis() -> None:
-    colours = np.zeros((9, 3), int)
-    colours[:, 0] = np.arange(9) * 4
-    wider = colours * [3, 1, 1]
-    mean = (wider.mean(0) - colours.mean(0))[0] ** 2
-    spread = (wider[:, 0].std(ddof=1) - colours[:, 0].std(ddof=1)) ** 2
-    assert fid(coloured(colours), coloured(wider)) == pytest.approx(mean + spread, rel=1e-6)
+    found = fid(coloured(colours), coloured(colours[::-1] + np.array(shift)))
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 def test_fid_agrees_with_the_frechet_distance_of_two_gaussians() -> None:
@@ -322,29 +240,13 @@ def test_fid_of_fewer_than_two_photos_is_a_text(n: int) -> None:
     assert fid(photos, photos) == "not computed: fewer than two photos"
 
 
-def test_fid_over_a_recogniser(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
-    network = metrics.FaceEmbedding(tiny_pipeline, "dlib_resnet")
-    metric = Fid(network)
-    worse = [add_noise(photo, 40.0, seed) for seed in (0, 1)]
-    for one in worse:
-        metric.update(photo, one)
+def test_fid_over_a_recogniser_sees_the_embedding(
+    tiny_pipeline: MAPPipeline, photo: np.ndarray
+) -> None:
     [face] = tiny_pipeline.face_detector.detect(photo)
     expected = tiny_pipeline.embed(tiny_pipeline.view(photo, face.landmarks))["dlib_resnet"]
-    torch.testing.assert_close(
-        network(torch.tensor(photo).permute(2, 0, 1)[None]), expected, rtol=0, atol=1e-6
-    )
-    shifts = [
-        metrics.FaceEmbedding(tiny_pipeline, "dlib_resnet")(
-            torch.tensor(one).permute(2, 0, 1)[None]
-        )
-        for one in worse
-    ]
-    # The sources have no spread, so the rest is the mean's shift and the results' variance.
-    results = torch.cat(shifts).double()
-    variance = results.var(0).sum()
-    distance = (results.mean(0) - expected[0]).square().sum() + variance
-    assert metric.compute() == pytest.approx(float(distance), rel=1e-4)
-    assert float(distance) > 1e-6
+    found = metrics.FaceEmbedding(tiny_pipeline, "dlib_resnet")(uint8_tensor(photo))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_a_photo_without_a_face_leaves_the_fid_as_it_was(
@@ -411,17 +313,6 @@ def test_naturalness_of_a_network_that_errs_by_a_constant(
     # The darkest pixels can't become darker, so a little of the error is clipped away.
     assert naturalness(tiny_pipeline, photo) == pytest.approx(expected, abs=0.5)
     assert asked == list(metrics.NATURALNESS_LEVELS)
-
-
-def test_a_perfect_prediction_is_as_natural_as_it_gets(
-    tiny_pipeline: MAPPipeline, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        metrics,
-        "predict_noise",
-        lambda _unet, latents, *_: metrics.fixed_noise(latents, metrics.NATURALNESS_SEED),
-    )
-    assert naturalness(tiny_pipeline, photo) == pytest.approx(100, abs=1)
 
 
 def test_naturalness_needs_a_face(tiny_pipeline: MAPPipeline) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ASTRONAUT, TINY_INPUT, TINY_TEMPLATE
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from map_pipeline import FaceRecogniser, MAPPipeline, default_objectives, with_weights
@@ -13,22 +14,18 @@ from map_pipeline.errors import NotFiniteError, UnknownOptionError
 from map_pipeline.evaluation.methods import create, gradients, noise
 from map_pipeline.evaluation.methods.base import FacePlace, Task, find_face
 from map_pipeline.evaluation.methods.gradients import (
-    MMD_VALUES,
     MMD_VARIANCES,
     SMALLEST_SIZE,
-    Momentum,
     bend_and_turn,
     descend,
-    gaussian_kernel,
     mmd,
-    project,
     resize_and_pad,
 )
 from map_pipeline.evaluation.methods.identity import identity_loss
 from map_pipeline.evaluation.methods.noise import MIFGSM, PGD, TIDIM, TIPIM, Noise, add_noise
-from map_pipeline.faces.align import FaceRegion, extract_region
+from map_pipeline.faces.align import FaceRegion
 from map_pipeline.identity.objectives import DODGING_MARGIN
-from map_pipeline.images import load_image, to_array, uint8_tensor
+from map_pipeline.images import load_image, to_array
 from map_pipeline.measure import TYPICAL_THRESHOLD
 from map_pipeline.pipeline import Target
 
@@ -71,24 +68,21 @@ def linear(weights: Tensor) -> object:
 # The attacks on losses whose gradient is known.
 
 
+@pytest.mark.parametrize("steps", [1, 25])
 @pytest.mark.parametrize("attack", [PGD, MIFGSM])
-def test_first_step_is_the_sign_of_the_gradient(
-    attack: type[Noise], image: Tensor, mask: Tensor, weights: Tensor
+def test_a_linear_loss_ends_at_the_border(
+    attack: type[Noise], steps: int, image: Tensor, mask: Tensor, weights: Tensor
 ) -> None:
-    """One step of at least the budget's width ends at its border, from any start."""
-    change = perturb(attack(steps=1), linear(weights), image, mask)
+    """Against the sign of the gradient, from any start."""
+    change = perturb(attack(steps=steps), linear(weights), image, mask)
     torch.testing.assert_close(change, -8 / 255 * weights.sign() * mask)
 
 
-def test_step_sizes(image: Tensor, mask: Tensor, weights: Tensor) -> None:
-    """Of the second step, seen as the difference between runs that stop after one and two."""
-    for attack, factor in ((PGD, 2.5), (MIFGSM, 1.0)):
-        settings = {"eps": 8, "steps": 10}
-        steps: list[Tensor] = []
-        seen = lambda picture: steps.append(picture.detach()) or linear(weights)(picture)  # noqa: B023, E731
-        perturb(attack(**settings), seen, image, mask)
-        moved = (steps[1] - steps[0]).abs().max()
-        assert float(moved) == pytest.approx(factor * 8 / 255 / 10, rel=1e-3)
+def test_step_size_of_pgd(image: Tensor, mask: Tensor, weights: Tensor) -> None:
+    seen: list[Tensor] = []
+    loss = lambda picture: seen.append(picture.detach()) or linear(weights)(picture)  # noqa: E731
+    perturb(PGD(eps=8, steps=10), loss, image, mask)
+    assert float((seen[1] - seen[0]).abs().max()) == pytest.approx(2.5 * 8 / 255 / 10, rel=1e-3)
 
 
 def test_pgd_starts_at_random(image: Tensor, mask: Tensor) -> None:
@@ -101,14 +95,6 @@ def test_pgd_starts_at_random(image: Tensor, mask: Tensor) -> None:
     assert inside.std() == pytest.approx(32 / math.sqrt(12), rel=0.1)
     assert inside.mean().abs() < 2
     assert not torch.equal(change, perturb(PGD(eps=16), flat, image, mask, seed=1) * 255)
-
-
-@pytest.mark.parametrize("attack", [PGD, MIFGSM])
-def test_linear_loss_ends_at_the_border(
-    attack: type[Noise], image: Tensor, mask: Tensor, weights: Tensor
-) -> None:
-    change = perturb(attack(), linear(weights), image, mask)
-    torch.testing.assert_close(change, -8 / 255 * weights.sign() * mask)
 
 
 def test_mifgsm_against_a_second_implementation(image: Tensor, mask: Tensor) -> None:
@@ -126,12 +112,10 @@ def test_mifgsm_against_a_second_implementation(image: Tensor, mask: Tensor) -> 
 
 @pytest.mark.usefixtures("without_diversity")
 def test_tidim_smooths_the_gradient(image: Tensor, mask: Tensor, weights: Tensor) -> None:
-    """First step: the sign of the gradient convolved with the kernel, by hand."""
+    """First step: the sign of the gradient after a Gaussian of 15 px, which are six sigmas."""
     change = perturb(TIDIM(steps=1), linear(weights), image, mask)
-    kernel = gaussian_kernel()[0, 0].numpy()
-    padded = np.pad((weights * mask).numpy()[0], ((0, 0), (7, 7), (7, 7)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (15, 15), axis=(1, 2))
-    smooth = np.einsum("chwij,ij->chw", windows, kernel)
+    gradient = (weights * mask)[0].double().numpy()
+    smooth = gaussian_filter(gradient, (0, 7 / 3, 7 / 3), mode="constant", truncate=3)
     sure = (np.abs(smooth) > 1e-5) & (mask[0].numpy() > 0)
     assert sure.sum() > 0.9 * 3 * float(mask.sum())
     np.testing.assert_allclose(change[0].numpy()[sure], -8 / 255 * np.sign(smooth)[sure], rtol=1e-4)
@@ -165,35 +149,7 @@ def test_naturalness_costs_noise(image: Tensor, mask: Tensor, weights: Tensor) -
     assert sizes[0] > 10 * sizes[1] > 0
 
 
-# Its parts.
-
-
-def test_kernel() -> None:
-    kernel = gaussian_kernel()
-    assert kernel.shape == (1, 1, 15, 15)
-    assert float(kernel.sum()) == pytest.approx(1, abs=1e-6)
-    assert torch.equal(kernel, kernel.transpose(-1, -2))
-    torch.testing.assert_close(kernel, kernel.flip(-1))
-    # Three standard deviations lie between the middle and the border.
-    assert float(kernel[0, 0, 7, 7] / kernel[0, 0, 7, 14]) == pytest.approx(math.exp(4.5), rel=1e-4)
-    assert float(kernel[0, 0, 7, 7] / kernel[0, 0, 0, 0]) == pytest.approx(math.exp(9), rel=1e-4)
-
-
-def test_momentum() -> None:
-    momentum = Momentum(torch.zeros(2), decay=0.5)
-    torch.testing.assert_close(momentum(torch.tensor([1.0, -3.0])), torch.tensor([0.5, -1.5]))
-    torch.testing.assert_close(momentum(torch.tensor([8.0, 8.0])), torch.tensor([1.25, 0.25]))
-    assert torch.equal(Momentum(torch.zeros(2))(torch.zeros(2)), torch.zeros(2))
-
-
-def test_projection(image: Tensor, mask: Tensor) -> None:
-    bright = torch.ones_like(image)
-    change = project(torch.full_like(image, 0.5), bright, mask, 0.1)
-    assert change.abs().max() == 0
-    change = project(torch.full_like(image, -0.5), bright, mask, 0.1)
-    torch.testing.assert_close(change, -0.1 * mask.expand_as(image))
-    small = torch.full_like(image, 0.05)
-    torch.testing.assert_close(project(small, image, mask, 0.1), small * mask)
+# Their parts.
 
 
 def test_gradients_that_are_not_finite(image: Tensor, mask: Tensor) -> None:
@@ -201,9 +157,9 @@ def test_gradients_that_are_not_finite(image: Tensor, mask: Tensor) -> None:
         descend(lambda x: (x * 0).sqrt().sum(), image, mask, 0.1, 1, 0.1, torch.sign)
 
 
-def test_padding_anywhere(image: Tensor) -> None:
+def test_padding_anywhere() -> None:
     generator = torch.Generator().manual_seed(0)
-    ones, big = torch.ones(1, 3, 66, 66), torch.rand(1, 3, 66, 66)
+    ones = torch.ones(1, 3, 66, 66)
     corners, plain = set(), 0
     for _ in range(200):
         result = resize_and_pad(ones, generator)
@@ -217,10 +173,6 @@ def test_padding_anywhere(image: Tensor) -> None:
     # .3 that nothing is done, and now and then a draw that rounds to full size.
     assert 0.3 < plain / 200 < 0.5
     assert {top for top, _ in corners} == {left for _, left in corners} == set(range(7))
-    assert resize_and_pad(image, generator).min() >= 0
-    big.requires_grad_(True)
-    resize_and_pad(big, torch.Generator().manual_seed(1)).sum().backward()
-    assert big.grad.isfinite().all()
 
 
 def test_bending_against_torchs_own(image: Tensor) -> None:
@@ -244,84 +196,34 @@ def test_bending_against_torchs_own(image: Tensor) -> None:
     assert (result - image).abs().mean() > 0.01
 
 
-def test_mmd_against_a_second_implementation() -> None:
+@pytest.mark.parametrize("scale", [0, 1e-4, 1e-2, 1])
+def test_mmd_against_a_second_implementation(scale: float) -> None:
     """mean k(x,x) + mean k(y,y) - 2 mean k(x,y) of one picture each, as in Gretton et al. 2012."""
-    first, second = torch.rand(2, 1, 3, 112, 112, dtype=torch.float64)
+    change = torch.randn(1, 3, 112, 112, dtype=torch.float64) * scale
+    distance = float((255 * change).square().sum())
+    kernel = sum(np.exp(-distance / (2 * variance)) for variance in MMD_VARIANCES)
+    expected = 2 * len(MMD_VARIANCES) - 2 * kernel
     everywhere = torch.ones(1, 1, 112, 112, dtype=torch.float64)
-    for scale in (1e-4, 1e-2, 1.0):
-        x, y = (255 * t.flatten().numpy() for t in (first, first + scale * (second - first)))
-        kernel = lambda a, b: sum(  # noqa: E731
-            np.exp(-((a - b) ** 2).sum() / (2 * v)) for v in MMD_VARIANCES
-        )
-        expected = kernel(x, x) + kernel(y, y) - 2 * kernel(x, y)
-        change = scale * (second - first)
-        assert float(mmd(change, everywhere)) == pytest.approx(expected, rel=1e-6)
-    assert first.numel() == MMD_VALUES
-
-
-def test_mmd_grows_and_ignores_what_is_masked(mask: Tensor) -> None:
-    change = torch.randn(1, 3, SIZE, SIZE) / 255
-    values = [float(mmd(change * scale, mask)) for scale in (0, 0.1, 1, 10)]
-    assert values[0] == 0
-    assert values == sorted(set(values))
-    assert values[-1] <= 2 * len(MMD_VARIANCES)
-    assert float(mmd(change * (1 - mask), mask)) == 0
+    assert float(mmd(change, everywhere)) == pytest.approx(expected, rel=1e-6)
 
 
 # The loss through recognisers.
 
 
-def linear_recogniser(seed: int, **thresholds: float) -> FaceRecogniser:
-    """Embedding = W (2 x - 1) / |W (2 x - 1)| of the aligned crop."""
-    values = 3 * TINY_INPUT**2
-    nodes = [
-        {"name": "flat", "op": "flatten", "inputs": ["input"]},
-        {
-            "name": "out",
-            "op": "linear",
-            "inputs": ["flat"],
-            "in_features": values,
-            "out_features": 8,
-        },
-    ]
-    recogniser = FaceRecogniser(
-        nodes=nodes,
-        title="linear",
-        family="linear",
-        input_size=TINY_INPUT,
-        template=TINY_TEMPLATE,
-        mean=[127.5] * 3,
-        std=[127.5] * 3,
-        embedding_dim=8,
-        thresholds=thresholds,
-    )
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in recogniser.parameters():
-        drawn = torch.randn(parameter.shape, generator=generator)
-        parameter.data.copy_(drawn * (parameter.dim() > 1))  # no bias
-    return recogniser.requires_grad_(False)
-
-
 @pytest.fixture
-def scene() -> SimpleNamespace:
-    """A face that fills its photo, so that the recognisers' alignment is the identity."""
+def scene(tiny_pipeline: MAPPipeline) -> SimpleNamespace:
+    """A face that fills its photo, one recogniser with thresholds and one without."""
     photo = torch.rand(1, 3, TINY_INPUT, TINY_INPUT) * 0.8 + 0.1
     landmarks = torch.tensor(TINY_TEMPLATE)
-    box = (0, 0, TINY_INPUT, TINY_INPUT)
-    region = FaceRegion(photo, landmarks, box, (1.0, 1.0))
-    recognisers = {"one": linear_recogniser(1, **{"0.01": 0.4}), "two": linear_recogniser(2)}
+    region = FaceRegion(photo, landmarks, (0, 0, TINY_INPUT, TINY_INPUT), (1.0, 1.0))
+    known = tiny_pipeline.recognisers["dlib_resnet"]
+    unknown = FaceRecogniser.from_config({**known.config, "thresholds": {}})
+    recognisers = {"one": known, "two": unknown.requires_grad_(False)}
     pipe = SimpleNamespace(recognisers=recognisers, device=torch.device("cpu"))
     task = Task(np.zeros((2, 2, 3), np.uint8), "sad", "first", ("one", "two"), 0)
-    target = Target("a", {name: F.normalize(torch.randn(1, 8)) for name in recognisers})
+    target = Target("a", {name: F.normalize(torch.randn(1, 16)) for name in recognisers})
     place = FacePlace(None, region, TINY_INPUT, landmarks)
     return SimpleNamespace(pipe=pipe, task=task, place=place, target=target, photo=photo)
-
-
-def embedding(scene: SimpleNamespace, name: str, picture: Tensor) -> np.ndarray:
-    weight = scene.pipe.recognisers[name].state_dict()
-    matrix = next(v for v in weight.values() if v.dim() == 2).double().numpy()
-    raw = matrix @ (2 * picture.double().numpy().ravel() - 1)
-    return raw / np.linalg.norm(raw)
 
 
 def test_identity_loss_by_hand(scene: SimpleNamespace) -> None:
@@ -330,36 +232,18 @@ def test_identity_loss_by_hand(scene: SimpleNamespace) -> None:
     picture = torch.rand_like(scene.photo)
     expected = 0.0
     weights = {o.name: o.weight for o in default_objectives()}
-    for name, threshold in (("one", 0.4), ("two", TYPICAL_THRESHOLD)):
-        now, before = (embedding(scene, name, one) for one in (picture, scene.photo))
+    for name, threshold in (("one", 0.6), ("two", TYPICAL_THRESHOLD)):
+        recogniser = scene.pipe.recognisers[name]
+        now, before = (
+            recogniser(one, torch.tensor(TINY_TEMPLATE)[None])[0].double().numpy()
+            for one in (picture, scene.photo)
+        )
         target = scene.target.embeddings[name][0].double().numpy()
         unit = 1 - threshold
         excess = max(now @ before - (threshold - DODGING_MARGIN * unit), 0)
         per_recogniser = weights["impersonation"] * (1 - now @ target) + weights["dodging"] * excess
         expected += per_recogniser / unit / 2
     assert float(loss(picture)) == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("attack", [PGD, MIFGSM])
-def test_first_step_on_a_linear_recogniser(scene: SimpleNamespace, attack: type[Noise]) -> None:
-    """Impersonation of one recogniser: d(-cos)/dx = -2 W' (t - (e.t) e) / |W (2 x - 1)|."""
-    task = Task(scene.task.photo, "sad", "first", ("one",), 0)
-    objectives = with_weights(default_objectives(), dodging=0)
-    loss = identity_loss(scene.pipe, task, scene.place, scene.target, objectives)
-    everywhere = torch.ones(1, 1, TINY_INPUT, TINY_INPUT)
-    # The gradient is taken at PGD's random start: near the photo if the budget is small.
-    change = perturb(attack(eps=1, steps=1), loss, scene.photo, everywhere)
-    matrix = next(
-        v for v in scene.pipe.recognisers["one"].state_dict().values() if v.dim() == 2
-    ).double()
-    now = embedding(scene, "one", scene.photo)
-    target = scene.target.embeddings["one"][0].double().numpy()
-    gradient = -matrix.numpy().T @ (target - (now @ target) * now)
-    sure = np.abs(gradient) > 0.2 * np.abs(gradient).mean()
-    assert sure.mean() > 0.8
-    np.testing.assert_allclose(
-        change.numpy().ravel()[sure], -np.sign(gradient)[sure] / 255, rtol=1e-3
-    )
 
 
 def test_identity_loss_needs_an_identity_objective(scene: SimpleNamespace) -> None:
@@ -408,32 +292,6 @@ def test_add_noise_cannot_pass_the_budget(
     # Black and white pixels only move inwards.
     assert (change[large == 0] >= 0).all()
     assert (change[large == 255] <= 0).all()
-
-
-def test_add_noise_rounds(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
-    place = find_face(tiny_pipeline, photo)
-    for value, expected in ((2.4, 2), (2.6, 3), (-2.6, -3), (0.4, 0)):
-        change = torch.full(place.region.image.shape, value / 255)
-        middle = tuple(int(v) for v in place.face.landmarks[2][::-1])
-        added = add_noise(photo, change, place, eps=8)[middle].astype(int) - photo[middle]
-        assert added.tolist() == [expected] * 3
-
-
-def test_noise_survives_enlarging(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
-    """What the recognisers see of a large protected photo is about the noise that was made."""
-    large = np.repeat(np.repeat(photo, 4, 0), 4, 1) // 2 + 64  # away from black and white
-    place = find_face(tiny_pipeline, large)
-    generator = torch.Generator().manual_seed(0)
-    mask = place.mask_in_region()
-    noisy = (torch.rand(place.region.image.shape, generator=generator) * 2 - 1).sign() * 8 / 255
-    result = add_noise(large, noisy * mask, place, eps=8)
-    landmarks = torch.as_tensor(place.face.landmarks)
-    region = extract_region(uint8_tensor(result), landmarks).image
-    inside = mask.expand_as(noisy) > 0
-    correlation = np.corrcoef(
-        ((region - place.region.image)[inside]).numpy(), noisy[inside].numpy()
-    )[0, 1]
-    assert correlation > 0.8
 
 
 def test_diversity_is_used(image: Tensor, mask: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
