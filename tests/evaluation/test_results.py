@@ -71,6 +71,7 @@ def test_rows_survive_the_csv(tmp_path: Path) -> None:
         dataclasses.replace(ROW, photo='a "quoted", näme', found=False, target_protected=NOT_FOUND),
         dataclasses.replace(ROW, left_out="", used=True),
     ]
+    assert read_rows(tmp_path / "rows.csv", Row) == repair(tmp_path) == []
     for row in rows:
         append_rows(tmp_path / "rows.csv", [row])
     assert read_rows(tmp_path / "rows.csv", Row) == rows
@@ -81,11 +82,6 @@ def test_rows_survive_the_csv(tmp_path: Path) -> None:
     photos = [PHOTO, dataclasses.replace(PHOTO, lpips=0.125, facepp_clean=99.5, status="`x`, no")]
     append_rows(tmp_path / "photos.csv", photos)
     assert read_rows(tmp_path / "photos.csv", PhotoRow) == photos
-
-
-def test_no_file_no_rows(tmp_path: Path) -> None:
-    assert read_rows(tmp_path / "rows.csv", Row) == []
-    assert repair(tmp_path) == []
 
 
 @pytest.mark.parametrize("cut", range(1, 400, 7))

@@ -56,17 +56,6 @@ def test_a_sketch_is_white_where_the_picture_is_flat_and_dark_on_the_dark_side_o
     assert drawn[:, :100].min() == 255
 
 
-@pytest.mark.parametrize("side", [150, 600, 1200])
-def test_an_old_photo_fades_to_brown_and_cream_with_grain_that_grows_with_the_photo(
-    side: int,
-) -> None:
-    shadow, light = (STYLES["old_photo"](flat(v, side)).astype(float) for v in (0, 255))
-    np.testing.assert_allclose(shadow.mean((0, 1)), styles.SEPIA_SHADOW, atol=0.5)
-    np.testing.assert_allclose(light.mean((0, 1)), styles.SEPIA_LIGHT, atol=0.5)
-    coarse = shadow.reshape(50, side // 50, 50, side // 50, 3).mean((1, 3))
-    assert coarse[..., 0].std() == pytest.approx(styles.GRAIN_SIGMA / 6, rel=0.15)
-
-
 def test_blurred_is_a_gaussian_of_a_share_of_the_shorter_side(photo: np.ndarray) -> None:
     sigma = styles.FOCUS_SIGMA * 256
     part = photo[:256]
