@@ -24,7 +24,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from map_pipeline.diffusion.ddim import ddim_step
 from map_pipeline.diffusion.unet import patch_size, patchify, predict_noise, unpatchify
-from map_pipeline.errors import CheckpointError, InvalidImageError, NoFaceError, UnknownOptionError
+from map_pipeline.errors import CheckpointError, InvalidImageError
 from map_pipeline.evaluation.purify import fixed_noise, largest_face_crop
 from map_pipeline.images import to_tensor, uint8_tensor
 from map_pipeline.pipeline import MAPPipeline
@@ -245,42 +245,6 @@ def load_inception(path: str | Path | None = None) -> Inception | str:
         ) from None
 
 
-class FaceEmbedding(nn.Module):
-    """A recogniser's view of the largest face, as the feature network of a `Fid` over identities.
-
-    Args:
-        pipe: finds and aligns the face.
-        recogniser: component name.
-
-    Raises:
-        UnknownOptionError: the pipeline has no such recogniser.
-    """
-
-    def __init__(self, pipe: MAPPipeline, recogniser: str) -> None:
-        super().__init__()
-        if recogniser not in pipe.recognisers:
-            raise UnknownOptionError(
-                f"`recogniser` must be one of {', '.join(pipe.recognisers)}; got {recogniser!r}."
-            )
-        self.pipe = pipe
-        self.recogniser = pipe.recognisers[recogniser]
-
-    def forward(self, photos: Tensor) -> Tensor:
-        """Embeddings `[N,D]` of photos `uint8 [N,3,H,W]`.
-
-        Raises:
-            NoFaceError: one of them shows no face.
-        """
-        embeddings = []
-        for photo in photos.permute(0, 2, 3, 1).cpu().numpy():
-            faces = self.pipe.face_detector.detect(photo)
-            if not faces:
-                raise NoFaceError("`photo` must show a face, got none that the detector finds.")
-            view = self.pipe.view(photo, faces[0].landmarks)
-            embeddings.append(self.recogniser(view.image, view.landmarks))
-        return torch.cat(embeddings)
-
-
 class Fid:
     """Fréchet distance between the features of sources and results (Heusel et al. 2017).
 
@@ -288,8 +252,8 @@ class Fid:
     only between methods on the same photos.
 
     Args:
-        network: maps `uint8 [1,3,H,W]`, H and W of any size, to features `[1,D]`: `load_inception`
-            for the usual FID, `FaceEmbedding`, or any other.
+        network: maps `uint8 [1,3,H,W]`, H and W of any size, to features `[1,D]`; `load_inception`
+            for the usual FID.
     """
 
     def __init__(self, network: nn.Module) -> None:
