@@ -1,6 +1,5 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import tiny_recogniser
@@ -12,7 +11,6 @@ from map_pipeline.faces.detect import BundledDetector
 from map_pipeline.identity.targets import TargetBank
 from map_pipeline.training.bank import (
     build_bank,
-    build_composite,
     embed_composites,
     embed_strangers,
     impostor_rates,
@@ -58,10 +56,6 @@ def test_strangers_without_a_face(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "grey").save(strangers / "wall.png")
     with pytest.raises(NoFaceError, match=r"`impostors` must show faces, got none in .*strangers"):
         embed_strangers(strangers, BundledDetector(), {"one": tiny_recogniser("one")})
-
-
-def test_too_few_faces_make_no_composite() -> None:
-    assert build_composite(GROUPS[0], [], {}, {}, np.random.default_rng(0)) is None
 
 
 def test_nothing_is_written_without_a_composite(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import tiny_unet
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import UNet2DModel
 from made_up import QUICK, batch, score_model
 from torch import Tensor
 
@@ -97,10 +97,6 @@ def test_the_condition_counts() -> None:
     blind = validate(model.unet, SCHEDULER, faces.images, None)
     assert validate(model.unet, SCHEDULER, faces.images, torch.zeros_like(told)) == blind
     assert validate(model.unet, SCHEDULER, faces.images, told) != blind
-
-
-def test_no_faces_no_scores() -> None:
-    assert validate(tiny_unet(), DDIMScheduler(), torch.empty(0, 3, 32, 32), None) == {}
 
 
 def test_psnr_in_closed_form() -> None:
