@@ -72,6 +72,7 @@ def test_one_photo_into_a_new_folder_with_a_report(
     assert {r["name"] for r in face["recognisers"]} == {"dlib_resnet", "mobilefacenet", "faceres"}
 
 
+@pytest.mark.slow
 def test_result_is_that_of_the_pipeline(
     protect: Callable, portrait: Path, tmp_path: Path, tiny_pipeline: MAPPipeline
 ) -> None:
@@ -87,6 +88,7 @@ def test_result_is_that_of_the_pipeline(
     assert np.abs(a.astype(int) - np.array(expected.images[0])).max() <= 1
 
 
+@pytest.mark.slow
 def test_mode_and_expression_reach_the_pipeline(
     portrait: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path
 ) -> None:
@@ -120,6 +122,7 @@ def test_originals_are_never_overwritten(
     assert files(portrait.parent) == {portrait.name}
 
 
+@pytest.mark.slow
 def test_jpeg_output_without_exif(protect: Callable, portrait: Path, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x010F] = "a camera"
@@ -260,6 +263,7 @@ def test_what_cannot_be_written_is_told_before_the_work(
     assert files(tmp_path) == {"file", "portrait.png"}
 
 
+@pytest.mark.slow
 def test_folder_goes_on_after_a_bad_file(
     protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -282,6 +286,7 @@ def test_folder_goes_on_after_a_bad_file(
     assert last == "2 of 4 photos failed."
 
 
+@pytest.mark.slow
 def test_whole_folder(protect: Callable, portrait: Path, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -340,6 +345,7 @@ def test_info_and_targets_name_what_is_there_and_what_is_missing(
     assert "no built-in targets" in error_line(capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_bundled_checkpoint_is_the_default(
     portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -90,6 +90,7 @@ def test_mode(mode: str) -> None:
     assert all("mode" not in called_with(name) for name in ABLATIONS)
 
 
+@pytest.mark.slow
 def test_ablations_differ(tiny_pipeline: MAPPipeline) -> None:
     """For real: every ablation gives a photo of its own, from the same seed."""
     photo = to_array(load_image(ASTRONAUT))[:256, 96:352]

@@ -133,6 +133,7 @@ def test_noise_has_no_feather(name: str, tiny_pipeline: MAPPipeline, photo: np.n
     assert change[rim].mean() > 0.5 * change[core].mean() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["map", *NOISE])
 def test_identity_loss_goes_down(name: str, tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
     one = task(photo)
@@ -144,6 +145,7 @@ def test_identity_loss_goes_down(name: str, tiny_pipeline: MAPPipeline, photo: n
     assert after < before - 0.02
 
 
+@pytest.mark.slow
 def test_noise_on_a_large_face(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
     """The region is reduced; the noise is enlarged and still within its budget and effective."""
     large = np.array(Image.fromarray(photo).resize((1024, 1024), Image.Resampling.BICUBIC))
@@ -157,6 +159,7 @@ def test_noise_on_a_large_face(tiny_pipeline: MAPPipeline, photo: np.ndarray) ->
     assert loss_of(tiny_pipeline, one, result) < loss_of(tiny_pipeline, one, large) - 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_same_seed_same_result(name: str, tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
     method = create(name, steps=2, settings=QUICK)
@@ -177,6 +180,7 @@ def test_no_face(name: str, tiny_pipeline: MAPPipeline) -> None:
         create(name, settings=QUICK).protect(tiny_pipeline, task(GREY))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["map", "pgd"])
 def test_target(name: str, tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
     """A picture or a name; the same rules for MAP and the baselines."""

@@ -178,6 +178,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 def test_bad_photos_count_and_are_listed(
     evaluate: Callable, files: dict[str, bytes], faces: list[np.ndarray]
 ) -> None:
@@ -236,6 +237,7 @@ def test_one_recogniser_is_left_out_per_photo(evaluate: Callable, files: dict[st
         assert row.used == (families[row.recogniser] not in ("", families[row.left_out]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("leave_out", "expected"), [("each", ["dlib_resnet", "mobilefacenet"]), ("none", [""])]
 )
@@ -280,6 +282,7 @@ def test_purification_has_its_level_in_its_name(
         resolve(Settings(transforms=("purify0",)))
 
 
+@pytest.mark.slow
 def test_resume_does_only_what_is_missing(
     evaluate: Callable, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,6 +305,7 @@ def test_resume_does_only_what_is_missing(
     assert list(map(without_cost, photos_of(again))) == list(map(without_cost, photos))
 
 
+@pytest.mark.slow
 def test_more_photos_and_methods_may_be_added(evaluate: Callable, files: dict[str, bytes]) -> None:
     first = evaluate(files, dataclasses.replace(QUICK, limit=1))
     rows = rows_of(first)
@@ -312,6 +316,7 @@ def test_more_photos_and_methods_may_be_added(evaluate: Callable, files: dict[st
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "value", "match"),
     [
@@ -338,6 +343,7 @@ def test_settings_are_compared_by_value(tmp_path: Path) -> None:
         check_same_run(tmp_path, {"far": [0.1, 0.2], "weights": {"unet": "cd"}})
 
 
+@pytest.mark.slow
 def test_workers_measure_what_one_process_measures(
     evaluate: Callable, files: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -364,6 +370,7 @@ def test_styles_are_sets_of_their_own(evaluate: Callable, files: dict[str, bytes
         assert one.person_clean != other.person_clean
 
 
+@pytest.mark.slow
 def test_protected_against_protected(evaluate: Callable, files: dict[str, bytes]) -> None:
     """Two equal photos, protected alike, stay equal: a match, however much both were changed."""
     files["000_b.png"] = files["000_a.png"]

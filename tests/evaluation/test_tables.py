@@ -145,6 +145,7 @@ def report(tiny_pipeline: MAPPipeline, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_report_holds_every_table_and_chart(report: Path) -> None:
     summary = json.loads((report / "summary.json").read_text())
     assert set(summary["tables"]) == {
@@ -166,6 +167,7 @@ def test_a_report_holds_every_table_and_chart(report: Path) -> None:
     assert METHODS["map"][0] in markdown
 
 
+@pytest.mark.slow
 def test_the_page_holds_its_pictures_and_escapes_what_users_named(report: Path) -> None:
     page = (report / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 5  # four charts and the contact sheet
@@ -175,6 +177,7 @@ def test_the_page_holds_its_pictures_and_escapes_what_users_named(report: Path) 
     assert "&lt;face&gt;" in page
 
 
+@pytest.mark.slow
 def test_figures_in_the_page_are_those_of_the_rows(report: Path) -> None:
     figures = pd.DataFrame(
         json.loads((report / "summary.json").read_text())["tables"]["protection"]

@@ -310,6 +310,7 @@ def test_reports_and_files(tmp_path: Path) -> None:
     assert told["config"]["protection"]["num_inversion_steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(tmp_path: Path) -> None:
     """The same as in one go, but for the gradients' EMA, which starts anew."""
     settings = {"average_decay": 0.0, "protection": replace(QUICK.protection, ema_decay=0.0)}
@@ -350,6 +351,7 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
         train(tmp_path, prior())
 
 
+@pytest.mark.slow
 def test_both_objectives_go_down(tmp_path: Path) -> None:
     """Without the prior's objection, on the same faces, targets and emotions before and after."""
     model = prior()
@@ -376,6 +378,7 @@ def test_both_objectives_go_down(tmp_path: Path) -> None:
         assert after[name] < before[name] - gain
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_network(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         train(tmp_path / name, prior(), seed=seed, updates=2)

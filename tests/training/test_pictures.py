@@ -48,6 +48,7 @@ def test_pictures_stand_in_rows_and_columns() -> None:
     assert (white[:HEADING] < 100).any()  # the headings
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_samples_show_source_round_trip_and_emotions() -> None:
     model, faces = score_model(), batch(3)
@@ -65,6 +66,7 @@ def test_samples_show_source_round_trip_and_emotions() -> None:
             )
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_emotions_are_told_and_exaggerated(monkeypatch: pytest.MonkeyPatch) -> None:
     model, faces = score_model(), batch(2)
@@ -129,6 +131,7 @@ def test_curves_of_both_objectives_and_the_conflicts() -> None:
     assert vermilion.sum() > 100
 
 
+@pytest.mark.slow
 def test_curves_of_several_runs(tmp_path: Path) -> None:
     """Folders of one name are told apart, and one run has no dodging."""
     pytest.importorskip("matplotlib")

@@ -232,6 +232,7 @@ def copied(finished: tuple[Path, list[str], dict], tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished[0], tmp_path / "copy"))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_is_needed(finished: tuple[Path, list[str], dict]) -> None:
     out, said, scores = finished
     told = json.loads((out / "training.json").read_text())
@@ -263,6 +264,7 @@ def test_a_run_leaves_what_is_needed(finished: tuple[Path, list[str], dict]) -> 
     assert "round_trip_500" in said[-1]
 
 
+@pytest.mark.slow
 def test_the_same_call_again_only_reports(
     finished: tuple[Path, list[str], dict], copied: Path
 ) -> None:
@@ -278,6 +280,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     finished: tuple[Path, list[str], dict], tmp_path: Path
 ) -> None:
@@ -302,6 +305,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
         assert same(weights(tmp_path, part), weights(finished[0], part))
 
 
+@pytest.mark.slow
 def test_the_seed_decides(finished: tuple[Path, list[str], dict], tmp_path: Path) -> None:
     torch.manual_seed(1234)  # the global generator has no say
     for seed in (0, 1):
@@ -309,6 +313,7 @@ def test_the_seed_decides(finished: tuple[Path, list[str], dict], tmp_path: Path
         assert same(weights(tmp_path / str(seed)), weights(finished[0])) == (seed == 0)
 
 
+@pytest.mark.slow
 def test_training_helps(tmp_path: Path) -> None:
     _, before = run(tmp_path / "a", updates=1)
     longer = {"updates": 60, "report_every": 100, "learning_rate": 3e-3, "ema_decay": 0.9}
@@ -318,6 +323,7 @@ def test_training_helps(tmp_path: Path) -> None:
     assert all(gains[f"round_trip_{level}"] > 5 for level in (300, 500))
 
 
+@pytest.mark.slow
 def test_the_average_is_the_result(tmp_path: Path) -> None:
     """With no memory it is the last update, with a long one it stays nearer to the start."""
 
@@ -332,12 +338,14 @@ def test_the_average_is_the_result(tmp_path: Path) -> None:
     assert distance(0.999) > 1e-4
 
 
+@pytest.mark.slow
 def test_accumulated_steps_are_one_update(tmp_path: Path) -> None:
     run(tmp_path, accumulation=3, updates=2)
     state = torch.load(tmp_path / "state" / "optimizer.bin", weights_only=True)
     assert {int(entry["step"]) for entry in state["state"].values()} == {2}
 
 
+@pytest.mark.slow
 def test_mixed_precision_keeps_full_weights(tmp_path: Path) -> None:
     _, scores = run(tmp_path, mixed_precision="bf16", updates=1)
     assert all(np.isfinite(value) for value in scores.values())
@@ -352,6 +360,7 @@ def test_without_validation_there_are_no_scores_and_no_samples(tmp_path: Path) -
     assert "dB" not in said[0]
 
 
+@pytest.mark.slow
 def test_weights_that_arent_finite_are_never_saved(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,6 +393,7 @@ def test_a_run_cant_go_on_with_another_network(
         run(finished[0], **change)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_training_settings(copied: Path) -> None:
     run(copied, updates=7, batch_size=2, learning_rate=1e-4, report_every=1)
     told = json.loads((copied / "training.json").read_text())
@@ -399,6 +409,7 @@ def test_faces_of_another_size_than_the_network(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_start_from_a_run(finished: tuple[Path, list[str], dict], tmp_path: Path) -> None:
     """Also one stored in half precision, with its own conditioner and mean shape."""
     start = tmp_path / "half"
@@ -418,6 +429,7 @@ def test_start_from_a_run(finished: tuple[Path, list[str], dict], tmp_path: Path
     assert told["config"]["hidden"] == QUICK.hidden  # that of the network, not the asked one
 
 
+@pytest.mark.slow
 def test_a_network_without_conditions_can_be_trained(tmp_path: Path) -> None:
     train_prior(QUICK, faces(), tmp_path, tiny_unet(), DDIMScheduler(), lambda _: None)
     assert not is_conditional(UNet2DModel.from_pretrained(tmp_path / "unet"))
@@ -425,6 +437,7 @@ def test_a_network_without_conditions_can_be_trained(tmp_path: Path) -> None:
         assert grid.width < 3 * SIDE + 10  # no emotions to show
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:
     """A real one, killed while it saves one report after the other."""
     source, out = write_folder(tmp_path / "faces", 24), tmp_path / "out"
@@ -563,6 +576,7 @@ def check_alignment(
     assert (result != portrait).any()
 
 
+@pytest.mark.slow
 def test_celebahq_topology_is_start_and_backbone(
     hub_folder: Path, tmp_path: Path, portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

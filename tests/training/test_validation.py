@@ -69,6 +69,7 @@ def test_constant_noise_makes_a_perfect_round_trip(level: int) -> None:
     assert psnr(round_trip(constant_unet(0.3), SCHEDULER, crops, level, None), crops).min() > 70
 
 
+@pytest.mark.slow
 def test_all_levels_are_reported_as_means_over_the_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     crops = batch(5).images
     unet = tiny_unet()
@@ -90,6 +91,7 @@ def test_all_levels_are_reported_as_means_over_the_faces(monkeypatch: pytest.Mon
         assert parts[name] == pytest.approx(scores[name], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_condition_counts() -> None:
     model, faces = score_model(QUICK), batch(4)
     with torch.no_grad():
