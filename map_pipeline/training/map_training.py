@@ -36,7 +36,14 @@ from map_pipeline.training.config import MAPTrainingConfig, PriorConfig
 from map_pipeline.training.faces import FaceSet
 from map_pipeline.training.map_step import SCORED, Step, prepare, random_subset
 from map_pipeline.training.prior import noise_loss
-from map_pipeline.training.run_state import Progress, find_state, replacing, save_state
+from map_pipeline.training.run_state import (
+    Progress,
+    check_single_process,
+    find_state,
+    replacing,
+    resume,
+    save_state,
+)
 from map_pipeline.training.sampling import FaceSampler, mixed_seed
 from map_pipeline.training.score_model import ScoreModel
 
@@ -75,10 +82,7 @@ def train_map(
         one entry a report: mean of each loss, share of conflicting layers, success rates.
     """
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    if accelerator.num_processes > 1:
-        raise UnknownOptionError(
-            f"`train map` must run as one process, got {accelerator.num_processes}."
-        )
+    check_single_process(accelerator)
     device = accelerator.device
     torch.manual_seed(config.seed)
     objectives = [
@@ -106,9 +110,7 @@ def train_map(
     average = EMAModel(parameters, decay=config.average_decay, foreach=True)
     clock, reports = Progress(config), Reports()
     accelerator.register_for_checkpointing(network, average, clock, reports)
-    if (state := find_state(out / "state")) is not None:
-        accelerator.load_state(str(state))
-        average.to(device)  # accelerate loads it on the CPU
+    if resume(accelerator, out / "state", average):
         say(f"resumed at update {clock.update}")
 
     # 3. Train.

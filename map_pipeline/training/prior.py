@@ -19,6 +19,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import DDIMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
+from PIL import Image
 from torch import Tensor
 
 from map_pipeline.diffusion.conditioner import Condition, FaceConditioner, is_conditional
@@ -29,7 +30,14 @@ from map_pipeline.training.augment import Batch, augment
 from map_pipeline.training.config import NETWORK_SETTINGS, PriorConfig
 from map_pipeline.training.faces import FaceSet
 from map_pipeline.training.pictures import SAMPLE_FACES, sample_grid
-from map_pipeline.training.run_state import Progress, find_state, replacing, save_state
+from map_pipeline.training.run_state import (
+    Progress,
+    check_single_process,
+    find_state,
+    replacing,
+    resume,
+    save_state,
+)
 from map_pipeline.training.sampling import FaceSampler, as_batch
 from map_pipeline.training.score_model import (
     ScoreModel,
@@ -94,18 +102,11 @@ def train_prior(
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.accumulation
     )
-    if accelerator.num_processes > 1:
-        raise UnknownOptionError(
-            f"`train prior` must run as one process, got {accelerator.num_processes}."
-        )
+    check_single_process(accelerator)
     device = accelerator.device
     model.to(device)
     optimizer = torch.optim.AdamW(
-        model.parameters(),
-        config.learning_rate,
-        betas=(0.9, 0.99),
-        weight_decay=0.01,
-        fused=device.type == "cuda",
+        model.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cuda"
     )
     average = EMAModel(
         model.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
@@ -118,10 +119,7 @@ def train_prior(
     # 3. Where a stopped run was.
     clock = Progress(config)
     accelerator.register_for_checkpointing(average, clock)
-    state = find_state(out / "state")
-    if state is not None:
-        accelerator.load_state(str(state))
-        average.to(device)  # accelerate loads it on the CPU
+    if resume(accelerator, out / "state", average):
         say(f"resumed at update {clock.update}")
     draw = FaceSampler(training, config, device, config.seed)
     fixed = as_batch(validation, device)
@@ -134,25 +132,15 @@ def train_prior(
                 f"The weights aren't finite any more at update {clock.update}; those of the last "
                 "report are kept. Run again with a lower `learning_rate`."
             )
-        told_loss = f", loss {torch.stack(losses).mean().item():.4f}" if losses else ""
-        losses.clear()
         average.copy_to(averaged.parameters())
-        with accelerator.autocast(), torch.no_grad():
-            condition = averaged.conditioner(fixed.condition) if is_conditional(unet) else None
-            scores = validate(averaged.unet, scheduler, fixed.images, condition)
-            shown = fixed.first(SAMPLE_FACES)
-            grid = sample_grid(averaged.unet, averaged.conditioner, scheduler, shown)
+        with accelerator.autocast():
+            scores, grid = _assess(averaged, scheduler, fixed)
         save_state(accelerator, out / "state")
-        with replacing(out) as folder:
-            averaged.unet.save_pretrained(folder / "unet")
-            averaged.conditioner.save_pretrained(folder / "conditioner")
-            scheduler.save_pretrained(folder / "scheduler")
-            if grid is not None:
-                save_image(grid, folder / "samples.png")
-            summary = json.dumps(_summary(config, clock, scores), indent=2)
-            (folder / "training.json").write_text(summary)
-        text = "".join(f", {name} {value:.2f} dB" for name, value in scores.items())
-        say(f"update {clock.update}, {clock.minutes:.1f} min{told_loss}{text}")
+        _save(out, averaged, scheduler, grid, _summary(config, clock, scores))
+        figures = [f"loss {torch.stack(losses).mean().item():.4f}"] if losses else []
+        figures += [f"{name} {value:.2f} dB" for name, value in scores.items()]
+        losses.clear()
+        say(", ".join([f"update {clock.update}", f"{clock.minutes:.1f} min", *figures]))
         return scores
 
     # 4. Train.
@@ -247,6 +235,32 @@ def noise_loss(
     snr = alphas[level] / (1 - alphas[level])
     weight = snr.clamp(max=config.min_snr) / snr
     return (weight * (predicted - noise).square().mean((1, 2, 3))).mean()
+
+
+@torch.no_grad()
+def _assess(
+    model: ScoreModel, scheduler: DDIMScheduler, faces: Batch
+) -> tuple[dict[str, float], Image.Image | None]:
+    """Validation scores, and a sheet of samples where there are faces."""
+    condition = model.conditioner(faces.condition) if is_conditional(model.unet) else None
+    scores = validate(model.unet, scheduler, faces.images, condition)
+    return scores, sample_grid(model.unet, model.conditioner, scheduler, faces.first(SAMPLE_FACES))
+
+
+def _save(
+    out: Path,
+    model: ScoreModel,
+    scheduler: DDIMScheduler,
+    samples: Image.Image | None,
+    summary: Mapping[str, Any],
+) -> None:
+    with replacing(out) as folder:
+        model.unet.save_pretrained(folder / "unet")
+        model.conditioner.save_pretrained(folder / "conditioner")
+        scheduler.save_pretrained(folder / "scheduler")
+        if samples is not None:
+            save_image(samples, folder / "samples.png")
+        (folder / "training.json").write_text(json.dumps(summary, indent=2))
 
 
 def _summary(config: PriorConfig, clock: Progress, scores: Mapping[str, float]) -> dict[str, Any]:

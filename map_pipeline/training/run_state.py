@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+
+from map_pipeline.errors import UnknownOptionError
 
 
 class Schedule(Protocol):
@@ -104,3 +107,21 @@ def find_state(folder: Path) -> Path | None:
     """The newest whole state that `save_state` left, if there is one."""
     places = (folder, folder.with_suffix(".old"))
     return next((place for place in places if place.is_dir()), None)
+
+
+def resume(accelerator: Accelerator, folder: Path, average: EMAModel) -> bool:
+    """Load the state in `folder`, if there is one, into what is registered; whether there was."""
+    state = find_state(folder)
+    if state is None:
+        return False
+    accelerator.load_state(str(state))
+    average.to(accelerator.device)  # accelerate loads it on the CPU
+    return True
+
+
+def check_single_process(accelerator: Accelerator) -> None:
+    """Raise `UnknownOptionError` if `accelerate launch` started several: a state is of one."""
+    if accelerator.num_processes > 1:
+        raise UnknownOptionError(
+            f"Training must run as one process, got {accelerator.num_processes}."
+        )
