@@ -46,7 +46,7 @@ def check_content(folder: Path, name: str, content: bytes, listed: dict[str, str
         raise CheckpointError(
             f"`{folder / name}` must have the SHA-256 {listed[name]}, got {found}. It's damaged or "
             "was replaced: fetch it again, or, if you made it, run `python -m map_pipeline."
-            f"integrity {folder}`."
+            f"checksums {folder}`."
         )
 
 

@@ -1,5 +1,6 @@
 """Settings of one protection run, validated once; defaults are what a user should get."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -9,8 +10,10 @@ EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 FAR = 0.01  # false accept rate of the field's verification protocol
 # What `faces.detect.load_detector` knows; here so that the command line needn't load it.
 DETECTORS = ("auto", "bundled", "insightface", "insightface-download")
-# Loss of structural similarity of the aligned face that `max_change=1` allows.
-SSIM_LOSS_AT_FULL_CHANGE = 0.19
+HIDE = "none"  # the `target` of a face that is only to be hidden
+# How sure the protection shall be, see `MAPConfig.margin`.
+MARGINS = {"normal": 2.0, "high": 3.0}
+DEFAULT_MARGIN = "normal"
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class MAPConfig:
         objectives: "projected" weighs L_SM and projects the gradients of L_A and L_E onto each
             other; "summed" takes one gradient of the sum of all losses, without L_SM and with
             little weight on L_E. See `identity.objectives.objectives_for`.
-        learning_rate: of Adam, > 0.
+        learning_rate: of the score network's weights with Adam, > 0.
+        motion_rate: of the features' motion, standard deviations a step, >= 0; 0 moves nothing.
+        max_motion: how far features may move, as the length of the vector of standard deviations of
+            real people's expressions, > 0.
         adam_betas: decay of Adam's two moments, each in [0,1).
         max_expression_grad_ratio: greatest length of the expression gradient relative to the
             identity gradient, >= 0.
@@ -40,7 +46,10 @@ class MAPConfig:
         ema_decay: decay of the gradients' EMA used as projection reference, in [0,1); 0 is no EMA.
         num_eot_views: random views of the picture per step, >= 0; 0 looks at the picture as it is,
             which protects less from recognisers that weren't used.
-        max_change: visible change that protection may cost, in (0,1]: see `ssim_budget`.
+        margin: how far beyond a recogniser's match threshold the protection goes, >= 0, in units of
+            the way between its thresholds at FAR 1 % and 0.1 %. At 2 the face resembles the person
+            no more than strangers do; see `identity.objectives.Goals`.
+        patience: steps without progress after which the rest is saved, >= 1.
         autocast: arithmetic of the score network: "bf16" or "fp32".
         compile: use `torch.compile` for the fine-tuned copy, on CUDA only. The first face takes a
             minute or more longer, so this is for many photos.
@@ -55,13 +64,16 @@ class MAPConfig:
     expression_strength: float = 0.5
     guidance_scale: float = 11.0
     objectives: Literal["projected", "summed"] = "projected"
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-4
+    motion_rate: float = 0.25
+    max_motion: float = 3.0
     adam_betas: tuple[float, float] = (0.5, 0.9)
     max_expression_grad_ratio: float = 0.25
     projection: bool = True
     ema_decay: float = 0.7
     num_eot_views: int = 2
-    max_change: float = 0.5
+    margin: float = MARGINS[DEFAULT_MARGIN]
+    patience: int = 6
     autocast: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
 
@@ -85,15 +97,11 @@ class MAPConfig:
         )
         check_setting(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
         check_setting(self, "num_eot_views", self.num_eot_views >= 0, ">= 0")
-        check_setting(self, "max_change", 0 < self.max_change <= 1, "in (0, 1]")
+        check_setting(self, "motion_rate", self.motion_rate >= 0, ">= 0")
+        check_setting(self, "max_motion", self.max_motion > 0, "> 0")
+        check_setting(self, "margin", 0 <= self.margin < math.inf, ">= 0")
+        check_setting(self, "patience", self.patience >= 1, ">= 1")
         check_setting(self, "autocast", self.autocast in ("bf16", "fp32"), "'bf16' or 'fp32'")
-
-    @property
-    def ssim_budget(self) -> float:
-        """Structural similarity of the aligned crop, over three scales, down to which change is
-        free, in (0,1).
-        """
-        return 1 - SSIM_LOSS_AT_FULL_CHANGE * self.max_change
 
 
 # Settings of a call's `mode`. "fast" takes few, larger steps, each with one view and one gradient.
@@ -101,15 +109,33 @@ MODES = {
     "fast": MAPConfig(
         num_inversion_steps=6,
         objectives="summed",
-        steps_saved=2,
-        refine_steps=10,
-        learning_rate=3.5e-4,
+        refine_steps=8,
+        learning_rate=6e-4,
+        motion_rate=0.5,
         num_eot_views=1,
+        patience=8,
         max_expression_grad_ratio=0.0,
     ),
     "strong": MAPConfig(),
 }
 DEFAULT_MODE = "strong"
+
+
+def margin_of(margin: str | float) -> float:
+    """The number behind "normal", "high" or a number.
+
+    Raises:
+        UnknownOptionError: it is none of these.
+    """
+    if margin in MARGINS:
+        return MARGINS[str(margin)]
+    try:
+        return float(margin)
+    except ValueError:
+        known = ", ".join(MARGINS)
+        raise UnknownOptionError(
+            f"`margin` must be {known} or a number >= 0; got {margin!r}."
+        ) from None
 
 
 def resolve_config(config: MAPConfig | None, mode: str, levels: int, **given: Any) -> MAPConfig:
@@ -124,6 +150,8 @@ def resolve_config(config: MAPConfig | None, mode: str, levels: int, **given: An
     if mode not in MODES:
         raise UnknownOptionError(f"`mode` must be one of {', '.join(MODES)}; got {mode!r}.")
     chosen = {name: value for name, value in given.items() if value is not None}
+    if "margin" in chosen:
+        chosen["margin"] = margin_of(chosen["margin"])
     if "refine_steps" in chosen:
         chosen["steps_saved"] = 0
     resolved = replace(MODES[mode] if config is None else config, **chosen)

@@ -18,10 +18,6 @@ from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.images import uint8_tensor
 from map_pipeline.report import ExpressionReport, RecogniserReport
 
-# For ArcFace, whose weights come without thresholds for this protocol: near those of the field's
-# ArcFace-style networks (.17 to .30 at FAR 1 %). It only scales a loss and never gives a verdict.
-TYPICAL_THRESHOLD = 0.25
-
 
 class View(NamedTuple):
     """One face as the networks see it: `[1,3,h,w]` in [0,1] and landmarks `[1,5,2]` px."""
@@ -38,11 +34,6 @@ def view_face(photo: np.ndarray, landmarks: np.ndarray, device: torch.device) ->
     """
     region = extract_region(uint8_tensor(photo), torch.as_tensor(landmarks))
     return View(region.image.to(device), region.landmarks[None].to(device))
-
-
-def working_threshold(net: FaceRecogniser) -> float:
-    """Threshold that scales the losses; the typical one for a surrogate that has none."""
-    return net.threshold(FAR) if net.config.thresholds else TYPICAL_THRESHOLD
 
 
 def redetect_landmarks(detector: FaceDetector, photo: np.ndarray, face: Face) -> np.ndarray:
@@ -64,27 +55,32 @@ def image_quality(before: Tensor, after: Tensor) -> tuple[float, float]:
 
 @torch.no_grad()
 def compare_identities(
-    name: str, net: FaceRecogniser, used: bool, source: Tensor, after: View, target: Tensor
+    name: str, net: FaceRecogniser, used: bool, source: Tensor, after: View, target: Tensor | None
 ) -> RecogniserReport:
     """How one recogniser sees the protected face.
 
     Args:
         used: whether the optimisation differentiated through it.
-        source: `[1,D]`, its embedding of the unprotected face; target: of the target.
+        source: `[1,D]`, its embedding of the unprotected face; target: of the target, or None.
     """
     protected = net(*after).float()
-    target_after, source_after = float(protected[0] @ target[0]), float(protected[0] @ source[0])
+    source_after = float(protected[0] @ source[0])
     limit = net.threshold(FAR) if net.config.thresholds else None
+    target_before = target_after = impersonates = None
+    if target is not None:
+        target_before = float(source[0] @ target[0])
+        target_after = float(protected[0] @ target[0])
+        impersonates = None if limit is None else target_after >= limit
     return RecogniserReport(
         name=name,
         title=net.config.title,
         family=net.config.family,
         used_in_optimisation=used,
         thresholds=dict(net.config.thresholds),
-        target_before=float(source[0] @ target[0]),
+        target_before=target_before,
         target_after=target_after,
         source_after=source_after,
-        impersonates=None if limit is None else target_after >= limit,
+        impersonates=impersonates,
         no_longer_matches=None if limit is None else source_after < limit,
     )
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from map_pipeline.callbacks import Callback, check_tensor_inputs, step_callback
-from map_pipeline.config import DEFAULT_MODE, EMOTIONS, FAR, MAPConfig, resolve_config
+from map_pipeline.config import DEFAULT_MODE, EMOTIONS, FAR, HIDE, MAPConfig, resolve_config
 from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.ddim import check_scheduler
 from map_pipeline.diffusion.map_network import MAPNetwork
@@ -182,10 +182,10 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         self,
         image: ImageInput | Sequence[ImageInput],
         emotion: str = "happy",
-        target: str | ImageInput = "auto",
+        target: str | ImageInput | None = "auto",
         faces: FaceChoice = "largest",
         mode: str = DEFAULT_MODE,
-        max_change: float | None = None,
+        margin: str | float | None = None,
         expression_strength: float | None = None,
         guidance_scale: float | None = None,
         num_inversion_steps: int | None = None,
@@ -206,11 +206,13 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
             image: path, bytes, PIL image, array or tensor (see `map_pipeline.images.load_image`),
                 or a list of them. Any size up to 50 megapixels.
             emotion: angry, disgust, fear, happy, neutral, sad or surprise.
-            target: name of a built-in composite, "auto" (one that resembles the person without
-                matching them), or a picture with a face. Use only pictures of people who agreed.
+            target: what recognisers shall see: name of a built-in composite, "auto" (one that
+                resembles the person without matching them), or a picture with a face. Use only
+                pictures of people who agreed. None or "none" only hides the person.
             faces: "largest", "all", or a list of boxes (x0, y0, x1, y1) in px.
             mode: "fast" or "strong", the settings of `config.MODES`.
-            max_change: visible change that protection may cost, in (0,1]: see `MAPConfig`.
+            margin: how sure the protection shall be: "normal", "high" or a number, see
+                `MAPConfig.margin`; more of it is more visible.
             expression_strength: how far the expression is changed, in [0,1]; 0 leaves it to what
                 the protection does.
             guidance_scale: of the painting of an expression, >= 0; 1 is no guidance.
@@ -249,7 +251,7 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
             config,
             mode,
             self.scheduler.config.num_train_timesteps,
-            max_change=max_change,
+            margin=margin,
             expression_strength=expression_strength,
             guidance_scale=guidance_scale,
             num_inversion_steps=num_inversion_steps,
@@ -269,8 +271,12 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         photos = [to_array(load_image(one)) for one in images]  # [H,W,3] each
         with record_function("detect"):
             found = [select_faces(self.face_detector.detect(photo), faces) for photo in photos]
+        if target is None:
+            target = HIDE
+        hide = isinstance(target, str) and target == HIDE
         own_target = self._own_target(target)
-        plan = make_plan(emotion, surrogates, objectives, config, self.map_network, own_target)
+        network = self.map_network
+        plan = make_plan(emotion, surrogates, objectives, config, network, own_target, hide)
         used = plan.networks_used(self.expression_classifiers)
         self._num_timesteps = sum(len(one) for one in found) * plan.config.refine_steps
         self._interrupt = False
@@ -285,23 +291,23 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
                     started = time.perf_counter()
                     # 2. Embed the face and choose its target.
                     source = self.embed(self.view(photo, face.landmarks))
-                    face_target = own_target or self.built_in_target(str(target), source)
+                    face_target = own_target
+                    if not hide and own_target is None:
+                        face_target = self.built_in_target(str(target), source)
                     task = FaceTask(face, source, face_target, plan)
                     alignment = stages.align(face)
                     try:
-                        # 3. Give it the expression, on the photo as the face before left it.
+                        # 3. Find the expression, on the photo as the face before left it.
                         with record_function("express"):
-                            result = stages.express(result, alignment, task)
-                        # 4. Change its identity.
-                        residual = stages.change_identity(
-                            result, alignment, task, source_of_noise, on_step
+                            edit = stages.express(result, alignment, task)
+                        # 4. Change its identity, and put both into the photo.
+                        result = stages.change_identity(
+                            result, alignment, edit, task, source_of_noise, on_step
                         )
                     except torch.OutOfMemoryError:
                         raise GPUMemoryError(OUT_OF_MEMORY) from None
-                    # 5. Paste.
-                    result = stages.paste(result, alignment, residual)
                     finished.append((task, time.perf_counter() - started))
-                # 6. Measure on the finished photo, when all its faces are done.
+                # 5. Measure on the finished photo, when all its faces are done.
                 with record_function("report"):
                     detector = self.face_detector
                     reports.append(
@@ -309,7 +315,7 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
                     )
                 results.append(result)
 
-        # 7. Convert.
+        # 6. Convert.
         outputs = convert_photos(results, output_type)
         self.maybe_free_model_hooks()
         if not return_dict:
@@ -385,7 +391,7 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
     def _own_target(self, target: str | ImageInput) -> Target | None:
         """Embed a user's own target picture; None if `target` is a name."""
         if isinstance(target, str) and not Path(target).is_file():
-            if target != "auto" and self.targets is not None:
+            if target not in ("auto", HIDE) and self.targets is not None:
                 self.targets.index(target)  # an unknown name is an error before any work
             return None
         photo = to_array(load_image(target))

@@ -14,10 +14,11 @@ class RecogniserReport:
         name: component name; title: what people call it; family: kind of network.
         used_in_optimisation: whether the protection was tuned on this recogniser.
         thresholds: false accept rate as text -> similarity from which on two faces match.
-        target_before: similarity of the original to the target.
-        target_after: similarity of the protected face to the target.
+        target_before: similarity of the original to the target; None without a target.
+        target_after: similarity of the protected face to the target; None without a target.
         source_after: similarity of the protected face to the original (before: 1).
-        impersonates: `target_after` reaches the threshold at FAR 1 %; None without threshold.
+        impersonates: `target_after` reaches the threshold at FAR 1 %; None without threshold or
+            target.
         no_longer_matches: `source_after` stays below it; None without threshold.
     """
 
@@ -26,8 +27,8 @@ class RecogniserReport:
     family: str
     used_in_optimisation: bool
     thresholds: dict[str, float]
-    target_before: float
-    target_after: float
+    target_before: float | None
+    target_after: float | None
     source_after: float
     impersonates: bool | None
     no_longer_matches: bool | None
@@ -57,7 +58,8 @@ class FaceReport:
     Attributes:
         box: x0, y0, x1, y1 in photo px.
         detector: which detector found it.
-        emotion: the asked emotion; target: name of the target ("own image" for a user's own).
+        emotion: the asked emotion; target: name of the target ("own image" for a user's own), or
+            None if the face was only to be hidden.
         ssim: structural similarity of the face region before and after, in [-1,1].
         psnr: peak signal-to-noise ratio of the face region, dB; infinite if nothing changed.
         seconds: time spent on this face.
@@ -68,7 +70,7 @@ class FaceReport:
     box: tuple[float, float, float, float]
     detector: str
     emotion: str
-    target: str
+    target: str | None
     ssim: float
     psnr: float
     seconds: float
@@ -92,7 +94,7 @@ class FaceReport:
         x0, y0, x1, y1 = (round(v) for v in self.box)
         lines = [
             f"face at {x0},{y0} - {x1},{y1} px, {self.detector}; emotion {self.emotion}, "
-            f"target {self.target}",
+            f"target {self.target or 'none'}",
             f"SSIM {self.ssim:.3f}, PSNR {self.psnr:.1f} dB, {self.seconds:.1f} s",
             "",
             *format_table(RECOGNISER_HEADER, [recogniser_row(r) for r in self.recognisers]),
@@ -151,7 +153,7 @@ def advice(mode: str) -> str:
     """What to try where a recogniser still matches after protection in this mode."""
     if mode == "fast":
         return "Try Strong mode, or another target."
-    return "Try another target or expression, or allow more visible change."
+    return "Try the high margin, or another target or expression."
 
 
 def join_names(names: Sequence[str]) -> str:
@@ -166,7 +168,9 @@ def recogniser_row(report: RecogniserReport) -> list[str]:
         report.title,
         "yes" if report.used_in_optimisation else "no",
         "-" if threshold is None else f"{threshold:.3f}",
-        f"{report.target_before:.3f} -> {report.target_after:.3f}",
+        "-"
+        if report.target_before is None
+        else f"{report.target_before:.3f} -> {report.target_after:.3f}",
         _verdict(report.impersonates),
         f"1.000 -> {report.source_after:.3f}",
         _verdict(report.no_longer_matches),

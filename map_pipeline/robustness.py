@@ -1,9 +1,11 @@
 """A protected photo after what happens to photos that are shared: JPEG and resizing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from map_pipeline.compare import largest_face
 from map_pipeline.faces.detect import Face, select_faces
@@ -57,13 +59,17 @@ def check_robustness(
     """
     [face] = select_faces(pipe.face_detector.detect(original), [report.box])
     source = pipe.embed(pipe.view(original, face.landmarks))
-    goal = pipe.built_in_target(report.target, source) if target is None else _own(pipe, target)
+    goal: Mapping[str, Tensor] = {}
+    if target is not None:
+        goal = _own(pipe, target).embeddings
+    elif report.target is not None:
+        goal = pipe.built_in_target(report.target, source).embeddings
     used = {one.name for one in report.recognisers if one.used_in_optimisation}
     results = []
     for name, key in TREATMENTS.items():
         after = _treated_view(pipe, protected, face, TRANSFORMS[key])
         reports = [
-            compare_identities(key, net, key in used, source[key], after, goal.embeddings[key])
+            compare_identities(key, net, key in used, source[key], after, goal.get(key))
             for key, net in pipe.recognisers.items()
         ]
         results.append(RobustnessCheck(name, reports))

@@ -18,7 +18,15 @@ from map_pipeline.diffusion.conditioner import FaceConditioner, describe
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import crop_size
 from map_pipeline.expression.classifiers import ClassifierEnsemble, mean_probabilities
-from map_pipeline.expression.editor import EditSettings, apply_edit, edit_expression
+from map_pipeline.expression.editor import (
+    EditSettings,
+    ExpressionEdit,
+    apply_edit,
+    edit_expression,
+    move_edit,
+    no_edit,
+)
+from map_pipeline.expression.motion import face_motions
 from map_pipeline.expression.shapes import ExpressionShapes
 from map_pipeline.faces.align import (
     Alignment,
@@ -29,9 +37,16 @@ from map_pipeline.faces.align import (
 )
 from map_pipeline.faces.detect import Face, FaceDetector
 from map_pipeline.faces.landmarks import LandmarkFinder, five_points
-from map_pipeline.faces.paste import feather_mask, paste_residual
+from map_pipeline.faces.paste import feather_mask, paste_residual, quiet_features
 from map_pipeline.faces.quality import quality_issues
-from map_pipeline.identity.objectives import Objective, RefineTarget, active, needs, objectives_for
+from map_pipeline.identity.objectives import (
+    Goals,
+    Objective,
+    RefineTarget,
+    active,
+    needs,
+    objectives_for,
+)
 from map_pipeline.identity.recognisers import RecogniserEnsemble
 from map_pipeline.identity.refine import CropGeometry, Networks, StepCallback, refine
 from map_pipeline.identity.targets import Target
@@ -42,7 +57,6 @@ from map_pipeline.measure import (
     image_quality,
     redetect_landmarks,
     view_face,
-    working_threshold,
 )
 from map_pipeline.report import FaceReport
 
@@ -81,7 +95,8 @@ def make_plan(
     objectives: Sequence[Objective] | None,
     config: MAPConfig,
     map_network: MAPNetwork | None,
-    own_target: Target | None,
+    own_target: Target | None = None,
+    hide: bool = False,
 ) -> Plan:
     """Fill in the objectives, and decide whether the trained network may be the start.
 
@@ -91,8 +106,12 @@ def make_plan(
     Args:
         objectives: those of `config` if None.
         own_target: the user's own target, or None for a built-in one.
+        hide: there is no target.
     """
-    objectives = objectives_for(config) if objectives is None else objectives
+    if objectives is None:
+        objectives = objectives_for(config, hide)
+    elif hide:
+        objectives = [one for one in objectives if one.name != "impersonation"]
     usable = (
         map_network is not None
         and config.use_map_network
@@ -113,13 +132,13 @@ class FaceTask:
     Attributes:
         face: a face found in the photo.
         source: recogniser name -> embedding `[1,D]` of this face, unprotected.
-        target: what recognisers shall see.
+        target: what recognisers shall see; None if it is only to be hidden.
         plan: how it is protected.
     """
 
     face: Face
     source: Mapping[str, Tensor]
-    target: Target
+    target: Target | None
     plan: Plan
 
 
@@ -150,17 +169,19 @@ class FaceStages:
         size = crop_size(self.unet)
         return Alignment.from_landmarks(torch.as_tensor(face.landmarks), self.template, size)
 
-    def express(self, photo: np.ndarray, alignment: Alignment, task: FaceTask) -> np.ndarray:
-        """The photo `uint8 [H,W,3]` with the asked expression, before any protection."""
+    def express(
+        self, photo: np.ndarray, alignment: Alignment, task: FaceTask
+    ) -> ExpressionEdit | None:
+        """The asked expression for a face of a photo `uint8 [H,W,3]`; None if none is possible."""
         config = task.plan.config
         if self.conditioner is None or self.expression_shapes is None:
-            return photo
+            return None
         if config.expression_strength == 0:
-            return photo
+            return None
         crop, landmarks68 = self.aligned_crop(photo, alignment)
         if landmarks68 is None:  # half hidden: nothing to move
-            return photo
-        edit = edit_expression(
+            return None
+        return edit_expression(
             self.unet,
             self.conditioner,
             self.scheduler,
@@ -173,58 +194,74 @@ class FaceStages:
             present=self._present_emotion(crop),
             autocast_dtype=torch.bfloat16 if config.autocast == "bf16" else None,
         )
-        return apply_edit(photo, alignment, edit, feather_mask(alignment.size))
 
     def change_identity(
         self,
         photo: np.ndarray,
         alignment: Alignment,
+        edit: ExpressionEdit | None,
         task: FaceTask,
         generator: torch.Generator,
         on_step: StepCallback | None = None,
-    ) -> Tensor:
-        """The residual `[1,3,s,s]` in [-1,1] that makes recognisers see the target.
+    ) -> np.ndarray:
+        """The photo `uint8 [H,W,3]` with the face protected.
 
         Args:
-            photo: `uint8 [H,W,3]`, the face with its expression.
+            photo: `uint8 [H,W,3]`, the face as it was; edit: its expression, see `express`.
         """
-        crop, landmarks68 = self.aligned_crop(photo, alignment)
+        fade = feather_mask(alignment.size)
+        shown = photo if edit is None else apply_edit(photo, alignment, edit, fade)
+        crop, landmarks68 = self.aligned_crop(shown, alignment)
         landmarks = torch.as_tensor(task.face.landmarks)
         if landmarks68 is not None:  # corners of the mouth have moved
             points = torch.from_numpy(five_points(landmarks68.numpy()))
             landmarks = apply_affine(alignment.crop_to_image, points)
-        region = extract_region(uint8_tensor(photo), landmarks)
+        region = extract_region(uint8_tensor(shown), landmarks)
         region_to_crop = compose_affine(region.region_to_photo, alignment.image_to_crop)
-        source_region = region.image.to(self.device)  # [1,3,h,w]
+        in_crop = apply_affine(alignment.image_to_crop, landmarks.float())
+        mask = fade * quiet_features(in_crop, alignment.size)
+        motions = None
+        if landmarks68 is not None and self.expression_shapes is not None:
+            motions = face_motions(self.expression_shapes, landmarks68, alignment.size)
         geometry = CropGeometry(
             landmarks=region.landmarks[None].to(self.device),
             region_to_crop=region_to_crop[None].to(self.device),
-            mask=feather_mask(alignment.size).to(self.device),
+            mask=mask.to(self.device),
+            motions=motions,
         )
-        tuned = {name: self.recognisers[name] for name in task.plan.surrogates}
-        source_cond, target_cond = self._conditions(crop, landmarks68, task)
-        target = RefineTarget(
-            source_region=source_region,
-            source_crop=crop,
-            source_embeddings={name: task.source[name] for name in tuned},
-            target_embeddings={name: task.target.embeddings[name] for name in tuned},
-            thresholds={name: working_threshold(net) for name, net in tuned.items()},
-            emotion=EMOTIONS.index(task.plan.emotion),
-            ssim_budget=task.plan.config.ssim_budget,
-            source_cond=source_cond,
-            target_cond=target_cond,
-        )
+        source_region = region.image.to(self.device)  # [1,3,h,w]
+        target = self._refine_target(source_region, crop, landmarks68, task)
         classifiers: Any = (
             self.expression_classifiers if needs(task.plan.objectives, "logits") else {}
         )
+        tuned = {name: self.recognisers[name] for name in task.plan.surrogates}
         networks = Networks(self.unet, self.scheduler, tuned, classifiers, task.plan.map_network)
-        return refine(
+        change = refine(
             networks, target, geometry, task.plan.objectives, task.plan.config, generator, on_step
         )
+        if motions is not None and change.motion.any():
+            # Expression and motion are one deformation, so that the photo is resampled once.
+            flow = motions.flow(change.motion.cpu())
+            edit = move_edit(no_edit(alignment.size) if edit is None else edit, flow)
+            shown = apply_edit(photo, alignment, edit, fade)
+        return paste_residual(shown, change.residual.cpu(), alignment, mask)
 
-    def paste(self, photo: np.ndarray, alignment: Alignment, residual: Tensor) -> np.ndarray:
-        """Add a residual `[1,3,s,s]` to a photo `uint8 [H,W,3]` at its own resolution."""
-        return paste_residual(photo, residual.cpu(), alignment, feather_mask(alignment.size))
+    def _refine_target(
+        self, region: Tensor, crop: Tensor, landmarks68: Tensor | None, task: FaceTask
+    ) -> RefineTarget:
+        surrogates, config = task.plan.surrogates, task.plan.config
+        source_cond, target_cond = self._conditions(crop, landmarks68, task)
+        targets = {} if task.target is None else task.target.embeddings
+        return RefineTarget(
+            source_region=region,
+            source_crop=crop,
+            source_embeddings={name: task.source[name] for name in surrogates},
+            target_embeddings={name: targets[name] for name in surrogates if targets},
+            goals={name: Goals.of(self.recognisers[name], config.margin) for name in surrogates},
+            emotion=EMOTIONS.index(task.plan.emotion),
+            source_cond=source_cond,
+            target_cond=target_cond,
+        )
 
     def report(
         self,
@@ -254,14 +291,19 @@ class FaceStages:
             box=cast(FourNumbers, tuple(float(v) for v in face.box)),
             detector=detector.name,
             emotion=task.plan.emotion,
-            target=target.name,
+            target=None if target is None else target.name,
             ssim=similarity,
             psnr=noise_ratio,
             seconds=seconds,
             problems=list(quality_issues(face, before)),
             recognisers=[
                 compare_identities(
-                    name, net, name in used, task.source[name], views[1], target.embeddings[name]
+                    name,
+                    net,
+                    name in used,
+                    task.source[name],
+                    views[1],
+                    None if target is None else target.embeddings[name],
                 )
                 for name, net in self.recognisers.items()
             ],
@@ -308,6 +350,7 @@ class FaceStages:
             source_cond = self.conditioner(present).float()
             target_cond = self.conditioner(replace(present, emotion=asked)).float()
         if task.plan.map_network is not None:
-            identity = task.plan.map_network.encode(task.target.embeddings).float()
+            targets = {} if task.target is None else task.target.embeddings
+            identity = task.plan.map_network.encode(task.source, targets).float()
             target_cond = identity if target_cond is None else target_cond + identity
         return source_cond, target_cond

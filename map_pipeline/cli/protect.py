@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from map_pipeline.cli.options import Inline, Model, check_writable, load_pipeline
-from map_pipeline.config import DEFAULT_MODE, MODES
+from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_MODE, MODES
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
@@ -33,10 +33,12 @@ class Options:
         output: File ending in .png or .jpg (JPEG 95), or an existing or new folder, which gets
             PNGs.
         emotion: Expression to show.
-        target: Name of a built-in composite (see `map-protect targets`), auto, or your own picture.
+        target: What software shall see: name of a built-in composite (see `map-protect targets`),
+            auto, your own picture, or none: the person is only hidden.
         faces: Which faces to protect.
         mode: fast takes seconds, strong protects better.
-        max_change: Visible change that protection may cost, above 0 and up to 1.
+        margin: How sure the protection shall be: normal, high, or a number of steps beyond the
+            match threshold, each a tenth of the false accept rate. More is more visible.
         expression_strength: How far the expression is changed, 0 to 1.
         refine_steps: Fine-tuning steps on each face; 0 takes one pass of the trained network,
             towards built-in targets only.
@@ -54,7 +56,7 @@ class Options:
     target: str = "auto"
     faces: Literal["largest", "all"] = "largest"
     mode: Literal["fast", "strong"] = DEFAULT_MODE
-    max_change: float | None = None
+    margin: str = DEFAULT_MARGIN
     expression_strength: float | None = None
     refine_steps: int | None = None
     compile: bool = False
@@ -166,7 +168,7 @@ def protect_file(
         target=options.target,
         faces=options.faces,
         mode=options.mode,
-        max_change=options.max_change,
+        margin=options.margin,
         expression_strength=options.expression_strength,
         refine_steps=options.refine_steps,
         config=replace(MODES[options.mode], compile=options.compile),

@@ -31,7 +31,6 @@ from map_pipeline.training.config import (
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, UNet2DModel
-    from torch import Tensor
 
     from map_pipeline.diffusion.conditioner import FaceConditioner
     from map_pipeline.pipeline import MAPPipeline
@@ -109,13 +108,22 @@ def run_map(options: Map) -> int:
     from map_pipeline.identity.objectives import default_objectives, with_weights
     from map_pipeline.training.faces import load_faces
     from map_pipeline.training.map_training import train_map
+    from map_pipeline.training.teachers import load_teacher
 
     torch.backends.cudnn.benchmark = True  # shapes stay the same
     config = options.settings
     with_weights(default_objectives(), **config.weights)  # an unknown name is an error now
     pipe = load_checkpoint(options.checkpoint)
     pipe.check_inputs("happy", config.surrogates, "pil")
-    targets = target_embeddings(pipe, config.surrogates)
+    if pipe.targets is None or pipe.expression_shapes is None:
+        raise CheckpointError("`checkpoint` must hold targets and expression_shapes.")
+    recognisers = {name: pipe.recognisers[name] for name in config.surrogates}
+    recognisers |= {path.stem: load_teacher(path) for path in options.teacher}
+    template = torch.tensor(pipe.config.alignment_template)
+    targets = {
+        name: pipe.targets.embed_with(name, net, template, pipe.device)
+        for name, net in recognisers.items()
+    }
     unet, scheduler, conditioner = pipe.unet, pipe.scheduler, pipe.conditioner
     if options.prior is not None:
         if not (options.prior / "unet").is_dir():
@@ -131,10 +139,11 @@ def run_map(options: Map) -> int:
         load_faces(options.faces),
         options.out,
         (unet, conditioner, scheduler),
-        {name: pipe.recognisers[name] for name in config.surrogates},
+        recognisers,
         pipe.expression_classifiers,
         targets,
-        torch.tensor(pipe.config.alignment_template),
+        template,
+        pipe.expression_shapes,
         _say,
     )
     if reports:
@@ -151,11 +160,16 @@ def run_curves(options: Curves) -> int:
 
 
 def run_shapes(options: Shapes) -> int:
-    """Measure the expression shapes of labelled faces."""
+    """Measure the expression shapes of labelled faces, and the motions of people."""
+    from map_pipeline.faces.detect import BundledDetector
     from map_pipeline.training.expression_shapes import measure_shapes
     from map_pipeline.training.faces import load_faces
+    from map_pipeline.training.motions import read_people
 
-    measure_shapes(load_faces(options.faces)).save_pretrained(options.out)
+    check_writable("--out", options.out)
+    people = read_people(options.people, BundledDetector())
+    shapes = measure_shapes(load_faces(options.faces), people, options.motions)
+    shapes.save_pretrained(options.out)
     return 0
 
 
@@ -194,21 +208,6 @@ def load_checkpoint(name: str | None) -> "MAPPipeline":
     from map_pipeline.pipeline import MAPPipeline
 
     return MAPPipeline.from_pretrained(name)
-
-
-def target_embeddings(pipe: "MAPPipeline", surrogates: Sequence[str]) -> dict[str, "Tensor"]:
-    """Surrogate name -> `[M,D]` of the built-in targets.
-
-    Raises:
-        CheckpointError: the checkpoint has no targets, or none for one of the surrogates.
-    """
-    stored = {name: pipe.targets and pipe.targets.embeddings(name) for name in surrogates}
-    missing = [name for name, value in stored.items() if value is None]
-    if missing:
-        raise CheckpointError(
-            f"`checkpoint` must hold targets embedded by all surrogates, got none by {missing}."
-        )
-    return stored
 
 
 def load_start(

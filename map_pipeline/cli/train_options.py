@@ -95,6 +95,8 @@ class Map:
         out: Folder of the run.
         checkpoint: Prior, recognisers and targets; the bundled one if not given.
         prior: Folder that `prior` wrote, instead of the checkpoint's.
+        teacher: ONNX files of further recognisers that teach the network, each with a JSON on its
+            pre-processing, see `training/teachers.py`.
         preset: Defaults of the settings below.
     """
 
@@ -102,6 +104,7 @@ class Map:
     out: Path
     checkpoint: str | None = None
     prior: Path | None = None
+    teacher: tuple[Path, ...] = ()
     preset: Preset = "cpu"
     settings: Inline[MAPTrainingConfig] = MAP_PRESETS["cpu"]
 
@@ -127,15 +130,19 @@ class Curves:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Measure where emotions move landmarks.
+    """Measure where emotions move landmarks, and how else features may move.
 
     Attributes:
         faces: Zips or folders of labelled faces.
+        people: Zip of people in several expressions, with labels of subject and emotion.
         out: Folder of the component.
+        motions: Number of free motions.
     """
 
     faces: tuple[Path, ...]
+    people: Path
     out: Path
+    motions: int = 8
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The MAP network: what fine-tuning on many faces changes in the prior, given a target.
+"""The MAP network: what fine-tuning on many faces changes in the prior, given face and target.
 
 `map-protect train map` fine-tunes the score network's deep layers once. The change is kept as
 matrices of low rank (LoRA, Hu et al. 2022, https://arxiv.org/abs/2106.09685), for two reasons: the
@@ -22,7 +22,7 @@ from map_pipeline.errors import CheckpointError
 
 
 class MAPNetwork(ModelMixin, ConfigMixin):
-    """A change of a score network's deep layers, and an encoder of the target.
+    """A change of a score network's deep layers, and an encoder of the face and its target.
 
     Args:
         layers: name of a layer of the U-Net -> (outputs, inputs times kernel area) of its weight.
@@ -31,6 +31,8 @@ class MAPNetwork(ModelMixin, ConfigMixin):
         width: of the vector that conditions the U-Net, see `embedding_width`.
         rank: of the change of each layer, >= 1.
         hidden: width of the hidden layers.
+        families: of all recognisers that taught it, beside those of `target_dims`.
+        motion_count: K, how many motions of the features it decides on; see `expression.motion`.
     """
 
     __module__ = "map_pipeline"  # what a saved model_index.json names, wherever this file moves
@@ -45,47 +47,71 @@ class MAPNetwork(ModelMixin, ConfigMixin):
         width: int,
         rank: int = 16,
         hidden: int = 256,
+        families: Sequence[str] = (),  # noqa: ARG002 (diffusers registers it)
+        motion_count: int = 0,
     ) -> None:
         super().__init__()
         shapes = [layers[name] for name in sorted(layers)]
         self.down = nn.ParameterList([torch.randn(rank, n) / sqrt(n) for _, n in shapes])
         self.up = nn.ParameterList([torch.zeros(n, rank) for n, _ in shapes])
-        self.target_in = nn.ModuleDict(
-            {name: nn.Linear(dim, hidden, bias=False) for name, dim in target_dims.items()}
+        self.source_in, self.target_in = (
+            nn.ModuleDict({k: nn.Linear(n, hidden, bias=False) for k, n in target_dims.items()})
+            for _ in range(2)
         )
-        self.target_out = mlp(hidden, hidden, width)
-        for parameter in self.target_out[-1].parameters():
-            nn.init.zeros_(parameter)
+        self.condition_out, self.motion_out = (
+            mlp(hidden, hidden, width),
+            mlp(hidden, hidden, motion_count),
+        )
+        for last in (self.condition_out[-1], self.motion_out[-1]):
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     @classmethod
     def for_unet(
-        cls, unet: UNet2DModel, target_dims: Mapping[str, int], rank: int = 16, hidden: int = 256
+        cls,
+        unet: UNet2DModel,
+        target_dims: Mapping[str, int],
+        rank: int = 16,
+        hidden: int = 256,
+        families: Sequence[str] = (),
+        motion_count: int = 0,
     ) -> Self:
         """A network that changes nothing yet."""
         layers = {
             name: [layer.weight.shape[0], layer.weight[0].numel()]
             for name, layer in deep_layers(unet).items()
         }
-        return cls(layers, dict(target_dims), embedding_width(unet), rank, hidden)
+        width = embedding_width(unet)
+        return cls(layers, dict(target_dims), width, rank, hidden, list(families), motion_count)
 
     @property
     def surrogates(self) -> list[str]:
         """Names of the recognisers it was trained on."""
         return list(self.config.target_dims)
 
-    def encode(self, targets: Mapping[str, Tensor]) -> Tensor:
+    def encode(self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
         """`[B,width]` to be added to what `FaceConditioner` says of the faces.
 
         Args:
-            targets: recogniser name -> L2-normalised embedding `[B,D]` of the target, for all of
-                `surrogates`; others are ignored.
+            sources: recogniser name -> L2-normalised embedding `[B,D]` of the unprotected face, for
+                all of `surrogates`; others are ignored.
+            targets: the same of the target; empty for none.
         """
-        parts = [
-            # A unit vector of D numbers, scaled so that each is about 1.
-            layer(targets[name].to(self.dtype) * sqrt(self.config.target_dims[name]))
-            for name, layer in self.target_in.items()
-        ]
-        return self.target_out(torch.stack(parts).mean(0))
+        return self.condition_out(self._describe(sources, targets))
+
+    def motion(self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+        """`[B,K]` standard deviations; arguments as for `encode`."""
+        return self.motion_out(self._describe(sources, targets))
+
+    def _describe(self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+        """`[B,hidden]`."""
+        parts = []
+        for layers, embeddings in ((self.source_in, sources), (self.target_in, targets)):
+            for name, layer in layers.items() if embeddings else ():
+                # A unit vector of D numbers, scaled so that each is about 1.
+                scale = sqrt(self.config.target_dims[name])
+                parts.append(layer(embeddings[name].to(self.dtype) * scale))
+        return torch.stack(parts).sum(0) / len(self.source_in)
 
     def attach(self, unet: UNet2DModel) -> None:
         """Let `unet` compute with the change, and gradients reach it; the base stays frozen.

@@ -54,7 +54,7 @@ def leave_one_out(pipe: MAPPipeline, left_out: str) -> MAPPipeline:
     if pipe.map_network is not None and folder.is_dir():
         check_folder(NETWORKS)
         network = MAPNetwork.from_pretrained(folder, torch_dtype=pipe.dtype).to(pipe.device)
-        if not set(network.surrogates) <= set(surrogates_without(pipe, left_out)):
+        if pipe.recognisers[left_out].config.family in network.config.families:
             network = None
     other = MAPPipeline(**{**pipe.components, "map_network": network}, **settings_of(pipe))
     other.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))

@@ -26,8 +26,9 @@ class Settings:
             none, the name of an ablation or of a strength; "ablations" and "trade-off" stand for
             all of these.
         emotion: Asked expression, or "all": photo i gets emotion i mod 7.
-        targets: Ids of targets of the photo set, names of composites, or auto; photo i gets target
-            i mod their number. All of the set if not given, or auto if it has none.
+        targets: Ids of targets of the photo set, names of composites, auto, or none to only hide;
+            photo i gets target i mod their number. All of the set if not given, or auto if it has
+            none.
         leave_out: Recognisers left out of the optimisation, with their family: one per photo in
             turn (rotate), each for every photo, or none.
         transforms: What protected photos go through before they are judged: share, jpeg90, jpeg75,
@@ -40,7 +41,7 @@ class Settings:
         gallery: People in the gallery and in the estimate of thresholds.
         seed: Of all randomness.
         eps: Budget of the noise methods, of 255.
-        max_change: Visible change of MAP, above 0 and up to 1; its own default if not given.
+        margin: How sure MAP shall be: normal, high or a number, see `map-protect protect`.
         expression_strength: Expression of MAP, 0 to 1; its own default if not given.
 
     Raises:
@@ -60,7 +61,7 @@ class Settings:
     gallery: int = 200
     seed: int = 0
     eps: float = 8.0
-    max_change: float | None = None
+    margin: str | None = None
     expression_strength: float | None = None
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ class Settings:
     @property
     def method_options(self) -> dict[str, object]:
         """Options of `methods.create`."""
-        chosen = {"max_change": self.max_change, "expression_strength": self.expression_strength}
+        chosen = {"margin": self.margin, "expression_strength": self.expression_strength}
         own = {name: value for name, value in chosen.items() if value is not None}
         return {"eps": self.eps, **({"settings": own} if own else {})}
 

@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from torch.nn import Module
 
+from map_pipeline.config import HIDE
 from map_pipeline.errors import MAPError, NoFaceError
 from map_pipeline.evaluation.dataset import Pair, PhotoSet
 from map_pipeline.evaluation.expression_judge import judge_expression
@@ -39,15 +40,16 @@ class Goal:
     """A target.
 
     Attributes:
-        name: id or name of the composite.
-        enroll: what methods optimise towards: `uint8 [H,W,3]`, or a composite's name.
-        probe: embeddings of what they are tested against; probe_photo: its `uint8 [H,W,3]`.
+        name: id or name of the composite, or "none".
+        enroll: what methods optimise towards: `uint8 [H,W,3]`, a composite's name, or "none".
+        probe: embeddings of what they are tested against, of length 0 for "none"; probe_photo: its
+            `uint8 [H,W,3]`.
     """
 
     name: str
     enroll: np.ndarray | str
     probe: Embeddings
-    probe_photo: np.ndarray
+    probe_photo: np.ndarray | None = None
 
 
 class Goals:
@@ -81,6 +83,9 @@ class Goals:
         return self._pipe.built_in_target("auto", self._pipe.embed(face.view)).name
 
     def _get(self, name: str) -> Goal:
+        if name == HIDE:
+            nobody = self._pipe.recognisers.items()
+            return Goal(name, name, {k: np.zeros(n.config.embedding_dim) for k, n in nobody})
         if name not in self._known:
             own = name in self._photos.targets
             self._known[name] = self._from_set(name) if own else self._from_bank(name)
@@ -173,7 +178,7 @@ class Subject:
 
         None if it isn't asked, or finds no face; `ServiceError` stops the run, to be continued.
         """
-        if self._tools.facepp is None:
+        if self._tools.facepp is None or self.goal.probe_photo is None:
             return None
         try:
             return self._tools.facepp.compare(photo, self.goal.probe_photo)

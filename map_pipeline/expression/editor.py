@@ -22,7 +22,7 @@ from map_pipeline.diffusion.ddim import generate, invert
 from map_pipeline.diffusion.unet import patch_size, patchify, unpatchify
 from map_pipeline.expression.classifiers import GREY_WEIGHTS, to_grey
 from map_pipeline.expression.shapes import ExpressionShapes, lip_gap
-from map_pipeline.expression.warp import deform_crop, deform_photo, displacement
+from map_pipeline.expression.warp import deform_crop, deform_photo, displacement, join_flows
 from map_pipeline.faces.align import Alignment
 from map_pipeline.faces.paste import paste_residual
 
@@ -76,12 +76,10 @@ class ExpressionEdit:
     Attributes:
         flow: `[1,2,2s,2s]` crop px, see `faces.warp`.
         painting: `[1,3,s,s]` in [-1,1], what is added to the deformed crop.
-        shape: `[68,2]` crop px, where the landmarks go.
     """
 
     flow: Tensor
     painting: Tensor
-    shape: Tensor
 
 
 @torch.no_grad()
@@ -113,8 +111,7 @@ def edit_expression(
     size = crop.shape[-1]
     landmarks68 = landmarks68.cpu().float()
     if strength == 0:
-        still = torch.zeros(1, 2, 2 * size, 2 * size)
-        return ExpressionEdit(still, torch.zeros_like(crop).cpu(), landmarks68)
+        return no_edit(size)
     unit = landmarks68 / size
     moved = shapes.target(unit, emotion, strength * settings.warp)
     painted_shape = shapes.target(unit, emotion, strength * settings.exaggeration)
@@ -139,7 +136,7 @@ def edit_expression(
     painting = painted - warped
     if grey:
         painting = to_grey(painting).expand_as(painting)
-    return ExpressionEdit(flow, painting.cpu(), reached)
+    return ExpressionEdit(flow, painting.cpu())
 
 
 def apply_edit(
@@ -153,6 +150,18 @@ def apply_edit(
     """
     deformed = deform_photo(photo, alignment, edit.flow)
     return paste_residual(deformed, edit.painting, alignment, mask)
+
+
+def no_edit(size: int) -> ExpressionEdit:
+    """The edit that changes nothing, of crops of this side."""
+    return ExpressionEdit(torch.zeros(1, 2, 2 * size, 2 * size), torch.zeros(1, 3, size, size))
+
+
+def move_edit(edit: ExpressionEdit, flow: Tensor) -> ExpressionEdit:
+    """An edit whose result is deformed once more by a flow `[1,2,2s,2s]`, the painting with it."""
+    # The painting is negative in places, and `deform` keeps pictures in [0,1].
+    painting = 2 * deform_crop((edit.painting + 1) / 2, flow) - 1
+    return ExpressionEdit(join_flows(edit.flow, flow), painting)
 
 
 def polygon_mask(points: Tensor, size: int) -> Tensor:

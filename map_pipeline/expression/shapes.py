@@ -34,11 +34,16 @@ CLOSED_GAP = 0.006
 class ExpressionShapes(ModelMixin, ConfigMixin):
     """Where emotions move the landmarks of a face; see `training.expression_shapes`.
 
+    Args:
+        motion_count: K, number of free motions.
+
     Buffers:
         neutral: `[68,2]` mean neutral shape, in units of the crop's side.
         displacements: `[7,68,2]` from neutral to each emotion, in units of the side.
         estimator: `[136,136]` maps a straightened shape's deviation from `neutral` to the part of
             it that is the present expression.
+        motions: `[K,68,2]` principal components of real people's expressions, one standard
+            deviation each, in units of the side; see `expression.motion`.
     """
 
     __module__ = "map_pipeline"  # what a saved model_index.json names, wherever this file moves
@@ -46,11 +51,12 @@ class ExpressionShapes(ModelMixin, ConfigMixin):
     config_name = "config.json"
 
     @register_to_config
-    def __init__(self) -> None:
+    def __init__(self, motion_count: int = 0) -> None:
         super().__init__()
         self.register_buffer("neutral", torch.zeros(POINTS, 2))
         self.register_buffer("displacements", torch.zeros(len(EMOTIONS), POINTS, 2))
         self.register_buffer("estimator", torch.zeros(2 * POINTS, 2 * POINTS))
+        self.register_buffer("motions", torch.zeros(motion_count, POINTS, 2))
 
     def present(self, shape: Tensor) -> Tensor:
         """Estimated displacement `[68,2]` of a face's own present expression, units of the side.

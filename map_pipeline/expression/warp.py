@@ -78,24 +78,41 @@ def _sequence(landmarks: Tensor, moved: Tensor, size: int) -> Tensor:
         moved: `[68,2]` crop px, where they shall be.
     """
     centres, shifts = moved, landmarks - moved
-    coarse = 2 * size // GRID
-    axis = torch.linspace(-size / 2, 1.5 * size - 1, coarse, dtype=torch.float64)
-    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).reshape(-1, 2)
-    points = grid
+    grid = points = flow_grid(size)
     for _ in range(STEPS):
         points = points + _smooth_motion(centres, shifts / STEPS, size, points)
         centres = centres + shifts / STEPS
-    flow = (points - grid).T.reshape(1, 2, coarse, coarse).float()
-    return F.interpolate(flow, (2 * size, 2 * size), mode="bicubic", align_corners=True)
+    coarse = 2 * size // GRID
+    return enlarge((points - grid).T.reshape(1, 2, coarse, coarse).float(), size)
+
+
+def flow_grid(size: int) -> Tensor:
+    """Positions `[M,2]` (float64, crop px) at which flows are evaluated, row after row."""
+    axis = torch.linspace(-size / 2, 1.5 * size - 1, 2 * size // GRID, dtype=torch.float64)
+    return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).reshape(-1, 2)
+
+
+def enlarge(flows: Tensor, size: int) -> Tensor:
+    """Flows `[B,2,2s,2s]` from their values on `flow_grid`."""
+    return F.interpolate(flows, (2 * size, 2 * size), mode="bicubic", align_corners=True)
 
 
 def _smooth_motion(centres: Tensor, shifts: Tensor, size: int, points: Tensor) -> Tensor:
     """The motion `[M,2]` of `points` `[M,2]` that moves `centres` `[68,2]` by about `shifts`."""
+    return spread(centres, size, points, REACH) @ shifts
+
+
+def spread(centres: Tensor, size: int, points: Tensor, reach: float) -> Tensor:
+    """Shares `[M,68]` of the shifts of `centres` `[68,2]` that move `points` `[M,2]`.
+
+    Args:
+        size: s, side of the crop, px.
+        reach: of a centre's motion, as a share of the crop's side.
+    """
     rounding = torch.full((len(centres),), SMOOTHING, dtype=centres.dtype)
     rounding[LIPS] = LIP_SMOOTHING
-    kernel = _kernel(torch.cdist(centres, centres) / (REACH * size))
-    weights = torch.linalg.solve(kernel + rounding.diag(), shifts)
-    return _kernel(torch.cdist(points, centres) / (REACH * size)) @ weights
+    kernel = _kernel(torch.cdist(centres, centres) / (reach * size)) + rounding.diag()
+    return torch.linalg.solve(kernel, _kernel(torch.cdist(centres, points) / (reach * size))).T
 
 
 def least_area(flow: Tensor) -> float:
@@ -107,11 +124,11 @@ def least_area(flow: Tensor) -> float:
 
 
 def deform(image: Tensor, image_to_crop: Tensor, flow: Tensor) -> Tensor:
-    """Deform the face in `image` `[1,3,h,w]`; differentiable, what doesn't move is unchanged.
+    """Deform the faces in `image` `[B,C,h,w]`; differentiable, what doesn't move is unchanged.
 
     Args:
-        image_to_crop: `[2,3]` affine, px to px.
-        flow: `[1,2,2s,2s]` crop px, see `displacement`.
+        image_to_crop: `[2,3]` affine, px to px, the same for all.
+        flow: `[B,2,2s,2s]` crop px, see `displacement`.
     """
     height, width = image.shape[-2:]
     affine = image_to_crop.to(image.device, torch.float32)
@@ -119,19 +136,30 @@ def deform(image: Tensor, image_to_crop: Tensor, flow: Tensor) -> Tensor:
     columns = torch.arange(width, device=image.device, dtype=torch.float32)
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # [h,w,2]
     in_crop = apply_affine(affine, pixels.reshape(-1, 2))
-    shift = _sample(flow.to(image.device), in_crop).T.reshape(height, width, 2)
+    shift = _sample(flow.to(image.device), in_crop).transpose(1, 2).reshape(-1, height, width, 2)
     source = pixels + shift @ invert_affine(affine)[:, :2].T
     unit = source * pixels.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)]) - 1
     warped = F.grid_sample(
-        image.float(), unit[None], mode="bicubic", padding_mode="reflection", align_corners=True
-    )
-    still = (shift.abs().amax(-1) < UNMOVED)[None, None]
-    return torch.where(still, image.float(), warped.clamp(0, 1))
+        image.float(), unit, mode="bicubic", padding_mode="reflection", align_corners=True
+    ).clamp(0, 1)
+    if flow.requires_grad:  # what doesn't move yet must feel that it could
+        return warped
+    still = (shift.abs().amax(-1) < UNMOVED)[:, None]
+    return torch.where(still, image.float(), warped)
 
 
 def deform_crop(crop: Tensor, flow: Tensor) -> Tensor:
-    """Deform the aligned crop `[1,3,s,s]` itself."""
+    """Deform aligned crops `[B,3,s,s]` themselves."""
     return deform(crop, torch.eye(2, 3), flow)
+
+
+def join_flows(first: Tensor, second: Tensor) -> Tensor:
+    """The flow `[1,2,2s,2s]` that deforms as `first` does and the result of that as `second`."""
+    side = first.shape[-1]
+    axis = torch.arange(side, dtype=first.dtype, device=first.device) - side / 4
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))  # [2,2s,2s]
+    seen = (grid + second[0]).flatten(1).T
+    return second + _sample(first, seen).reshape(second.shape)
 
 
 @torch.no_grad()
@@ -175,7 +203,7 @@ def _kernel(distance: Tensor) -> Tensor:
 
 
 def _sample(flow: Tensor, points: Tensor) -> Tensor:
-    """`flow` at crop positions `[N,2]`, `[2,N]`; 0 beyond the flow."""
+    """Flows `[B,2,2s,2s]` at crop positions `[N,2]`, `[B,2,N]`; 0 beyond the flow."""
     side = flow.shape[-1]
-    unit = (points + side / 4) * (2 / (side - 1)) - 1
-    return F.grid_sample(flow, unit[None, None], mode="bilinear", align_corners=True)[0, :, 0]
+    unit = ((points + side / 4) * (2 / (side - 1)) - 1).expand(len(flow), 1, -1, -1)
+    return F.grid_sample(flow, unit, mode="bilinear", align_corners=True)[:, :, 0]

@@ -105,15 +105,14 @@ def multiscale_ssim(first: Tensor, second: Tensor, scales: int = VISIBILITY_SCAL
     return torch.stack(scores).mean(0)
 
 
-def visibility_loss(result: Tensor, source: Tensor, budget: float) -> Tensor:
-    """Structural change beyond the budget, `[B]`: relu(budget - similarity) / (1 - budget).
+def visibility_loss(result: Tensor, source: Tensor) -> Tensor:
+    """Structural change, `[B]` in [0,2]: 1 - `multiscale_ssim`, charged from its first bit.
 
     Args:
         result: `[B,3,H,W]` of the protected picture.
         source: `[B,3,H,W]` of the unprotected picture.
-        budget: the `multiscale_ssim` down to which change is free, in (0,1).
     """
-    return F.relu(budget - multiscale_ssim(result, source)) / (1 - budget)
+    return 1 - multiscale_ssim(result, source)
 
 
 def score_matching_loss(predicted_noise: Tensor, noise: Tensor) -> Tensor:

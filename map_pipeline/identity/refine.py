@@ -1,16 +1,17 @@
 """Fine-tuning of the score network on one face: the optimisation at the heart of MAP.
 
-    invert x to x_t0 with theta_0; then, `refine_steps` times: generate x^ from x_t0 with theta,
-    paste x^ - reconstruction(x) into the photo, measure L_A and L_E there, project their gradients
-    layer by layer against each other's EMA, add the prior terms, step theta. The best x^ is kept.
+    invert x to x_t0 with theta_0; then, `refine_steps` times: move the features by c, generate x^
+    from x_t0 with theta, paste x^ - reconstruction(x) into the photo, measure L_A and L_E there,
+    project their gradients layer by layer against each other's EMA, add the prior terms, step
+    theta and c. The best change is kept; it ends early when there is nothing left to gain.
 
-theta starts at theta_0 or, where a `MAPNetwork` is given, at what that was trained to: its x^ is
-protected before the first step, and without any step it is taken, scaled to the change allowed.
+theta starts at theta_0 and c at 0 or, where a `MAPNetwork` is given, at what that was trained to:
+its x^ is protected before the first step.
 
 Works on a copy of the network; nothing is kept between two faces.
 
 Letters in shape comments: s side of the crop, h/w of the region around the face, C/l channels and
-side of the latents, V views, D length of an embedding.
+side of the latents, V views, D length of an embedding, K motions.
 """
 
 import copy
@@ -41,16 +42,22 @@ from map_pipeline.expression.classifiers import (
     TransformersExpressionClassifier,
     to_grey,
 )
+from map_pipeline.expression.motion import FaceMotions, limit
+from map_pipeline.expression.warp import deform, deform_crop
 from map_pipeline.faces.paste import add_residual
 from map_pipeline.identity.gradients import GradientCombiner, side_gradients
-from map_pipeline.identity.losses import multiscale_ssim
-from map_pipeline.identity.objectives import Objective, RefineState, RefineTarget, needs
+from map_pipeline.identity.objectives import (
+    Objective,
+    RefineState,
+    RefineTarget,
+    active,
+    needs,
+)
 from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.identity.views import jitter_landmarks, random_view
 
-# Beyond, more of the same change no longer looks like a face.
-MAX_AMPLIFICATION = 2.0
-FACTOR_BITS = 7  # precision of the factor in `fit_to_budget`
+# Standard deviations from which the motion starts: at exactly 0 its length has no gradient.
+FIRST_MOTION = 1e-3
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,31 @@ class CropGeometry:
     Attributes:
         landmarks: `[1,5,2]` region px.
         region_to_crop: `[1,2,3]` affine.
-        mask: `[1,1,s,s]` in [0,1], feathering of the crop.
+        mask: `[1,1,s,s]` in [0,1], how much of a residual is kept where.
+        motions: what the features may do; None where they aren't known.
     """
 
     landmarks: Tensor
     region_to_crop: Tensor
     mask: Tensor
+    motions: FaceMotions | None = None
+
+
+@dataclass(frozen=True)
+class FaceChange:
+    """What protects a face.
+
+    Attributes:
+        residual: `[1,3,s,s]` in [-1,1], x^ - reconstruction(x), not yet masked.
+        motion: `[1,K]` standard deviations, see `FaceMotions`; K is 0 where nothing may move.
+    """
+
+    residual: Tensor
+    motion: Tensor
+
+    def detach(self) -> "FaceChange":
+        """The same without gradients."""
+        return FaceChange(self.residual.detach(), self.motion.detach())
 
 
 @dataclass(frozen=True)
@@ -133,13 +159,14 @@ class InvertedFace:
     condition: Tensor | None
     grey: bool
 
-    def residual(self, latents: Tensor) -> Tensor:
-        """What the network changes now, `[1,3,s,s]` in [-1,1]; gradients reach its weights."""
+    def change(self, latents: Tensor, motion: Tensor) -> FaceChange:
+        """What the network changes now, and the motion `[1,K]`; gradients reach both."""
         schedule = (self.config.start_timestep, self.config.num_generation_steps)
         with record_function("generate"), _autocast(latents.device, self.config):
             generated = generate(self.unet, self.scheduler, latents, *schedule, self.condition)
         change = unpatchify(generated, patch_size(self.unet)) - self.reconstruction  # [1,3,s,s]
-        return to_grey(change).expand_as(change) if self.grey else change
+        residual = to_grey(change).expand_as(change) if self.grey else change
+        return FaceChange(residual, limit(motion, self.config.max_motion))
 
 
 def refine(
@@ -150,37 +177,46 @@ def refine(
     config: MAPConfig,
     generator: torch.Generator,
     on_step: StepCallback | None = None,
-) -> Tensor:
-    """Optimise the network for one face.
+) -> FaceChange:
+    """Find the least visible change of one face that reaches the goals.
 
     Args:
         generator: the only source of randomness.
         on_step: called after each step.
-
-    Returns:
-        the residual x^ - reconstruction(x), `[1,3,s,s]` in [-1,1], not yet feathered.
     """
+    free = torch.full((1, motion_count(geometry, config)), FIRST_MOTION)
+    best = FaceChange(torch.zeros_like(target.source_crop), torch.zeros_like(free))
     if config.refine_steps == 0 and networks.map_network is None:
-        return torch.zeros_like(target.source_crop)  # the prior alone doesn't protect
+        return best  # the prior alone doesn't protect
+    if is_protected(objectives, networks, target, geometry, config, generator):
+        return best
     face = invert_face(networks, target, config)
+    if networks.map_network is not None and free.numel():
+        free = networks.map_network.motion(target.source_embeddings, target.target_embeddings)
+    free = nn.Parameter(free.detach().to(target.source_crop).float(), False)
     if config.refine_steps == 0:
-        return fit_to_budget(face.residual(face.latents), target, geometry)
+        return face.change(face.latents, free)
     with torch.enable_grad():
         parameters, layers = trainable_parameters(face.unet)
-        optimizer = torch.optim.Adam(
-            parameters, config.learning_rate, betas=config.adam_betas, foreach=True
-        )
+        groups = [{"params": parameters, "lr": config.learning_rate}]
+        if free.numel():  # the motion is a layer of its own
+            free.requires_grad_(True)
+            groups.append({"params": [free], "lr": config.motion_rate})
+            parameters, layers = [*parameters, free], [*layers, layers[-1] + 1]
+        optimizer = torch.optim.Adam(groups, betas=config.adam_betas, foreach=True)
         combine = GradientCombiner(config, layers)
         # Adam overshoots when a prior term kicks in, so the best step counts and not the last; the
-        # first residual of theta_0 leaves the photo unprotected.
-        best, best_loss = torch.zeros_like(target.source_crop), float("inf")
-        latents = face.latents
-        for index in range(config.refine_steps):
-            change = face.residual(latents)
+        # first change of theta_0 leaves the photo unprotected.
+        best_loss, waited, latents = float("inf"), 0, face.latents
+        for index in range(config.refine_steps + 1):
+            change = face.change(latents, free)
             values = evaluate(objectives, networks, face, target, geometry, change, generator)
             loss = picture_loss(objectives, values, config)
-            if loss < best_loss and (index > 0 or networks.map_network is not None):
-                best, best_loss = change.detach(), loss
+            waited += 1
+            if loss < best_loss:
+                best, best_loss, waited = change.detach(), loss, 0
+            if index == config.refine_steps or waited >= config.patience:
+                break
             with record_function("gradients"):
                 gradients = side_gradients(objectives, values, parameters)
                 total, conflict = combine(gradients)
@@ -189,15 +225,33 @@ def refine(
                 optimizer.step()
             if on_step is not None:
                 losses = {name: value.item() for name, value in values.items()}
-                step = RefineStep(latents, change.detach(), losses, conflict)
+                step = RefineStep(latents, change.residual.detach(), losses, conflict)
                 if (answer := on_step(index, step)) is None:
-                    return best
+                    break
                 latents = answer
+    return best
 
-        with torch.no_grad():
-            change = face.residual(latents)
-            values = evaluate(objectives, networks, face, target, geometry, change, generator)
-            return change if picture_loss(objectives, values, config) < best_loss else best
+
+def motion_count(geometry: CropGeometry, config: MAPConfig) -> int:
+    """K: how many motions may be used."""
+    if geometry.motions is None or config.motion_rate == 0:
+        return 0
+    return geometry.motions.flows.shape[1]
+
+
+def is_protected(
+    objectives: Sequence[Objective],
+    networks: Networks,
+    target: RefineTarget,
+    geometry: CropGeometry,
+    config: MAPConfig,
+    generator: torch.Generator,
+) -> bool:
+    """Whether the face reaches all goals of identity as it is, and so can stay as it is."""
+    unchanged = FaceChange(torch.zeros_like(target.source_crop), target.source_crop.new_zeros(1, 0))
+    with _autocast(target.source_crop.device, config):
+        state = _show(networks, target, geometry, unchanged, None, config, generator)
+    return all(float(o.loss(state, target)) <= 0 for o in active(objectives, "identity"))
 
 
 def invert_face(networks: Networks, target: RefineTarget, config: MAPConfig) -> InvertedFace:
@@ -237,35 +291,16 @@ def evaluate(
     face: InvertedFace,
     target: RefineTarget,
     geometry: CropGeometry,
-    change: Tensor,
+    change: FaceChange,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Objective name -> value at a change `[1,3,s,s]`, of those with a positive weight."""
-    with _autocast(change.device, face.config):
+    """Objective name -> value at a change, of those with a positive weight."""
+    with _autocast(change.residual.device, face.config):
         noise = None
         if needs(objectives, "noise"):
             noise = _predict_source_noise(face, target, generator)
         state = _show(networks, target, geometry, change, noise, face.config, generator)
     return {o.name: o.loss(state, target) for o in objectives if o.weight > 0}
-
-
-def fit_to_budget(change: Tensor, target: RefineTarget, geometry: CropGeometry) -> Tensor:
-    """Scale a change `[1,3,s,s]` to the similarity to the source that `ssim_budget` allows.
-
-    The similarity falls with the factor, so the largest one allowed is found by bisection.
-    """
-    low, high = 0.0, MAX_AMPLIFICATION
-
-    def allowed(factor: float) -> bool:
-        crop = (target.source_crop + factor * change * geometry.mask).clamp(0, 1)
-        return float(multiscale_ssim(crop, target.source_crop)) >= target.ssim_budget
-
-    if allowed(high):
-        return high * change
-    for _ in range(FACTOR_BITS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if allowed(middle) else (low, middle)
-    return low * change
 
 
 def picture_loss(
@@ -298,16 +333,19 @@ def _show(
     networks: Networks,
     target: RefineTarget,
     geometry: CropGeometry,
-    change: Tensor,
+    change: FaceChange,
     noise: tuple[Tensor, Tensor] | None,
     config: MAPConfig,
     generator: torch.Generator,
 ) -> RefineState:
-    """Paste the change and show the result to every network in random views, or as it is."""
-    crop = (target.source_crop + change * geometry.mask).clamp(0, 1)  # [1,3,s,s]
-    region = add_residual(
-        target.source_region, change, geometry.region_to_crop, geometry.mask
-    )  # [1,3,h,w]
+    """Make the change and show the result to every network in random views, or as it is."""
+    moved, region = target.source_crop, target.source_region  # [1,3,s,s], [1,3,h,w]
+    if change.motion.numel() and geometry.motions is not None:
+        flow = geometry.motions.flow(change.motion)
+        moved = deform_crop(moved, flow)
+        region = deform(region, geometry.region_to_crop[0], flow)
+    crop = (moved + change.residual * geometry.mask).clamp(0, 1)
+    region = add_residual(region, change.residual, geometry.region_to_crop, geometry.mask)
     views = [random_view(region, generator) for _ in range(config.num_eot_views)]
     points = geometry.landmarks.expand(len(views), -1, -1)  # [V,5,2]
 
@@ -321,7 +359,7 @@ def _show(
         embeddings = {name: show(net) for name, net in networks.surrogates.items()}  # [V,D]
     with record_function("classify"):
         logits = {name: show(net) for name, net in networks.classifiers.items()}  # [V,7]
-    return RefineState(crop=crop, region=region, embeddings=embeddings, logits=logits, noise=noise)
+    return RefineState(moved, crop, change.motion, embeddings, logits, noise)
 
 
 def _predict_source_noise(

@@ -118,7 +118,9 @@ class MAPTrainingConfig:
     """
 
     surrogates: tuple[str, ...] = ("dlib_resnet", "mobilefacenet", "faceres")
-    protection: MAPConfig = field(default_factory=lambda: MAPConfig(num_inversion_steps=6))
+    protection: MAPConfig = field(
+        default_factory=lambda: MAPConfig(num_inversion_steps=6, objectives="summed")
+    )
     weights: dict[str, float] = field(default_factory=dict)
     rank: int = 16
     max_faces: int = 400

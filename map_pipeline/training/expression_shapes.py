@@ -18,6 +18,7 @@ from map_pipeline.errors import MAPError
 from map_pipeline.expression.shapes import ExpressionShapes, straighten
 from map_pipeline.faces.landmarks import MIRRORED
 from map_pipeline.training.faces import FaceSet
+from map_pipeline.training.motions import People, measure_motions
 
 UNIT = 1 / 128  # side; the action units below are in px of a crop of 128 px
 # Expressions are taken to vary this many times more than they do among the labelled faces, so that
@@ -178,12 +179,14 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
-def measure_shapes(faces: FaceSet) -> ExpressionShapes:
+def measure_shapes(faces: FaceSet, people: People, motions: int) -> ExpressionShapes:
     """Mean shapes and the estimator of the present expression, from faces with known emotions.
 
     Args:
         faces: those with landmarks and a certain emotion (probability 1) count; their emotions
             should be given by hand.
+        people: the same people in several expressions, for the free motions.
+        motions: number of free motions.
 
     Raises:
         MAPError: no such face shows an emotion that has to be measured.
@@ -210,10 +213,11 @@ def measure_shapes(faces: FaceSet) -> ExpressionShapes:
         mean = shapes[emotions == index].mean(0) - neutral
         displacements[index] += RECIPES[name].measured * mean
     deviations = (shapes - neutral).flatten(1)
-    result = ExpressionShapes()
+    result = ExpressionShapes(motion_count=motions)
     result.neutral.copy_(neutral)
     result.displacements.copy_(displacements)
     result.estimator.copy_(wiener_filter(deviations, emotions, neutral_rows))
+    result.motions.copy_(measure_motions(people, neutral.float(), motions))
     return result
 
 

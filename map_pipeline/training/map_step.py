@@ -15,9 +15,13 @@ from map_pipeline.diffusion.ddim import generate, invert
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import patch_size, patchify, unpatchify
 from map_pipeline.expression.classifiers import ExpressionClassifier
+from map_pipeline.expression.motion import FaceMotions, face_motions, limit
+from map_pipeline.expression.shapes import ExpressionShapes
+from map_pipeline.expression.warp import deform, deform_crop
 from map_pipeline.faces.landmarks import five_points
-from map_pipeline.faces.paste import feather_mask
+from map_pipeline.faces.paste import feather_mask, quiet_features
 from map_pipeline.identity.objectives import (
+    Goals,
     Objective,
     RefineState,
     RefineTarget,
@@ -25,7 +29,6 @@ from map_pipeline.identity.objectives import (
 )
 from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.identity.views import jitter_landmarks, random_view
-from map_pipeline.measure import working_threshold
 from map_pipeline.training.augment import Batch, mirror
 from map_pipeline.training.config import MAPTrainingConfig
 from map_pipeline.training.faces import FaceSet
@@ -35,7 +38,8 @@ from map_pipeline.training.score_model import ScoreModel
 MARGIN = 24
 OWN_EMOTION = 0.75  # share of faces asked for the emotion they already show
 SCORED = 4  # L_SM looks at one face for so many that are protected: it costs a pass of its own
-NEAREST, ANY_COMPOSITE = 0.4, 0.4  # shares of targets; the rest are other training faces
+HIDDEN = 0.4  # share of batches without any target
+NEAREST, ANY_COMPOSITE = 0.6, 0.2  # shares of targets; the rest are other training faces
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +52,9 @@ class Prepared:
         starts: `float16 [N,C,h,w]`, inverted with the prior.
         reconstructions: `float16 [N,3,s,s]`, generated back with the prior.
         landmarks: `[N,5,2]` crop px.
-        embeddings: surrogate name -> `[N,D]`.
+        masks: `float16 [N,1,s,s]`, how much of a residual is kept where.
+        motions: `float16 [N,K,2,c,c]`, see `FaceMotions`; zeros where landmarks weren't found.
+        embeddings: surrogate or teacher name -> `[N,D]`.
     """
 
     labels: Batch
@@ -56,6 +62,8 @@ class Prepared:
     starts: Tensor
     reconstructions: Tensor
     landmarks: Tensor
+    masks: Tensor
+    motions: Tensor
     embeddings: dict[str, Tensor]
 
     def __len__(self) -> int:
@@ -73,7 +81,8 @@ def prepare(
     prior: ScoreModel,
     scheduler: DDIMScheduler,
     faces: FaceSet,
-    surrogates: Mapping[str, FaceRecogniser],
+    recognisers: Mapping[str, FaceRecogniser],
+    shapes: ExpressionShapes,
     template: Tensor,
     config: MAPTrainingConfig,
     accelerator: Accelerator,
@@ -93,7 +102,7 @@ def prepare(
         *(v.to(device) for v in (faces.emotions, landmarks68, faces.has_landmarks, faces.grey)),
     )
     starts, back = [], []
-    embeddings: dict[str, list[Tensor]] = {name: [] for name in surrogates}
+    embeddings: dict[str, list[Tensor]] = {name: [] for name in recognisers}
     for rows in torch.arange(len(faces)).split(128):
         crops = pixels[rows].to(device).float() / 255
         condition = prior.conditioner(source_condition(labels, rows.to(device)))
@@ -112,7 +121,7 @@ def prepare(
             )
         starts.append(start.half())
         back.append(unpatchify(found, patch).half())
-        for name, net in surrogates.items():
+        for name, net in recognisers.items():
             embeddings[name].append(net(*surroundings(crops, landmarks[rows])).float())
     return Prepared(
         labels,
@@ -120,8 +129,19 @@ def prepare(
         torch.cat(starts),
         torch.cat(back),
         landmarks,
+        torch.cat([quiet_features(points.cpu(), side) for points in landmarks])
+        .to(device)
+        .mul(feather_mask(side).to(device))
+        .half(),
+        free_motions(shapes, faces.has_landmarks, landmarks68 * side, side).to(device),
         {name: torch.cat(parts) for name, parts in embeddings.items()},
     )
+
+
+def free_motions(shapes: ExpressionShapes, known: Tensor, landmarks68: Tensor, side: int) -> Tensor:
+    """`float16 [N,K,2,c,c]` for landmarks `[N,68,2]` px; zeros where they aren't `known` `[N]`."""
+    found = [face_motions(shapes, points.cpu(), side).flows.half() for points in landmarks68]
+    return torch.cat(found) * known[:, None, None, None, None].half()
 
 
 class Step:
@@ -132,7 +152,7 @@ class Step:
         model: ScoreModel,
         network: MAPNetwork,
         scheduler: DDIMScheduler,
-        surrogates: Mapping[str, FaceRecogniser],
+        recognisers: Mapping[str, FaceRecogniser],
         classifiers: Mapping[str, ExpressionClassifier],
         composites: Mapping[str, Tensor],
         faces: Prepared,
@@ -140,11 +160,12 @@ class Step:
         accelerator: Accelerator,
     ) -> None:
         self._model, self._network, self._scheduler = model, network, scheduler
-        self._surrogates, self._encoders = surrogates, classifiers
+        self._recognisers, self._encoders = recognisers, classifiers
         self._composites, self._faces = composites, faces
         self._config, self._accelerator = config, accelerator
         self._patch = patch_size(model.unet)
-        self._mask = feather_mask(faces.pixels.shape[-1]).to(accelerator.device)
+        margin = config.protection.margin
+        self._goals = {name: Goals.of(net, margin) for name, net in recognisers.items()}
 
     def __call__(
         self, objectives: Sequence[Objective], generator: torch.Generator
@@ -153,15 +174,22 @@ class Step:
         faces, device = self._faces, self._accelerator.device
         rows = torch.randint(len(faces), (self._config.batch_size,), generator=generator).to(device)
         source = {name: value[rows] for name, value in faces.embeddings.items()}
-        targets = self._draw_targets(source, rows, generator)
+        hidden = torch.rand((), generator=generator) < HIDDEN
+        targets = {} if hidden else self._draw_targets(source, rows, generator)
         emotion = self._draw_emotions(rows, generator)
         crops = faces.pixels[rows].float() / 255
         condition = replace(
             source_condition(faces.labels, rows), emotion=F.one_hot(emotion, len(EMOTIONS)).float()
         )
-        change = self._change(rows, condition, targets)
-        crop = (crops + change * self._mask).clamp(0, 1)
-        region, landmarks = surroundings(crop, faces.landmarks[rows])
+        condition = self._model.conditioner(condition) + self._network.encode(source, targets)
+        change = self._change(rows, condition) * faces.masks[rows].float()
+        motion = limit(
+            self._network.motion(source, targets).float(), self._config.protection.max_motion
+        )
+        moved, region, landmarks = self._move(rows, crops, motion)
+        crop = (moved + change).clamp(0, 1)
+        margin = (region.shape[-1] - crops.shape[-1]) // 2
+        region = (region + F.pad(change, [margin] * 4)).clamp(0, 1)
         region = random_view(region, generator)
         landmarks = jitter_landmarks(landmarks, generator)
         goal = RefineTarget(
@@ -169,22 +197,32 @@ class Step:
             source_crop=crops,
             source_embeddings=source,
             target_embeddings=targets,
-            thresholds={name: working_threshold(net) for name, net in self._surrogates.items()},
+            goals=self._goals,
             emotion=emotion,
-            ssim_budget=self._config.protection.ssim_budget,
         )
         with self._accelerator.autocast():
-            embeddings = {k: net(region, landmarks).float() for k, net in self._surrogates.items()}
+            embeddings = {k: net(region, landmarks).float() for k, net in self._recognisers.items()}
             logits = {k: net(region, landmarks).float() for k, net in self._encoders.items()}
-        candidate = RefineState(crop, region, embeddings, logits, noise=None)
+        candidate = RefineState(moved, crop, motion, embeddings, logits, noise=None)
         values = {
             o.name: o.loss(candidate, goal)
             for o in objectives
-            if o.weight > 0 and o.symbol != "L_SM"
+            if o.weight > 0 and o.symbol != "L_SM" and (targets or o.name != "impersonation")
         }
         return values, success_rates(candidate, goal)
 
-    def _change(self, rows: Tensor, condition: Condition, targets: Mapping[str, Tensor]) -> Tensor:
+    def _move(self, rows: Tensor, crops: Tensor, motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Crops with their features moved, their surroundings, and landmarks in these."""
+        region, landmarks = surroundings(crops, self._faces.landmarks[rows])
+        if not motion.numel():
+            return crops, region, landmarks
+        motions = FaceMotions(self._faces.motions[rows].float(), crops.shape[-1])
+        flow = motions.flow(motion)
+        margin = (region.shape[-1] - crops.shape[-1]) // 2
+        to_crop = torch.tensor([[1.0, 0.0, -margin], [0.0, 1.0, -margin]])
+        return deform_crop(crops, flow), deform(region, to_crop, flow), landmarks
+
+    def _change(self, rows: Tensor, condition: Tensor) -> Tensor:
         protection = self._config.protection
         with self._accelerator.autocast():
             generated = generate(
@@ -193,7 +231,7 @@ class Step:
                 self._faces.starts[rows].float(),
                 protection.start_timestep,
                 protection.num_generation_steps,
-                self._model.conditioner(condition) + self._network.encode(targets),
+                condition,
             )
         found = unpatchify(generated.float(), self._patch)
         return found - self._faces.reconstructions[rows].float()
@@ -240,12 +278,15 @@ def surroundings(crops: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def success_rates(candidate: RefineState, goal: RefineTarget) -> dict[str, float]:
-    """Share of faces that impersonate and dodge, mean over the surrogates."""
-    rates: dict[Side | str, list[Tensor]] = {"impersonates": [], "dodges": []}
+    """Share of faces that dodge and, with targets, impersonate; mean over the recognisers."""
+    rates: dict[Side | str, list[Tensor]] = {"dodges": []}
+    if goal.target_embeddings:
+        rates["impersonates"] = []
     for name, embedding in candidate.embeddings.items():
-        limit = goal.thresholds[name]
-        to_target = (embedding * goal.target_embeddings[name]).sum(1)
+        threshold = 1 - goal.goals[name].unit
         to_source = (embedding * goal.source_embeddings[name]).sum(1)
-        rates["impersonates"].append((to_target >= limit).float().mean())
-        rates["dodges"].append((to_source < limit).float().mean())
+        rates["dodges"].append((to_source < threshold).float().mean())
+        if goal.target_embeddings:
+            to_target = (embedding * goal.target_embeddings[name]).sum(1)
+            rates["impersonates"].append((to_target >= threshold).float().mean())
     return {name: torch.stack(values).mean().detach() for name, values in rates.items()}

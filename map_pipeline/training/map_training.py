@@ -3,15 +3,16 @@
 The method of `map_pipeline.identity.refine`, amortised over a labelled set of faces:
 
     invert x to x_t0 with the prior; generate x^ from x_t0 with the network, conditioned on the
-    emotion and the target; L_A, L_E and the prior terms on x^; gradients projected onto each other
-    per layer with an EMA; L_SM on faces as they are keeps the network one of faces.
+    emotion, the face and the target, and let it move the features; L_A, L_E and the prior terms on
+    the result; gradients combined as there; L_SM on faces as they are keeps the network one of
+    faces. Some batches have no target: there the network learns to hide.
 """
 
 import copy
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -26,11 +27,9 @@ from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import compile_network, patch_size
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.expression.classifiers import ExpressionClassifier
-from map_pipeline.identity.gradients import GradientCombiner, objective_gradient
-from map_pipeline.identity.objectives import (
-    active,
-    default_objectives,
-)
+from map_pipeline.expression.shapes import ExpressionShapes
+from map_pipeline.identity.gradients import GradientCombiner, side_gradients
+from map_pipeline.identity.objectives import objectives_for, with_weights
 from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.training.config import MAPTrainingConfig, PriorConfig
 from map_pipeline.training.faces import FaceSet
@@ -57,10 +56,11 @@ def train_map(
     faces: FaceSet,
     out: Path,
     prior: tuple[UNet2DModel, FaceConditioner, DDIMScheduler],
-    surrogates: Mapping[str, FaceRecogniser],
+    recognisers: Mapping[str, FaceRecogniser],
     classifiers: Mapping[str, ExpressionClassifier],
     composites: Mapping[str, Tensor],
     template: Tensor,
+    shapes: ExpressionShapes,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, float]]:
     """Train until the time or the updates are used up; the same call goes on after a stop.
@@ -74,9 +74,11 @@ def train_map(
     Args:
         faces: training faces.
         prior: U-Net, conditioner and noise schedule to start from; they stay as they are.
-        surrogates: by name, those that `config` names; classifiers: expression networks by name.
-        composites: surrogate name -> `[M,D]` embeddings of the built-in targets.
+        recognisers: by name, the surrogates that `config` names and any further teachers;
+            classifiers: expression networks by name.
+        composites: recogniser name -> `[M,D]` embeddings of the built-in targets.
         template: `[5,2]`, where the faces have eyes, nose and mouth corners, in units of the side.
+        shapes: what the features may do.
 
     Returns:
         one entry a report: mean of each loss, share of conflicting layers, success rates.
@@ -85,25 +87,26 @@ def train_map(
     check_single_process(accelerator)
     device = accelerator.device
     torch.manual_seed(config.seed)
-    objectives = [
-        replace(o, weight=config.weights.get(o.name, o.weight)) for o in default_objectives()
-    ]
+    objectives = with_weights(objectives_for(config.protection), **config.weights)
     check_state(config, out)
     # 1. What stays the same: the faces, inverted and embedded.
     unet, conditioner, scheduler = prior
-    surrogates = {name: net.to(device) for name, net in surrogates.items()}
+    recognisers = {name: net.to(device) for name, net in recognisers.items()}
     classifiers = {name: net.to(device) for name, net in classifiers.items()}
     composites = {name: value.to(device).float() for name, value in composites.items()}
     model = copy.deepcopy(ScoreModel(unet, conditioner)).float().to(device).requires_grad_(False)
     if config.compile:
         compile_network(model.unet)
     faces = faces.select(random_subset(len(faces), config.max_faces, config.seed))
-    prepared = prepare(model, scheduler, faces, surrogates, template, config, accelerator)
+    prepared = prepare(model, scheduler, faces, recognisers, shapes, template, config, accelerator)
     say(f"{len(prepared)} faces prepared")
 
     # 2. What changes.
-    dims = {name: net.config.embedding_dim for name, net in surrogates.items()}
-    network = MAPNetwork.for_unet(model.unet, dims, config.rank).to(device)
+    dims = {name: recognisers[name].config.embedding_dim for name in config.surrogates}
+    motions = len(shapes.motions)
+    network = MAPNetwork.for_unet(
+        model.unet, dims, config.rank, families=families_of(recognisers), motion_count=motions
+    ).to(device)
     network.attach(model.unet)
     parameters, layers = grouped_parameters(network)
     optimizer = accelerator.prepare(Adam(parameters, config.learning_rate, betas=(0.9, 0.99)))
@@ -124,7 +127,7 @@ def train_map(
         model,
         network,
         scheduler,
-        surrogates,
+        recognisers,
         classifiers,
         composites,
         prepared,
@@ -153,11 +156,8 @@ def train_map(
                 values["score_matching"] = noise_loss(
                     model, alphas, batch, sampling, draw.generator
                 )
-        gradients = {
-            side: objective_gradient(active(objectives, side), values, parameters)
-            for side in ("identity", "expression", "prior")
-        }
-        total, conflict = combine(gradients)
+        present = [o for o in objectives if o.name in values]
+        total, conflict = combine(side_gradients(present, values, parameters))
         for parameter, gradient in zip(parameters, total, strict=True):
             parameter.grad = gradient
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -170,6 +170,11 @@ def train_map(
     if reports.pending:
         report()
     return reports.done
+
+
+def families_of(recognisers: Mapping[str, FaceRecogniser]) -> list[str]:
+    """Families of recognisers, each once: none of these can judge what they teach."""
+    return sorted({net.config.family for net in recognisers.values()})
 
 
 def generator_of(seed: int, update: int) -> torch.Generator:
@@ -208,8 +213,11 @@ class Reports:
 
     def close(self, clock: Progress) -> None:
         """Take the mean of what was noted."""
-        count = len(self.pending)
-        mean = {k: sum(float(v[k]) for v in self.pending) / count for k in self.pending[0]}
+        noted: dict[str, list[float]] = {}
+        for values in self.pending:  # not every batch has a target to impersonate
+            for name, value in values.items():
+                noted.setdefault(name, []).append(float(value))
+        mean = {name: sum(given) / len(given) for name, given in noted.items()}
         self.done.append(mean | {"update": clock.update, "minutes": clock.minutes})
         self.pending = []
 
@@ -226,7 +234,12 @@ def grouped_parameters(network: MAPNetwork) -> tuple[list[nn.Parameter], list[in
     """The parameters, and for each the index of its layer; a change's two belong to one."""
     parameters: list[nn.Parameter] = []
     layers: list[int] = []
-    modules = [*network.target_in.values(), network.target_out]
+    modules = [
+        *network.source_in.values(),
+        *network.target_in.values(),
+        network.condition_out,
+        network.motion_out,
+    ]
     groups = [*zip(network.down, network.up, strict=True), *(m.parameters() for m in modules)]
     for index, group in enumerate(groups):
         own = list(group)

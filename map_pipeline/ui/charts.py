@@ -184,10 +184,9 @@ def _used(report: RecogniserReport | ExpressionReport) -> str:
 def _recogniser_card(report: RecogniserReport) -> Card:
     limit = report.thresholds.get(str(FAR))
     before = report.target_before
-    bars = (
-        _similarity_bar("You", "to your photo", 1.0, report.source_after, limit),
-        _similarity_bar("Target", "to the target", before, report.target_after, limit),
-    )
+    bars = [_similarity_bar("You", "to your photo", 1.0, report.source_after, limit)]
+    if report.target_after is not None:
+        bars.append(_similarity_bar("Target", "to the target", before, report.target_after, limit))
     return Card(report.title, _used(report), bars, _verdicts(report))
 
 
@@ -212,14 +211,14 @@ def _similarity_bar(
 
 def _verdicts(report: RecogniserReport) -> list[tuple[str, str]]:
     """Both verdicts in words; being taken for the target is a bonus, so its lack isn't alarming."""
-    if report.no_longer_matches is None or report.impersonates is None:
+    if report.no_longer_matches is None:
         return [("map-soft", "no verdict: threshold unknown")]
     you = ("map-good", "✓ no longer matches you")
-    target = ("map-good", "✓ sees the target")
-    return [
-        you if report.no_longer_matches else ("map-bad", "✗ still matches you"),
-        target if report.impersonates else ("map-soft", "doesn't see the target"),
-    ]
+    verdicts = [you if report.no_longer_matches else ("map-bad", "✗ still matches you")]
+    if report.impersonates is not None:
+        seen = ("map-good", "✓ sees the target")
+        verdicts.append(seen if report.impersonates else ("map-soft", "doesn't see the target"))
+    return verdicts
 
 
 def _emotion_card(report: ExpressionReport, asked: str) -> Card:
@@ -242,10 +241,9 @@ def _emotion_card(report: ExpressionReport, asked: str) -> Card:
 
 def _treatment_card(result: RobustnessCheck) -> Card:
     judged = [one for one in result.recognisers if one.no_longer_matches is not None]
-    bars = (
-        _share_bar("No longer match you", [bool(one.no_longer_matches) for one in judged]),
-        _share_bar("See the target", [bool(one.impersonates) for one in judged]),
-    )
+    bars = [_share_bar("No longer match you", [bool(one.no_longer_matches) for one in judged])]
+    if any(one.impersonates is not None for one in judged):
+        bars.append(_share_bar("See the target", [bool(one.impersonates) for one in judged]))
     return Card(
         result.treatment[:1].upper() + result.treatment[1:],
         bars=bars if judged else (),
@@ -265,10 +263,9 @@ def _share_bar(label: str, said: Sequence[bool]) -> Bar:
 def _small_card(row: RecogniserReport) -> Card:
     limit = row.thresholds.get(str(FAR))
     used = "" if row.used_in_optimisation else " · not used in the editing"
-    bars = (
-        _similarity_bar("You", "to your photo", None, row.source_after, limit),
-        _similarity_bar("Target", "to the target", None, row.target_after, limit),
-    )
+    bars = [_similarity_bar("You", "to your photo", None, row.source_after, limit)]
+    if row.target_after is not None:
+        bars.append(_similarity_bar("Target", "to the target", None, row.target_after, limit))
     return Card(row.title, used, bars)
 
 

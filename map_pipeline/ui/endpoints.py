@@ -84,7 +84,7 @@ class Endpoints:
         consent: bool = DEFAULT.consent,
         faces: Sequence[int] = DEFAULT.faces,
         mode: str = DEFAULT.mode,
-        strength: float = DEFAULT.strength,
+        margin: str = DEFAULT.margin,
         steps: int = DEFAULT.steps,
         detector: str = DEFAULT.detector,
         seed: int = DEFAULT.seed,
@@ -98,11 +98,12 @@ class Endpoints:
             own_target: a picture with a face that recognisers should see, instead of `target`.
             emotion: angry, disgust, fear, happy, neutral, sad or surprise.
             expression_strength: how far the expression is changed, in [0, 1].
-            target: whom recognisers should see: "auto" or a name from `/targets`.
+            target: whom recognisers should see: "auto", a name from `/targets`, or "none" to hide
+                only.
             consent: true if the person in `own_target` has agreed; needed with `own_target`.
             faces: at most 8 numbers of faces as `/detect` lists them; empty: the clear ones.
             mode: "fast" or "strong".
-            strength: visible change that the protection may cost, in [0.05, 1].
+            margin: how sure the protection shall be: "normal" or "high".
             steps: fine-tuning steps per face; 0 is the number of the mode.
             detector: what finds the faces; "auto" is the best one at hand.
             seed: the same seed gives the same result.
@@ -112,7 +113,7 @@ class Endpoints:
             The protected photo as PNG file, the verdict, a report per face, and the seed used.
         """
         choices = Choices(
-            emotion, expression_strength, target, consent, faces, mode, strength, steps, detector,
+            emotion, expression_strength, target, consent, faces, mode, margin, steps, detector,
             seed, random_seed,
         )  # fmt: skip
         for update in self.work(photo, own_target, choices, request):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from map_pipeline.config import EMOTIONS, MODES
+from map_pipeline.config import EMOTIONS, HIDE, MODES
 from map_pipeline.ui import texts
 from map_pipeline.ui.examples import Example
 from map_pipeline.ui.settings import MAX_SEED, MAX_STEPS, Choices
@@ -44,7 +44,7 @@ class Form:
     consent: gr.Checkbox
     faces: gr.CheckboxGroup
     mode: gr.Radio
-    strength: gr.Slider
+    margin: gr.Radio
     steps: gr.Slider
     detector: gr.Dropdown
     seed: gr.Number
@@ -108,8 +108,9 @@ def form(faces: gr.CheckboxGroup, targets: Sequence[TargetCard]) -> Form:
         0, 1, DEFAULT.expression_strength, step=0.05,
         label="Intensity", info=texts.EXPRESSION_INFO,
     )  # fmt: skip
+    composites = [(texts.caption(one.name), one.name) for one in targets]
     target = gr.Radio(
-        [("Auto", "auto"), *((texts.caption(one.name), one.name) for one in targets)],
+        [("Nobody", HIDE), ("Auto", "auto"), *composites],
         value=DEFAULT.target, label="Who software should see instead", info=texts.TARGET_INFO,
         elem_id="target", elem_classes="map-tiles",
     )  # fmt: skip
@@ -121,10 +122,10 @@ def form(faces: gr.CheckboxGroup, targets: Sequence[TargetCard]) -> Form:
         )  # fmt: skip
         consent = gr.Checkbox(DEFAULT.consent, label=texts.CONSENT)
     mode = gr.Radio(texts.mode_choices(None), value=DEFAULT.mode, label="Protection")
+    margin = gr.Radio(
+        texts.MARGIN_CHOICES, value=DEFAULT.margin, label="How sure", info=texts.MARGIN_INFO
+    )
     with gr.Accordion("Advanced", open=False):
-        strength = gr.Slider(
-            0.05, 1, DEFAULT.strength, step=0.05, label="Visible change", info=texts.STRENGTH_INFO
-        )
         steps = gr.Slider(0, MAX_STEPS, DEFAULT.steps, step=1, label="Steps", info=STEPS_INFO)
         with gr.Row():
             seed = gr.Number(
@@ -138,7 +139,7 @@ def form(faces: gr.CheckboxGroup, targets: Sequence[TargetCard]) -> Form:
         )  # fmt: skip
     return Form(
         emotion=emotion, expression_strength=expression_strength, target=target, consent=consent,
-        faces=faces, mode=mode, strength=strength, steps=steps, detector=detector, seed=seed,
+        faces=faces, mode=mode, margin=margin, steps=steps, detector=detector, seed=seed,
         random_seed=random_seed, own_target=own_target,
     )  # fmt: skip
 

@@ -61,7 +61,8 @@ def details(reports: Sequence[FaceReport], seed: int) -> str:
     face = reports[0]
     seconds = sum(one.seconds for one in reports)
     return (
-        f'<p class="map-note">Target: {escape(face.target.replace("-", ", "))} · seed {seed} · '
+        f'<p class="map-note">Target: {escape(texts.caption(face.target or "nobody"))} · '
+        f"seed {seed} · "
         f"{seconds:.1f} s · structural similarity of the face {face.ssim:.2f} · "
         f"faces found by {escape(face.detector)}</p>"
     )
@@ -93,10 +94,8 @@ def _face_line(face: FaceReport, number: int, faces: int) -> str:
     else:
         used = f"{len(unseen)} of them were not used in the editing"
     prefix = f"Face {number}: " if faces > 1 else ""
-    return (
-        f"{prefix}{unmatched} of {total} recognisers no longer match you; "
-        f"{fooled} of {total} see the target; {used}."
-    )
+    seen = "" if face.target is None else f"{fooled} of {total} see the target; "
+    return f"{prefix}{unmatched} of {total} recognisers no longer match you; {seen}{used}."
 
 
 def _box(kind: str, headline: str, lines: Sequence[str]) -> str:

@@ -228,7 +228,7 @@ class ProtectionService:
             target=job.target,
             faces=job.boxes,
             mode=choices.mode,
-            max_change=choices.strength,
+            margin=choices.margin,
             expression_strength=choices.expression_strength,
             refine_steps=choices.steps or None,
             generator=torch.Generator().manual_seed(choices.seed),

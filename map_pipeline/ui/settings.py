@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from map_pipeline.config import EMOTIONS, MODES
+from map_pipeline.config import DEFAULT_MARGIN, EMOTIONS, HIDE, MARGINS, MODES
 from map_pipeline.errors import UnknownOptionError
 
 PACKAGE = Path(__file__).parents[1]
@@ -75,11 +75,11 @@ class Choices:
     Attributes:
         emotion: one of `EMOTIONS`.
         expression_strength: how far the expression is changed, in [0,1].
-        target: "auto" or the name of a built-in target.
+        target: "auto", the name of a built-in target, or "none" to hide only.
         consent: whether the person in the visitor's own target picture agreed.
         faces: numbers of the faces to protect, 1 for the largest; none: all clear ones.
         mode: "fast" or "strong".
-        strength: visible change that the protection may cost, in [0.05,1].
+        margin: how sure the protection shall be, one of `MARGINS`.
         steps: fine-tuning steps per face, up to `MAX_STEPS`; 0 is the number of the mode.
         detector: what finds the faces; "auto" is the best one at hand.
         seed: of the random views, >= 0.
@@ -92,7 +92,7 @@ class Choices:
     consent: bool = False
     faces: Sequence[int] = ()
     mode: str = "fast"  # unlike the pipeline's own default: a visitor waits for the result
-    strength: float = 0.5
+    margin: str = DEFAULT_MARGIN
     steps: int = 0
     detector: str = "auto"
     seed: int = 0
@@ -107,12 +107,12 @@ class Choices:
         """
         _check_choice("emotion", self.emotion, EMOTIONS)
         _check_number("expression_strength", self.expression_strength, 0, 1)
-        _check_choice("target", self.target, ("auto", *targets))
+        _check_choice("target", self.target, ("auto", HIDE, *targets))
         if not isinstance(self.faces, list | tuple) or not all(type(n) is int for n in self.faces):
             raise UnknownOptionError(f"`faces` must be a list of numbers, got {self.faces!r}.")
         _check_choice("mode", self.mode, tuple(MODES))
         _check_number("seed", self.seed, 0, MAX_SEED, whole=True)
-        _check_number("strength", self.strength, 0.05, 1)
+        _check_choice("margin", self.margin, tuple(MARGINS))
         _check_number("steps", self.steps, 0, MAX_STEPS, whole=True)
         _check_choice("detector", self.detector, detectors)
 

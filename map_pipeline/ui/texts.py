@@ -15,9 +15,10 @@ HOW_IT_WORKS = """### Step by step
 1. The face is detected, and its features are warped to the expression you chose. A small diffusion
    network paints what warping can't produce, such as teeth and wrinkles.
 2. The same network turns the face into noise and back. On the way back it is steered, by what it
-   learned from many faces and by some fine-tuning on this photo, so that recognition software sees
-   the target instead of you. *Strong* spends more time on this, keeps the expression in check,
-   and resolves conflicts between the two.
+   learned from many faces and by some fine-tuning on this photo, until recognition software no
+   longer sees you. It moves your features a little, too, as expressions do. Every visible change
+   counts against it, so it stops where the protection is sure enough. *Strong* spends more time on
+   this, keeps the expression in check, and resolves conflicts between the two.
 3. Only the change to the face is applied to your photo. All other pixels stay as they were.
 
 The targets are averages of several faces. None of them is a real person."""
@@ -56,12 +57,14 @@ CONSENT = "The person in this picture is me, or has agreed to this use"
 TARGET_NOTICE = """Recognition software may mistake you for the person in this picture. Only use a
 picture of someone who has agreed to that, and never use it to impersonate anyone."""
 
-TARGET_INFO = "Auto picks a face that resembles yours. Each one is an average of several faces."
+TARGET_INFO = """Nobody changes least. Auto picks a face that resembles yours. Each one is an
+average of several faces."""
 STOPPING = '<p class="map-note" role="status">Stopping …</p>'
 NOT_TESTED = '<p class="map-note">Not measured for this example.</p>'
 FACES_INFO = "If none is ticked, all clear faces are protected."
 EXPRESSION_INFO = "0 hardly changes the expression, 1 applies it fully."
-STRENGTH_INFO = "How much the photo may visibly change. Less looks better but protects less."
+MARGIN_INFO = "High also protects from software that differs more, and changes more."
+MARGIN_CHOICES = [("Normal", "normal"), ("High", "high")]
 SEED_INFO = "The same seed gives the same result."
 CHOOSE_PHOTO = "Choose a photo first."
 SAME_PHOTO = (

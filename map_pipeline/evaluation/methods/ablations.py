@@ -10,6 +10,7 @@ _WITHOUT = (
     MAP("map-no-ema", "MAP without EMA", config=MAPConfig(ema_decay=0.0)),
     MAP("map-no-smoothness", "MAP without smoothness", weights={"smoothness": 0.0}),
     MAP("map-no-score-matching", "MAP without score matching", weights={"score_matching": 0.0}),
+    MAP("map-no-motion", "MAP without motion", config=MAPConfig(motion_rate=0.0)),
     MAP("map-no-edit", "MAP without expression edit", settings={"expression_strength": 0.0}),
     MAP(
         "map-identity-only",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from map_pipeline.config import HIDE
 from map_pipeline.diffusion.unet import crop_size
 from map_pipeline.errors import MAPError
 from map_pipeline.faces.align import (
@@ -34,7 +35,7 @@ class Task:
     Attributes:
         photo: `uint8 [H,W,3]`.
         emotion: asked expression; methods that change none ignore it.
-        target: picture of the target `uint8 [H,W,3]`, the name of a composite, or "auto".
+        target: picture of the target `uint8 [H,W,3]`, the name of a composite, "auto", or "none".
         surrogates: names of the recognisers that may be used in the optimisation.
         seed: of all randomness.
     """
@@ -138,14 +139,16 @@ def find_face(pipe: MAPPipeline, photo: np.ndarray) -> FacePlace:
 
 
 @torch.no_grad()
-def find_target(pipe: MAPPipeline, task: Task, place: FacePlace) -> Target:
-    """The target of a task, as `MAPPipeline` would choose it for this face.
+def find_target(pipe: MAPPipeline, task: Task, place: FacePlace) -> Target | None:
+    """The target of a task, as `MAPPipeline` would choose it for this face; None for "none".
 
     Raises:
         NoFaceError: the target's picture shows no face.
         UnknownOptionError: there is no composite of that name.
     """
     if isinstance(task.target, str):
+        if task.target == HIDE:
+            return None
         if task.target != "auto":
             return pipe.built_in_target(task.target, {})
         source = pipe.embed(pipe.view(task.photo, place.face.landmarks))

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from map_pipeline.config import EMOTIONS, MAPConfig
+from map_pipeline.config import EMOTIONS, MARGINS
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods.base import FacePlace, Task
 from map_pipeline.evaluation.methods.gradients import Loss
 from map_pipeline.identity.objectives import (
+    Goals,
     Objective,
     RefineState,
     RefineTarget,
@@ -15,7 +16,6 @@ from map_pipeline.identity.objectives import (
     default_objectives,
 )
 from map_pipeline.identity.targets import Target
-from map_pipeline.measure import working_threshold
 from map_pipeline.pipeline import MAPPipeline
 
 
@@ -23,18 +23,22 @@ def identity_loss(
     pipe: MAPPipeline,
     task: Task,
     place: FacePlace,
-    target: Target,
+    target: Target | None,
     objectives: list[Objective] | None = None,
 ) -> Loss:
     """MAP's identity objectives as a function of the region's picture alone.
 
     Args:
-        objectives: default `guidance.default_objectives()`; only their identity side counts.
+        target: None to dodge only.
+        objectives: default `default_objectives()`; only their identity side counts. Noise is free
+            within its budget, so it gets the high margin.
 
     Raises:
         UnknownOptionError: there is no identity objective with a positive weight.
     """
     objectives = active(default_objectives() if objectives is None else objectives, "identity")
+    if target is None:
+        objectives = [one for one in objectives if one.name != "impersonation"]
     if not objectives:
         raise UnknownOptionError("`objectives` must hold an identity objective, got none.")
     surrogates = {name: pipe.recognisers[name] for name in task.surrogates}
@@ -50,16 +54,18 @@ def identity_loss(
         source_region=image,
         source_crop=image,  # the identity side looks at embeddings only
         source_embeddings=source,
-        target_embeddings={name: target.embeddings[name] for name in surrogates},
-        thresholds={name: working_threshold(net) for name, net in surrogates.items()},
+        target_embeddings=(
+            {} if target is None else {name: target.embeddings[name] for name in surrogates}
+        ),
+        goals={name: Goals.of(net, MARGINS["high"]) for name, net in surrogates.items()},
         emotion=EMOTIONS.index(task.emotion),
-        ssim_budget=MAPConfig().ssim_budget,
     )
 
     def loss(picture: Tensor) -> Tensor:
         candidate = RefineState(
+            moved=image,
             crop=picture,
-            region=picture,
+            motion=picture.new_zeros(1, 0),
             embeddings=embed(picture),
             logits={},
             noise=(picture, picture),

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from map_pipeline.config import MAPConfig
+from map_pipeline.config import DEFAULT_MODE, MODES, MAPConfig
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods.base import Task
-from map_pipeline.identity.objectives import default_objectives, with_weights
+from map_pipeline.identity.objectives import objectives_for, with_weights
 from map_pipeline.images import to_array
 from map_pipeline.pipeline import MAPPipeline
 
@@ -42,7 +42,8 @@ class MAP:
         if self.mode is not None:
             changed["mode"] = self.mode
         if self.weights:
-            changed["objectives"] = with_weights(default_objectives(), **self.weights)
+            config = self.config or MODES[self.mode or DEFAULT_MODE]
+            changed["objectives"] = with_weights(objectives_for(config), **self.weights)
         output = pipe(
             task.photo,
             emotion=task.emotion,

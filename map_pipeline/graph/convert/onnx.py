@@ -127,6 +127,16 @@ class OnnxReader:
         scale = gain / np.sqrt(variance + attributes.get("epsilon", 1e-5))
         return self.graph.affine(x, scale, bias - mean * scale)
 
+    def on_clip(self, x: str, node: onnx.NodeProto, attributes: dict[str, Any]) -> str:
+        """Limits, which are attributes in old files and inputs in newer ones."""
+        limits = {}
+        for index, name in enumerate(("min", "max"), 1):
+            limit = self.array(node, index)
+            limit = attributes.get(name) if limit is None else limit
+            if limit is not None:
+                limits[name] = float(limit)
+        return self.graph.add("clip", x, **limits)
+
     def on_concat(self, _x: str, node: onnx.NodeProto, attributes: dict[str, Any]) -> str:
         """Concatenation of channels."""
         if attributes["axis"] != 1:

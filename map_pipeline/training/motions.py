@@ -1,0 +1,97 @@
+"""The free motions of `expression.motion`: principal components of real people's expressions."""
+
+import io
+import json
+import zipfile
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from map_pipeline.errors import InvalidImageError, MAPError
+from map_pipeline.expression.shapes import straighten
+from map_pipeline.faces.detect import FaceDetector
+from map_pipeline.faces.landmarks import MIRRORED
+from map_pipeline.images import load_image, to_array
+
+# Points that stay: the outline of the head and the nose. People know a face by them.
+FIXED = (*range(17), *range(27, 36))
+# Points above and below an opening, lips outside and inside, lids; and which share of their motion
+# apart is kept. What parted lips show would have to be painted, and wide eyes look scared.
+FACING_LIPS = ((49, 59), (50, 58), (51, 57), (52, 56), (53, 55), (61, 67), (62, 66), (63, 65))
+FACING_LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))
+APART = {FACING_LIPS: 0.0, FACING_LIDS: 0.5}
+
+People = Mapping[str, Mapping[str, list[Tensor]]]
+
+
+def read_people(source: Path, detector: FaceDetector) -> People:
+    """Person -> emotion -> landmarks `[68,2]` px, of a zip with `labels.jsonl`.
+
+    Each line of it names a `file`, its `subject` and the `emotion`. Photos without a face are left
+    out.
+
+    Raises:
+        InvalidImageError: `source` isn't such a zip.
+    """
+    found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+    try:
+        with zipfile.ZipFile(source) as archive:
+            for line in archive.read("labels.jsonl").decode().splitlines():
+                label = json.loads(line)
+                subject, emotion = label["subject"], label["emotion"]
+                photo = to_array(load_image(io.BytesIO(archive.read(label["file"])).getvalue()))
+                if faces := detector.detect(photo):
+                    found[subject][emotion].append(torch.from_numpy(faces[0].landmarks68))
+    except (OSError, zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
+        raise InvalidImageError(
+            f"`people` must be a zip file with labels of subject and emotion, got {source} "
+            f"({error})."
+        ) from None
+    return found
+
+
+def measure_motions(people: People, neutral: Tensor, count: int) -> Tensor:
+    """The first motions `[count,68,2]`, one standard deviation each, in units of the crop's side.
+
+    A motion leads from a person's neutral face, or the mean of their expressions where that is
+    unknown, to the mean of one of their expressions. Both halves of the face move alike.
+
+    Args:
+        people: see `read_people`.
+        neutral: `[68,2]` mean neutral shape, in units of the crop's side.
+        count: number of motions, at most 136.
+
+    Raises:
+        MAPError: fewer expressions than motions.
+    """
+    displacements = []
+    for emotions in people.values():
+        means = {k: torch.stack([_straight(s, neutral) for s in v]).mean(0)
+                 for k, v in emotions.items()}  # fmt: skip
+        start = means.get("neutral", torch.stack(list(means.values())).mean(0))
+        displacements += [shape - start for k, shape in means.items() if k != "neutral"]
+    if len(displacements) < count:
+        raise MAPError(
+            f"`people` must show at least {count} expressions, got {len(displacements)}."
+        )
+    moved = torch.stack(displacements).double()
+    mirror = moved[:, torch.as_tensor(MIRRORED)] * moved.new_tensor([-1, 1])
+    moved = (moved + mirror) / 2
+    moved[:, list(FIXED)] = 0
+    for pairs, share in APART.items():
+        upper, lower = (list(points) for points in zip(*pairs, strict=True))
+        middle, half = (
+            (moved[:, upper] + moved[:, lower]) / 2,
+            (moved[:, upper] - moved[:, lower]) / 2,
+        )
+        moved[:, upper], moved[:, lower] = middle + share * half, middle - share * half
+    _, lengths, directions = torch.linalg.svd(moved.flatten(1), full_matrices=False)
+    deviations = lengths / len(moved) ** 0.5
+    return (directions * deviations[:, None])[:count].view(count, 68, 2).float()
+
+
+def _straight(landmarks68: Tensor, neutral: Tensor) -> Tensor:
+    return straighten(landmarks68[None].float(), neutral)[0][0]
