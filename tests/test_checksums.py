@@ -89,7 +89,7 @@ def test_new_weights_load_once_the_list_is_written_again(checkpoint: Path) -> No
     for parameter in save.unet.parameters():
         parameter.add_(1)
     save.save_pretrained(checkpoint)
-    with pytest.raises(CheckpointError, match=r"python -m map_pipeline\.integrity"):
+    with pytest.raises(CheckpointError, match=r"python -m map_pipeline\.checksums"):
         MAPPipeline.from_pretrained(checkpoint)
     write_list(checkpoint)
     MAPPipeline.from_pretrained(checkpoint)

@@ -3,15 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_recogniser
 
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.faces.detect import Face
 from map_pipeline.measure import (
-    TYPICAL_THRESHOLD,
     image_quality,
     redetect_landmarks,
-    working_threshold,
 )
 
 PHOTO = np.zeros((200, 200, 3), np.uint8)
@@ -44,13 +41,6 @@ def test_nearest_face_is_the_same_one() -> None:
 def test_a_face_that_is_not_found_again_keeps_its_landmarks(shifts: tuple[float, ...]) -> None:
     found = redetect_landmarks(Detector(*shifts), PHOTO, face())
     np.testing.assert_array_equal(found, face().landmarks)
-
-
-def test_working_threshold_of_a_recogniser_without_one() -> None:
-    net = tiny_recogniser("arcface")
-    assert working_threshold(net) == 0.6
-    net.register_to_config(thresholds={})
-    assert working_threshold(net) == TYPICAL_THRESHOLD
 
 
 def test_quality_of_an_unchanged_and_a_changed_picture() -> None:

@@ -35,7 +35,7 @@ from map_pipeline.evaluation.leave_one_out import leave_one_out, surrogates_with
 from map_pipeline.expression.warp import REACH
 from map_pipeline.faces.align import Alignment, apply_affine
 from map_pipeline.identity.objectives import RefineTarget
-from map_pipeline.identity.refine import CropGeometry, Networks
+from map_pipeline.identity.refine import CropGeometry, FaceChange, Networks
 from map_pipeline.images import load_image, to_array
 
 FACE_BOX = (177, 62, 270, 180)  # of the astronaut, px
@@ -93,7 +93,9 @@ def center(box: tuple[float, ...]) -> np.ndarray:
 def test_only_the_face_changes(
     protect: Callable, tiny_pipeline: MAPPipeline, photo: np.ndarray
 ) -> None:
-    output = protect(photo)
+    # What tiny networks find isn't worth its price, so it's free here.
+    free = [one for one in default_objectives() if one.side == "identity"]
+    output = protect(photo, objectives=free)
     assert isinstance(output, MAPPipelineOutput)
     [result], [[report]] = output.images, output.reports
     assert result.shape == photo.shape
@@ -107,8 +109,8 @@ def test_only_the_face_changes(
     assert report.target == "first"
     assert report.emotion == "happy"
     assert report.detector == tiny_pipeline.face_detector.name
-    assert -1 <= report.ssim < 1
-    assert 0 < report.psnr < 100
+    assert -1 <= report.ssim <= 1
+    assert report.psnr > 0
 
 
 @pytest.mark.slow
@@ -319,9 +321,9 @@ def edit(
 
     def no_change(
         _networks: Networks, target: RefineTarget, geometry: CropGeometry, *_settings: Any
-    ) -> torch.Tensor:
+    ) -> FaceChange:
         seen.append(apply_affine(geometry.region_to_crop, geometry.landmarks)[0])
-        return torch.zeros_like(target.source_crop)
+        return FaceChange(torch.zeros_like(target.source_crop), torch.zeros(1, 0))
 
     monkeypatch.setattr("map_pipeline.stages.refine", no_change)
 
@@ -506,10 +508,10 @@ def test_unknown_options(protect: Callable, photo: np.ndarray, settings: dict, m
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"max_change": 0}, r"`max_change` must be in \(0, 1\], got 0"),
-        ({"max_change": 1.01}, "`max_change`"),
-        ({"max_change": -1}, "`max_change`"),
-        ({"max_change": math.nan}, "`max_change`"),
+        ({"margin": -1}, r"`margin` must be >= 0, got -1"),
+        ({"margin": math.inf}, "`margin`"),
+        ({"margin": math.nan}, "`margin`"),
+        ({"margin": "huge"}, "`margin` must be normal, high or a number"),
         ({"refine_steps": -1}, "`refine_steps` must be >= 0, got -1"),
         ({"num_inversion_steps": 1}, "`num_inversion_steps` must be >= 2"),
         ({"num_generation_steps": 0}, "`num_generation_steps` must be >= 1"),
@@ -536,7 +538,10 @@ def test_numbers_out_of_range(
         {"ema_decay": 1.0},
         {"num_eot_views": -1},
         {"guidance_scale": -1.0},
-        {"max_change": 1.1},
+        {"margin": -0.5},
+        {"motion_rate": -1.0},
+        {"max_motion": 0.0},
+        {"patience": 0},
         {"objectives": "both"},
         {"autocast": "fp8"},
     ],
@@ -550,9 +555,23 @@ def test_config_names_the_field_and_the_value(settings: dict) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("max_change", [0.01, 1.0])
-def test_limits_of_max_change_run(protect: Callable, photo: np.ndarray, max_change: float) -> None:
-    assert protect(photo, max_change=max_change).images[0].shape == photo.shape
+@pytest.mark.parametrize("margin", [0, 10.0, "high"])
+def test_any_margin_runs(protect: Callable, photo: np.ndarray, margin: float | str) -> None:
+    assert protect(photo, margin=margin).images[0].shape == photo.shape
+
+
+@pytest.mark.parametrize("target", [None, "none"])
+def test_without_a_target_the_person_is_only_hidden(
+    protect: Callable, photo: np.ndarray, target: str | None
+) -> None:
+    [report] = protect(photo, target=target).reports[0]
+    assert report.target is None
+    for one in report.recognisers:
+        assert one.impersonates is None
+        assert one.target_after is None
+        assert one.no_longer_matches is not None
+    assert "target none" in report.to_table()
+    json.dumps(report.to_dict(), allow_nan=False)
 
 
 def test_bad_photos(protect: Callable, photo: np.ndarray, tmp_path: Path) -> None:

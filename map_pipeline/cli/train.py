@@ -105,6 +105,7 @@ def run_map(options: Map) -> int:
     """Train the MAP network."""
     import torch
 
+    from map_pipeline.expression.shapes import ExpressionShapes
     from map_pipeline.identity.objectives import default_objectives, with_weights
     from map_pipeline.training.faces import load_faces
     from map_pipeline.training.map_training import train_map
@@ -115,8 +116,8 @@ def run_map(options: Map) -> int:
     with_weights(default_objectives(), **config.weights)  # an unknown name is an error now
     pipe = load_checkpoint(options.checkpoint)
     pipe.check_inputs("happy", config.surrogates, "pil")
-    if pipe.targets is None or pipe.expression_shapes is None:
-        raise CheckpointError("`checkpoint` must hold targets and expression_shapes.")
+    if pipe.targets is None:
+        raise CheckpointError("`checkpoint` must hold targets, got none.")
     recognisers = {name: pipe.recognisers[name] for name in config.surrogates}
     recognisers |= {path.stem: load_teacher(path) for path in options.teacher}
     template = torch.tensor(pipe.config.alignment_template)
@@ -143,7 +144,7 @@ def run_map(options: Map) -> int:
         pipe.expression_classifiers,
         targets,
         template,
-        pipe.expression_shapes,
+        pipe.expression_shapes or ExpressionShapes(),
         _say,
     )
     if reports:

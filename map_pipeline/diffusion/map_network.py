@@ -58,12 +58,10 @@ class MAPNetwork(ModelMixin, ConfigMixin):
             nn.ModuleDict({k: nn.Linear(n, hidden, bias=False) for k, n in target_dims.items()})
             for _ in range(2)
         )
-        self.condition_out, self.motion_out = (
-            mlp(hidden, hidden, width),
-            mlp(hidden, hidden, motion_count),
-        )
-        for last in (self.condition_out[-1], self.motion_out[-1]):
-            for parameter in last.parameters():
+        self.condition_out = mlp(hidden, hidden, width)
+        self.motion_out = mlp(hidden, hidden, motion_count) if motion_count else None
+        for head in (self.condition_out, self.motion_out):
+            for parameter in head[-1].parameters() if head else ():
                 nn.init.zeros_(parameter)
 
     @classmethod
@@ -101,7 +99,8 @@ class MAPNetwork(ModelMixin, ConfigMixin):
 
     def motion(self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
         """`[B,K]` standard deviations; arguments as for `encode`."""
-        return self.motion_out(self._describe(sources, targets))
+        described = self._describe(sources, targets)
+        return described[:, :0] if self.motion_out is None else self.motion_out(described)
 
     def _describe(self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
         """`[B,hidden]`."""

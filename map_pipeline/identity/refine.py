@@ -248,10 +248,13 @@ def is_protected(
     generator: torch.Generator,
 ) -> bool:
     """Whether the face reaches all goals of identity as it is, and so can stay as it is."""
+    goals = active(objectives, "identity")
+    if not goals:
+        return False
     unchanged = FaceChange(torch.zeros_like(target.source_crop), target.source_crop.new_zeros(1, 0))
     with _autocast(target.source_crop.device, config):
         state = _show(networks, target, geometry, unchanged, None, config, generator)
-    return all(float(o.loss(state, target)) <= 0 for o in active(objectives, "identity"))
+    return all(float(o.loss(state, target)) <= 0 for o in goals)
 
 
 def invert_face(networks: Networks, target: RefineTarget, config: MAPConfig) -> InvertedFace:

@@ -17,7 +17,7 @@ from map_pipeline.diffusion.unet import patch_size, patchify, unpatchify
 from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.expression.motion import FaceMotions, face_motions, limit
 from map_pipeline.expression.shapes import ExpressionShapes
-from map_pipeline.expression.warp import deform, deform_crop
+from map_pipeline.expression.warp import GRID, deform, deform_crop
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.faces.paste import feather_mask, quiet_features
 from map_pipeline.identity.objectives import (
@@ -140,8 +140,11 @@ def prepare(
 
 def free_motions(shapes: ExpressionShapes, known: Tensor, landmarks68: Tensor, side: int) -> Tensor:
     """`float16 [N,K,2,c,c]` for landmarks `[N,68,2]` px; zeros where they aren't `known` `[N]`."""
-    found = [face_motions(shapes, points.cpu(), side).flows.half() for points in landmarks68]
-    return torch.cat(found) * known[:, None, None, None, None].half()
+    coarse = 2 * side // GRID
+    found = torch.zeros(len(known), len(shapes.motions), 2, coarse, coarse, dtype=torch.float16)
+    for row in known.nonzero()[:, 0].tolist():
+        found[row] = face_motions(shapes, landmarks68[row].cpu(), side).flows[0].half()
+    return found
 
 
 class Step:

@@ -238,7 +238,7 @@ def grouped_parameters(network: MAPNetwork) -> tuple[list[nn.Parameter], list[in
         *network.source_in.values(),
         *network.target_in.values(),
         network.condition_out,
-        network.motion_out,
+        *([network.motion_out] if network.motion_out else []),
     ]
     groups = [*zip(network.down, network.up, strict=True), *(m.parameters() for m in modules)]
     for index, group in enumerate(groups):

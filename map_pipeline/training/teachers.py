@@ -1,7 +1,7 @@
 """Further recognisers as teachers: those that can't be shipped still shape a network that can.
 
 A teacher is an ONNX file and a JSON of how it takes faces. `FILE.onnx` is described by `FILE.json`
-beside it, or by the one of this name in `teachers/`:
+beside it, or by the one of this name in `teacher_descriptions/`:
 
     {"title": "...", "family": "...", "embedding_dim": 128, "channel_order": "rgb",
      "mean": 127.5, "std": 128, "trimmed_columns": 0, "thresholds": {"0.01": 0.27, "0.001": 0.36}}
@@ -18,7 +18,7 @@ from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.graph.executor import Node
 from map_pipeline.identity.recognisers import FaceRecogniser
 
-DESCRIPTIONS = Path(__file__).parent / "teachers"
+DESCRIPTIONS = Path(__file__).parent / "teacher_descriptions"
 INPUT_SIZE = 112
 
 

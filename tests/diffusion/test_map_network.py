@@ -25,7 +25,7 @@ DIMS = {"one": 16, "two": 12}
 
 def trained(unet: torch.nn.Module) -> MAPNetwork:
     """A network with random weights everywhere, as after some training."""
-    network = MAPNetwork.for_unet(unet, DIMS, rank=2, hidden=8)
+    network = MAPNetwork.for_unet(unet, DIMS, rank=2, hidden=8, motion_count=3)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network.requires_grad_(False)
@@ -46,8 +46,10 @@ def noise_of(unet: torch.nn.Module) -> Tensor:
 def test_a_new_network_changes_and_tells_nothing() -> None:
     unet = tiny_unet()
     before = noise_of(unet)
-    network = MAPNetwork.for_unet(unet, DIMS)
-    assert not network.encode(targets()).any()
+    network = MAPNetwork.for_unet(unet, DIMS, motion_count=3)
+    assert not network.encode(targets(), targets()).any()
+    assert not network.motion(targets(), targets()).any()
+    assert MAPNetwork.for_unet(unet, DIMS).motion(targets(), {}).shape == (3, 0)
     network.merge_into(unet)
     assert torch.equal(noise_of(unet), before)
 
@@ -77,15 +79,19 @@ def test_attached_it_computes_as_merged_and_alone_learns() -> None:
     assert all(p.grad is None for p in attached.parameters() if id(p) not in own)
 
 
-def test_it_tells_targets_apart_and_ignores_other_recognisers() -> None:
+@pytest.mark.parametrize("part", ["encode", "motion"])
+def test_it_tells_faces_and_targets_apart_and_ignores_other_recognisers(part: str) -> None:
     unet = tiny_unet()
-    network, known = trained(unet), targets()
-    told = network.encode(known)
-    assert told.shape == (3, embedding_width(unet))
+    network, known, source = trained(unet), targets(), targets(1)
+    sources = {name: value.expand(3, -1) for name, value in source.items()}
+    tell = getattr(network, part)
+    told = tell(sources, known)
+    assert told.shape == (3, embedding_width(unet) if part == "encode" else 3)
     assert (told[0] - told[1]).abs().max() > 1e-3
-    assert torch.equal(network.encode({**known, "three": torch.randn(3, 5)}), told)
+    assert torch.equal(tell(sources, {**known, "three": torch.randn(3, 5)}), told)
+    assert (tell(known, {}) - tell(sources, {})).abs().max() > 1e-3  # nobody as target
     with pytest.raises(KeyError, match="two"):
-        network.encode({"one": known["one"]})
+        tell(sources, {"one": known["one"]})
 
 
 def test_a_network_of_another_prior_is_refused() -> None:
@@ -101,7 +107,8 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     again = MAPNetwork.from_pretrained(tmp_path)
     assert again.surrogates == ["one", "two"]
     known = targets()
-    assert torch.equal(again.encode(known), network.encode(known))
+    assert torch.equal(again.encode(known, known), network.encode(known, known))
+    assert torch.equal(again.motion(known, known), network.motion(known, known))
     assert again.config.layers == network.config.layers
 
 

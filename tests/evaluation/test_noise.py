@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from map_pipeline import FaceRecogniser, MAPPipeline, default_objectives
+from map_pipeline.config import MARGINS
 from map_pipeline.errors import NotFiniteError
 from map_pipeline.evaluation.methods import create, gradients, noise
 from map_pipeline.evaluation.methods.base import FacePlace, Task, find_face
@@ -24,9 +25,8 @@ from map_pipeline.evaluation.methods.gradients import (
 from map_pipeline.evaluation.methods.identity import identity_loss
 from map_pipeline.evaluation.methods.noise import MIFGSM, PGD, TIDIM, TIPIM, Noise, add_noise
 from map_pipeline.faces.align import FaceRegion
-from map_pipeline.identity.objectives import DODGING_MARGIN
+from map_pipeline.identity.objectives import Goals
 from map_pipeline.images import load_image, to_array
-from map_pipeline.measure import TYPICAL_THRESHOLD
 from map_pipeline.pipeline import Target
 
 ATTACKS = (PGD, MIFGSM, TIDIM, TIPIM)
@@ -225,22 +225,22 @@ def scene(tiny_pipeline: MAPPipeline) -> SimpleNamespace:
 
 
 def test_identity_loss_by_hand(scene: SimpleNamespace) -> None:
-    """MAP's impersonation and half its dodging, in units of 1 - threshold."""
+    """MAP's impersonation and dodging, in units of 1 - threshold."""
     loss = identity_loss(scene.pipe, scene.task, scene.place, scene.target)
     picture = torch.rand_like(scene.photo)
     expected = 0.0
     weights = {o.name: o.weight for o in default_objectives()}
-    for name, threshold in (("one", 0.6), ("two", TYPICAL_THRESHOLD)):
+    for name in ("one", "two"):
+        goals = Goals.of(scene.pipe.recognisers[name], MARGINS["high"])
         recogniser = scene.pipe.recognisers[name]
         now, before = (
             recogniser(one, torch.tensor(TINY_TEMPLATE)[None])[0].double().numpy()
             for one in (picture, scene.photo)
         )
         target = scene.target.embeddings[name][0].double().numpy()
-        unit = 1 - threshold
-        excess = max(now @ before - (threshold - DODGING_MARGIN * unit), 0)
-        per_recogniser = weights["impersonation"] * (1 - now @ target) + weights["dodging"] * excess
-        expected += per_recogniser / unit / 2
+        excess, shortfall = max(now @ before - goals.source, 0), max(goals.target - now @ target, 0)
+        total = weights["impersonation"] * shortfall + weights["dodging"] * excess
+        expected += total / goals.unit / 2
     assert float(loss(picture)) == pytest.approx(expected, rel=1e-4)
 
 

@@ -15,13 +15,13 @@ def test_skipped_photos_are_left_out_before_counting() -> None:
 
 def test_only_strengths_that_were_given_reach_the_methods() -> None:
     assert Settings().method_options == {"eps": 8.0}
-    given = Settings(max_change=0.3, expression_strength=0.0).method_options
-    assert given["settings"] == {"max_change": 0.3, "expression_strength": 0.0}
+    given = Settings(margin="high", expression_strength=0.0).method_options
+    assert given["settings"] == {"margin": "high", "expression_strength": 0.0}
     assert create("map", **given).settings == given["settings"]
     assert create("pgd", **given).eps == 8.0  # settings of MAP don't concern noise
 
 
 @pytest.mark.parametrize("name", ["map-no-edit", "map-identity-only"])
 def test_what_makes_an_ablation_wins_over_the_settings(name: str) -> None:
-    given = Settings(expression_strength=1.0, max_change=0.3).method_options
-    assert create(name, **given).settings == {"max_change": 0.3, "expression_strength": 0.0}
+    given = Settings(expression_strength=1.0, margin="high").method_options
+    assert create(name, **given).settings == {"margin": "high", "expression_strength": 0.0}

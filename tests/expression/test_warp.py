@@ -51,7 +51,7 @@ def test_flow_brings_landmarks_where_asked() -> None:
     flow, reached = displacement(before, after, SIZE)
     torch.testing.assert_close(reached, after)
     assert flow.shape == (1, 2, 2 * SIZE, 2 * SIZE)
-    found = after + warp._sample(flow, after).T
+    found = after + warp._sample(flow, after)[0].T
     assert (found - before).norm(dim=1).max() < 1.5
     assert (found - before).norm(dim=1).mean() < 0.3
 
@@ -127,9 +127,29 @@ def test_photo_keeps_its_bits_where_nothing_moves() -> None:
     rows, columns = np.nonzero((result != photo).any(-1))
     places = torch.tensor(np.stack([columns, rows], 1)).float()
     inside = apply_affine(alignment.image_to_crop, places)
-    shift = warp._sample(flow, inside).abs().amax(0)
+    shift = warp._sample(flow, inside)[0].abs().amax(0)
     assert shift.min() >= warp.UNMOVED * 0.99
     np.testing.assert_array_equal(deform_photo(photo, alignment, flow * 0), photo)
+
+
+def test_two_flows_in_one() -> None:
+    """What is deformed twice is deformed by the joined flow at once."""
+    first = displacement(landmarks(), raised(4.0), SIZE)[0]
+    second = displacement(landmarks(), landmarks() + torch.tensor([1.5, -1.0]), SIZE)[0]
+    x, y = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="xy")
+    crop = ((x / 9).sin() * (y / 7).cos() / 4 + 0.5).expand(1, 3, -1, -1)
+    twice = warp.deform_crop(warp.deform_crop(crop, first), second)
+    once = warp.deform_crop(crop, warp.join_flows(first, second))
+    inner = (slice(None), slice(None), slice(8, -8), slice(8, -8))
+    assert (once - twice)[inner].abs().max() < 0.01 < (once - crop)[inner].abs().max()
+
+
+def test_faces_of_a_batch_are_deformed_each_by_its_flow() -> None:
+    flows = [displacement(landmarks(), raised(px), SIZE)[0] for px in (0.0, 3.0, 6.0)]
+    crops = torch.rand(3, 3, SIZE, SIZE)
+    together = warp.deform_crop(crops, torch.cat(flows))
+    for crop, flow, found in zip(crops, flows, together, strict=True):
+        torch.testing.assert_close(found[None], warp.deform_crop(crop[None], flow))
 
 
 def test_strips_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:

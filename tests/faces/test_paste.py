@@ -15,7 +15,14 @@ from map_pipeline.faces.align import (
     invert_affine,
     warp_affine,
 )
-from map_pipeline.faces.paste import add_residual, feather_mask, paste_residual
+from map_pipeline.faces.paste import (
+    ON_EYES,
+    ON_NOSE,
+    add_residual,
+    feather_mask,
+    paste_residual,
+    quiet_features,
+)
 
 SIZE = 128
 TEMPLATE = arcface_template(SIZE, raise_by=0.06)
@@ -196,3 +203,18 @@ def test_fifty_megapixels() -> None:
     pasted = paste_residual(photo, residual, alignment, feather_mask(SIZE))
     assert tuple(pasted[3000, 4000]) == (126, 126, 126)  # 100 + 25.5, rounded to even
     assert np.array_equal(pasted[:, :1000], photo[:, :1000])
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_nose_and_eyes_keep_little_of_a_residual(turn: bool) -> None:
+    points = ARCFACE_TEMPLATE_112.clone()
+    if turn:
+        points = torch.stack([111 - points[:, 1], points[:, 0]], 1)
+    kept = quiet_features(points, 112)
+    assert kept.shape == (1, 1, 112, 112)
+    at = lambda point: float(kept[0, 0, round(float(point[1])), round(float(point[0]))])  # noqa: E731
+    left, right, tip = points[:3]
+    assert at(tip) == at((tip + (left + right) / 2) / 2) == pytest.approx(ON_NOSE)
+    assert at(left) == at(right) == pytest.approx(ON_EYES)
+    for corner in points[3:]:
+        assert at(corner) == 1

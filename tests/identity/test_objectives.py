@@ -3,11 +3,15 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import tiny_recogniser
 
 from map_pipeline.config import MODES
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.identity.objectives import (
     EXPRESSION_CE_FLOOR,
+    TYPICAL_STEP,
+    TYPICAL_THRESHOLD,
+    Goals,
     Objective,
     RefineState,
     RefineTarget,
@@ -30,9 +34,8 @@ def goal() -> RefineTarget:
         source_crop=crop,
         source_embeddings={name: F.normalize(torch.randn(1, 8)) for name in THRESHOLDS},
         target_embeddings={name: F.normalize(torch.randn(1, 8)) for name in THRESHOLDS},
-        thresholds=THRESHOLDS,
+        goals={k: Goals(t - 0.1, t + 0.05, 1 - t) for k, t in THRESHOLDS.items()},
         emotion=3,
-        ssim_budget=0.9,
     )
 
 
@@ -41,8 +44,9 @@ def unchanged(goal: RefineTarget) -> RefineState:
     """The face as it is, with a perfect score network and an even guess at the emotion."""
     noise = torch.randn(1, 12, 8, 8)
     return RefineState(
+        moved=goal.source_crop,
         crop=goal.source_crop,
-        region=goal.source_region,
+        motion=torch.zeros(1, 4),
         embeddings={name: e.expand(2, -1) for name, e in goal.source_embeddings.items()},
         logits={"encoder": torch.zeros(2, 7)},
         noise=(noise, noise),
@@ -77,7 +81,7 @@ def test_every_objective_is_a_finite_scalar(
 def test_an_unchanged_face_costs_identity_and_nothing_else(
     unchanged: RefineState, goal: RefineTarget
 ) -> None:
-    for name in ("smoothness", "chroma", "luma", "visibility", "score_matching"):
+    for name in ("smoothness", "chroma", "luma", "visibility", "motion", "score_matching"):
         assert value(name, unchanged, goal) == pytest.approx(0, abs=1e-5)
     assert value("dodging", unchanged, goal) > 0
     assert value("impersonation", unchanged, goal) > 0
@@ -97,31 +101,42 @@ def test_a_reached_goal_costs_nothing(unchanged: RefineState, goal: RefineTarget
     assert value("expression", smiling, goal) == pytest.approx(0, abs=1e-6)
 
 
-def test_dodging_still_pushes_at_the_threshold(unchanged: RefineState, goal: RefineTarget) -> None:
-    """Just below the threshold is not enough: other recognisers draw the line elsewhere."""
-
-    def at(cosine: float, name: str) -> torch.Tensor:
-        source = goal.source_embeddings[name][0]
-        other = F.normalize(torch.randn(8), dim=0)
-        other = F.normalize(other - (other @ source) * source, dim=0)
-        return (cosine * source + (1 - cosine**2) ** 0.5 * other).expand(2, -1)
-
-    embeddings = {name: at(threshold - 0.01, name) for name, threshold in THRESHOLDS.items()}
-    below = dataclasses.replace(unchanged, embeddings=embeddings)
-    assert value("dodging", below, goal) > 0
+def at(cosine: float, embedding: torch.Tensor) -> torch.Tensor:
+    """Two embeddings `[2,8]` of this similarity to `[1,8]`."""
+    other = torch.randn(8)
+    other = F.normalize(other - (other @ embedding[0]) * embedding[0], dim=0)
+    return (cosine * embedding[0] + (1 - cosine**2) ** 0.5 * other).expand(2, -1)
 
 
-def test_identity_losses_are_the_same_in_every_recognisers_unit(
-    unchanged: RefineState, goal: RefineTarget
-) -> None:
-    """At the threshold the way left to the target is one unit, whatever the threshold is."""
-    for name, threshold in THRESHOLDS.items():
-        target = goal.target_embeddings[name][0]
-        other = F.normalize(torch.randn(8), dim=0)
-        other = F.normalize(other - (other @ target) * target, dim=0)
-        embedding = threshold * target + (1 - threshold**2) ** 0.5 * other
-        alone = dataclasses.replace(unchanged, embeddings={name: embedding.expand(2, -1)})
-        assert value("impersonation", alone, goal) == pytest.approx(1, abs=1e-4)
+@pytest.mark.parametrize("name", list(THRESHOLDS))
+def test_losses_end_at_their_goals(name: str, unchanged: RefineState, goal: RefineTarget) -> None:
+    """Beyond the threshold, for other recognisers draw the line elsewhere; and no further."""
+    goals = goal.goals[name]
+    for loss, embedding, wanted, sign in (
+        ("dodging", goal.source_embeddings[name], goals.source, 1),
+        ("impersonation", goal.target_embeddings[name], goals.target, -1),
+    ):
+        for excess in (-0.03, 0.03):
+            seen = {name: at(wanted + sign * excess, embedding)}
+            got = value(loss, dataclasses.replace(unchanged, embeddings=seen), goal)
+            assert got == pytest.approx(max(excess, 0) / goals.unit, abs=1e-4)
+
+
+def test_goals_lie_beyond_the_threshold() -> None:
+    net = tiny_recogniser("one")
+    net.register_to_config(thresholds={"0.01": 0.5, "0.001": 0.6})
+    assert Goals.of(net, 0) == Goals(0.5, 0.5, 0.5)
+    assert dataclasses.astuple(Goals.of(net, 2)) == pytest.approx((0.3, 0.7, 0.5))
+    net.register_to_config(thresholds={})
+    assert Goals.of(net, 1).source == TYPICAL_THRESHOLD - TYPICAL_STEP
+
+
+def test_without_a_target_nothing_is_impersonated() -> None:
+    for mode in MODES.values():
+        weights = {o.name: o.weight for o in objectives_for(mode, hide=True)}
+        assert weights.pop("impersonation") == 0
+        rest = {o.name: o.weight for o in objectives_for(mode)}
+        assert weights == {name: rest[name] for name in weights}
 
 
 def test_changes_are_seen_by_the_prior_terms(unchanged: RefineState, goal: RefineTarget) -> None:
@@ -129,6 +144,16 @@ def test_changes_are_seen_by_the_prior_terms(unchanged: RefineState, goal: Refin
     changed = dataclasses.replace(unchanged, crop=noisy)
     for name in ("smoothness", "chroma", "luma", "visibility"):
         assert value(name, changed, goal) > 0.01
+    moved = dataclasses.replace(unchanged, motion=torch.tensor([[1.0, 2.0, 0.0, 0.0]]))
+    assert value("motion", moved, goal) == 5
+
+
+def test_a_moved_face_is_compared_with_itself(unchanged: RefineState, goal: RefineTarget) -> None:
+    """A motion isn't charged as if every pixel had been painted anew."""
+    elsewhere = torch.rand(1, 3, 32, 32)
+    moved = dataclasses.replace(unchanged, moved=elsewhere, crop=elsewhere)
+    for name in ("smoothness", "chroma", "luma", "visibility"):
+        assert value(name, moved, goal) == pytest.approx(0, abs=1e-5)
 
 
 def test_with_weights_copies() -> None:

@@ -20,6 +20,8 @@ from map_pipeline.diffusion.unet import (
     unpatchify,
 )
 from map_pipeline.errors import NotFiniteError, UnknownOptionError
+from map_pipeline.expression.motion import face_motions
+from map_pipeline.expression.shapes import ExpressionShapes
 from map_pipeline.faces.align import (
     ARCFACE_TEMPLATE_112,
     invert_affine,
@@ -34,15 +36,12 @@ from map_pipeline.identity.gradients import (
     dot_per_layer,
     side_gradients,
 )
-from map_pipeline.identity.losses import multiscale_ssim
-from map_pipeline.identity.objectives import RefineTarget
+from map_pipeline.identity.objectives import Goals, RefineTarget
 from map_pipeline.identity.refine import (
-    FACTOR_BITS,
-    MAX_AMPLIFICATION,
     CropGeometry,
+    FaceChange,
     Networks,
     RefineStep,
-    fit_to_budget,
     picture_loss,
     refine,
 )
@@ -52,6 +51,7 @@ QUICK = MAPConfig(
     num_generation_steps=2,
     refine_steps=2,
     learning_rate=1e-3,
+    patience=100,
     autocast="fp32",
 )
 ALL = [objective.name for objective in default_objectives()]
@@ -84,27 +84,31 @@ def face() -> Face:
         source_crop=surroundings,
         source_embeddings={name: net(region, landmarks) for name, net in surrogates.items()},
         target_embeddings={name: F.normalize(torch.randn(1, 16)) for name in surrogates},
-        thresholds=dict.fromkeys(surrogates, 0.6),
+        goals=dict.fromkeys(surrogates, Goals(source=-0.5, target=0.9, unit=0.4)),
         emotion=EMOTIONS.index("happy"),
-        ssim_budget=0.9,
     )
     networks = Networks(unet, DDIMScheduler(), surrogates, classifiers)
-    return Face(networks, goal, CropGeometry(landmarks, region_to_crop, feather_mask(size)))
+    shapes = ExpressionShapes(motion_count=2)
+    shapes.neutral.copy_(torch.rand(68, 2) * 0.6 + 0.2)
+    shapes.motions.normal_(std=0.02)
+    motions = face_motions(shapes, shapes.neutral * size, size)
+    geometry = CropGeometry(landmarks, region_to_crop, feather_mask(size), motions)
+    return Face(networks, goal, geometry)
 
 
-def run(
+def changed(
     face: Face,
     config: MAPConfig = QUICK,
     objectives: list[Objective] | None = None,
     seed: int = 0,
-) -> tuple[Tensor, list[RefineStep]]:
+) -> tuple[FaceChange, list[RefineStep]]:
     steps: list[RefineStep] = []
 
     def keep(_index: int, step: RefineStep) -> Tensor:
         steps.append(step)
         return step.latents
 
-    residual = refine(
+    change = refine(
         face.networks,
         face.goal,
         face.placement,
@@ -113,7 +117,18 @@ def run(
         torch.Generator().manual_seed(seed),
         keep,
     )
-    return residual, steps
+    return change, steps
+
+
+def run(
+    face: Face,
+    config: MAPConfig = QUICK,
+    objectives: list[Objective] | None = None,
+    seed: int = 0,
+) -> tuple[Tensor, list[RefineStep]]:
+    """The residual alone, and the steps."""
+    change, steps = changed(face, config, objectives, seed)
+    return change.residual, steps
 
 
 def only(*names: str) -> list[Objective]:
@@ -126,19 +141,21 @@ def test_loss_goes_down(face: Face, name: str) -> None:
     _, steps = run(face, config, only(name))
     values = [step.losses[name] for step in steps]
     assert len(values) == 10
-    assert values[-1] < values[0]
-    assert values[-1] == min(values[0], *values[5:])
+    assert values[-1] < 0.7 * values[0]
 
 
 def test_residual_is_finite_and_detached(face: Face) -> None:
-    residual, steps = run(face)
-    assert residual.shape == face.goal.source_crop.shape
-    assert residual.isfinite().all()
-    assert residual.abs().max() > 0
-    assert not residual.requires_grad
+    names = {"impersonation", "dodging", "expression", "score_matching"}
+    change, steps = changed(face, objectives=only(*names))
+    assert change.residual.shape == face.goal.source_crop.shape
+    assert change.motion.shape == (1, 2)
+    for part in (change.residual, change.motion):
+        assert part.isfinite().all()
+        assert part.abs().max() > 0
+        assert not part.requires_grad
     assert len(steps) == 2
     for step in steps:
-        assert set(step.losses) == set(ALL)
+        assert set(step.losses) == names
         assert 0 <= step.conflict <= 1
 
 
@@ -154,10 +171,11 @@ def test_nothing_is_left_behind(face: Face) -> None:
 
 
 def test_same_seed_same_residual(face: Face) -> None:
-    first, _ = run(face, seed=1)
-    other, _ = run(face, seed=2)
+    identity = only("impersonation", "dodging")
+    first, _ = run(face, objectives=identity, seed=1)
+    other, _ = run(face, objectives=identity, seed=2)
     torch.manual_seed(1234)  # the global generator has no say
-    again, _ = run(face, seed=1)
+    again, _ = run(face, objectives=identity, seed=1)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -172,6 +190,44 @@ def test_no_steps_no_change(face: Face) -> None:
     residual, steps = run(face, dataclasses.replace(QUICK, refine_steps=0))
     assert torch.equal(residual, torch.zeros_like(face.goal.source_crop))
     assert steps == []
+
+
+def test_features_move_within_their_limit(face: Face) -> None:
+    config = dataclasses.replace(QUICK, refine_steps=10, motion_rate=1.0, num_eot_views=0)
+    dodge = only("dodging")
+    moved, steps = changed(face, dataclasses.replace(config, learning_rate=1e-12), dodge)
+    assert steps[-1].losses["dodging"] < steps[0].losses["dodging"]  # by the motion alone
+    assert 0.1 < moved.motion.norm() < config.max_motion
+    limited, _ = changed(face, dataclasses.replace(config, max_motion=0.1), dodge)
+    assert limited.motion.norm() <= 0.1
+    still, _ = changed(face, dataclasses.replace(config, motion_rate=0.0), dodge)
+    assert still.motion.numel() == 0
+
+
+def test_motion_is_charged(face: Face) -> None:
+    config = dataclasses.replace(QUICK, refine_steps=10, motion_rate=1.0, num_eot_views=0)
+    free, _ = changed(face, config, only("dodging"))
+    dear, _ = changed(face, config, with_weights(only("dodging"), motion=10))
+    assert dear.motion.norm() < 0.5 * free.motion.norm()
+
+
+def test_a_face_that_reaches_its_goals_stays_as_it_is(face: Face) -> None:
+    easy = {name: Goals(source=1.0, target=0.9, unit=0.4) for name in face.goal.goals}
+    done = dataclasses.replace(face, goal=dataclasses.replace(face.goal, goals=easy))
+    hide = with_weights(default_objectives(), impersonation=0)
+    change, steps = changed(done, objectives=hide)
+    assert steps == []
+    assert not change.residual.any()
+    assert not change.motion.any()
+    _, steps = changed(done)  # the target isn't reached
+    assert len(steps) == QUICK.refine_steps
+
+
+def test_it_stops_when_nothing_gets_better(face: Face) -> None:
+    config = dataclasses.replace(QUICK, refine_steps=20, learning_rate=10.0, patience=3)
+    near = Objective("near", "-", "prior", 1.0, lambda c, _: (c.crop - c.moved).square().mean())
+    _, steps = run(face, config, [near, only("dodging")[1]])
+    assert 3 <= len(steps) < 20
 
 
 def test_works_without_gradients_around_it(face: Face) -> None:
@@ -194,7 +250,6 @@ def test_an_objective_can_be_switched_off(face: Face, name: str) -> None:
 def test_one_side_is_enough(face: Face, names: tuple[str, ...]) -> None:
     residual, steps = run(face, objectives=only(*names))
     assert residual.isfinite().all()
-    assert residual.abs().max() > 0
     assert all(set(step.losses) == set(names) and step.conflict == 0 for step in steps)
 
 
@@ -236,18 +291,19 @@ def test_own_objective(face: Face) -> None:
     ids=str,
 )
 def test_other_settings_run(face: Face, settings: dict) -> None:
-    residual, _ = run(face, dataclasses.replace(QUICK, **settings))
+    residual, steps = run(face, dataclasses.replace(QUICK, **settings))
     assert residual.isfinite().all()
-    assert residual.abs().max() > 0
+    assert len(steps) == 2
 
 
 @pytest.mark.slow
 def test_settings_change_the_result(face: Face) -> None:
     # The second step is the first in which the mean differs from the gradient itself.
     config = dataclasses.replace(QUICK, refine_steps=3)
-    with_mean, _ = run(face, config)
+    sides = only("dodging", "expression")
+    with_mean, _ = run(face, config, sides)
     for settings in ({"projection": False}, {"ema_decay": 0.0}, {"max_expression_grad_ratio": 0.0}):
-        without, _ = run(face, dataclasses.replace(config, **settings))
+        without, _ = run(face, dataclasses.replace(config, **settings), sides)
         assert not torch.equal(with_mean, without)
 
 
@@ -344,42 +400,6 @@ def test_levels_of_few_positions_are_trained(sides: int, levels: int, trained: s
     assert all(sides >> level <= TRAINED_SIDE for level in trained if level < levels - 1)
 
 
-def similarity(face: Face, change: Tensor) -> float:
-    crop = (face.goal.source_crop + change * face.placement.mask).clamp(0, 1)
-    return float(multiscale_ssim(crop, face.goal.source_crop))
-
-
-def fitted(face: Face, change: Tensor, budget: float) -> Tensor:
-    goal = dataclasses.replace(face.goal, ssim_budget=budget)
-    return fit_to_budget(change, goal, face.placement)
-
-
-@pytest.mark.parametrize("budget", [0.8, 0.9, 0.95, 0.99])
-@pytest.mark.parametrize("amount", [0.1, 1.0, 5.0])
-def test_a_change_is_scaled_to_the_budget(face: Face, budget: float, amount: float) -> None:
-    change = torch.randn_like(face.goal.source_crop) * amount
-    scaled = fitted(face, change, budget)
-    factor = float((scaled / change).mean())
-    torch.testing.assert_close(scaled, change * factor)
-    assert 0 <= factor < MAX_AMPLIFICATION
-    assert similarity(face, scaled) >= budget
-    finest = MAX_AMPLIFICATION / 2**FACTOR_BITS
-    assert similarity(face, change * (factor + 1.01 * finest)) < budget
-
-
-def test_a_small_change_is_amplified_up_to_a_limit(face: Face) -> None:
-    change = torch.randn_like(face.goal.source_crop) * 1e-4
-    assert torch.equal(fitted(face, change, 0.9), change * MAX_AMPLIFICATION)
-    nothing = torch.zeros_like(change)
-    assert torch.equal(fitted(face, nothing, 0.9), nothing)
-
-
-def test_a_change_outside_the_mask_is_free(face: Face) -> None:
-    change = torch.randn_like(face.goal.source_crop) * (face.placement.mask == 0)
-    assert change.abs().max() > 0
-    assert torch.equal(fitted(face, change, 0.99), change * MAX_AMPLIFICATION)
-
-
 @pytest.fixture
 def told(face: Face) -> Face:
     """The same face with a network that takes conditions, told what to show."""
@@ -399,7 +419,7 @@ NO_STEPS = dataclasses.replace(QUICK, refine_steps=0)
 @pytest.fixture
 def trained(told: Face) -> Face:
     """The same face with a trained network."""
-    network = MAPNetwork.for_unet(told.networks.unet, {"one": 16, "two": 16}, rank=2)
+    network = MAPNetwork.for_unet(told.networks.unet, {"one": 16, "two": 16}, 2, motion_count=2)
     for parameter in network.requires_grad_(False).parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return dataclasses.replace(
@@ -420,9 +440,8 @@ def test_one_pass_is_what_the_network_makes_of_the_target(trained: Face) -> None
         back = generate(prior, scheduler, start, 300, 2, goal.source_cond)
         made = generate(network, scheduler, start, 300, 2, goal.target_cond)
     change = unpatchify(made, 4) - unpatchify(back, 4)
-    torch.testing.assert_close(residual, fit_to_budget(change, goal, trained.placement))
+    torch.testing.assert_close(residual, change)
     assert residual.abs().max() > 1e-4
-    assert similarity(trained, residual) >= goal.ssim_budget
 
 
 def test_steps_go_on_from_the_trained_network(trained: Face) -> None:
@@ -434,19 +453,6 @@ def test_steps_go_on_from_the_trained_network(trained: Face) -> None:
     first, _ = run(trained, dataclasses.replace(blunder, refine_steps=1, learning_rate=1e-12))
     torch.testing.assert_close(residual, first, atol=1e-5, rtol=1e-4)
     assert residual.abs().max() > 1e-4
-
-
-def test_the_look_before_any_step_never_counts(told: Face) -> None:
-    """Even where steps only harm: told a condition or not, the prior alone doesn't protect."""
-    blunder = dataclasses.replace(QUICK, refine_steps=2, learning_rate=10.0, num_eot_views=0)
-    near = Objective(
-        "near", "-", "prior", 1.0, lambda c, g: (c.crop - g.source_crop - 0.01).square().mean()
-    )
-    untouched, _ = run(told, NO_STEPS)
-    assert not untouched.any()
-    residual, steps = run(told, blunder, [near])
-    assert steps[1].losses["near"] > steps[0].losses["near"]
-    assert residual.abs().max() > 1e-3
 
 
 def test_steps_go_on_from_what_the_network_makes(told: Face) -> None:
@@ -579,7 +585,8 @@ def test_steps_are_compared_by_what_the_picture_shows() -> None:
     values = {o.name: torch.tensor(1.0) for o in objectives if o.weight > 0}
     config = MAPConfig(max_expression_grad_ratio=0.25)
     weights = {o.name: o.weight for o in objectives}
-    prior = sum(weights[name] for name in ("smoothness", "chroma", "luma", "visibility"))
+    names = ("smoothness", "chroma", "luma", "visibility", "motion")
+    prior = sum(weights[name] for name in names)
     expected = weights["impersonation"] + 0.25 * weights["expression"] + prior
     assert picture_loss(objectives, values, config) == pytest.approx(expected)
     values["score_matching"] = torch.tensor(100.0)

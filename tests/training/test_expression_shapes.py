@@ -18,6 +18,14 @@ from map_pipeline.training.faces import FaceSet
 
 SMILE = EMOTIONS.index("happy")
 CORNERS = [48, 54]
+# Three people with three expressions each.
+PEOPLE = {
+    str(person): {
+        emotion: [torch.rand(68, 2, generator=torch.Generator().manual_seed(10 * person + seed))]
+        for seed, emotion in enumerate(("neutral", "happy", "sad"))
+    }
+    for person in range(3)
+}
 
 
 def face_set(count: int = 400) -> tuple[FaceSet, Tensor]:
@@ -61,7 +69,7 @@ def test_action_units_do_what_their_names_say() -> None:
 
 def test_measured_smile_raises_the_corners() -> None:
     faces, _ = face_set()
-    found = measure_shapes(faces)
+    found = measure_shapes(faces, PEOPLE, 2)
     smile = found.displacements[SMILE]
     assert (smile[CORNERS, 1] < -0.03).all()
     assert found.displacements[EMOTIONS.index("neutral")].abs().max() == 0
@@ -69,7 +77,7 @@ def test_measured_smile_raises_the_corners() -> None:
 
 def test_present_expression_is_seen() -> None:
     faces, size = face_set()
-    shapes = measure_shapes(faces)
+    shapes = measure_shapes(faces, PEOPLE, 2)
     straight, _ = shapes_module.straighten(faces.landmarks68, shapes.neutral)
     corner = torch.stack([-shapes.present(s)[CORNERS, 1].mean() for s in straight])
     assert torch.corrcoef(torch.stack([corner, size]))[0, 1] > 0.9
@@ -83,7 +91,7 @@ def test_an_emotion_that_nobody_shows_is_told(absent: str) -> None:
     faces, _ = face_set()
     faces.emotions[faces.emotions[:, EMOTIONS.index(absent)] == 1] = 0
     with pytest.raises(MAPError, match=f"must show each of .*{absent}.* got no {absent}"):
-        measure_shapes(faces)
+        measure_shapes(faces, PEOPLE, 2)
 
 
 def test_faces_without_landmarks_or_label_do_not_count() -> None:
@@ -96,6 +104,5 @@ def test_faces_without_landmarks_or_label_do_not_count() -> None:
         faces.has_landmarks.repeat(2),
         faces.grey.repeat(2),
     )
-    torch.testing.assert_close(
-        measure_shapes(wrong).displacements, measure_shapes(faces).displacements
-    )
+    found, expected = (measure_shapes(one, PEOPLE, 2).displacements for one in (wrong, faces))
+    torch.testing.assert_close(found, expected)

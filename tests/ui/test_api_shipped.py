@@ -65,7 +65,7 @@ def test_protect_detect_compare_and_targets(client: Client, bundled_pipeline: MA
         emotion="sad",
         target=targets[3]["name"],
         mode="fast",
-        max_change=0.5,
+        margin="normal",
         refine_steps=1,
         generator=torch.Generator().manual_seed(seed),
     )

@@ -108,17 +108,12 @@ def test_protected_photo_is_that_of_the_pipeline(result: tuple, tiny_pipeline: M
     alone = tiny_pipeline(
         ASTRONAUT,
         mode="fast",
-        max_change=0.5,
+        margin="normal",
         expression_strength=0.5,
         refine_steps=1,
         generator=torch.Generator().manual_seed(0),
     )
     np.testing.assert_array_equal(pixels(result[0]), np.array(alone.images[0]))
-    changed = np.argwhere((pixels(result[0]) != pixels(ASTRONAUT)).any(-1))
-    (top, left), (bottom, right) = changed.min(0), changed.max(0)
-    x0, y0, x1, y1 = FACE_BOX
-    assert left < x0 + 30 < x1 - 30 < right
-    assert top < y0 + 40 < y1 - 40 < bottom
 
 
 def test_download_has_no_metadata_and_a_generic_name(result: tuple) -> None:
@@ -296,7 +291,7 @@ def test_bad_upload_is_told_in_plain_words(
         ({"expression_strength": 1.5}, "expression_strength must be a number in"),
         ({"expression_strength": None}, "expression_strength must be a number in"),
         ({"seed": -1}, "seed must be a whole number in"),
-        ({"strength": 2}, "strength must be a number in"),
+        ({"margin": "huge"}, "margin must be one of normal, high"),
         ({"steps": 10_000}, "steps must be a whole number in"),
         ({"detector": "insightface-download"}, "detector must be one of"),
     ],

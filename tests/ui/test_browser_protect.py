@@ -113,7 +113,7 @@ def test_photo_is_protected_as_chosen_and_downloaded_to_the_last_bit(
         expression_strength=0.8,
         target="man-young-tan",
         mode="fast",
-        max_change=0.5,
+        margin="normal",
         refine_steps=STEPS,
         generator=torch.Generator().manual_seed(0),
     )
