@@ -66,7 +66,7 @@ class MAPConfig:
     objectives: Literal["projected", "summed"] = "projected"
     learning_rate: float = 3e-4
     motion_rate: float = 0.25
-    max_motion: float = 3.0
+    max_motion: float = 2.5
     adam_betas: tuple[float, float] = (0.5, 0.9)
     max_expression_grad_ratio: float = 0.25
     projection: bool = True

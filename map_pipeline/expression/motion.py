@@ -60,5 +60,5 @@ def face_motions(shapes: ExpressionShapes, landmarks68: Tensor, size: int) -> Fa
 
 def limit(coefficients: Tensor, most: float) -> Tensor:
     """Motions `[B,K]` of a length below `most`; short ones stay nearly as they are."""
-    length = coefficients.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-    return coefficients * (most * torch.tanh(length / most) / length)
+    square = coefficients.square().sum(-1, keepdim=True)
+    return coefficients / (1 + square / most**2).sqrt()

@@ -224,7 +224,7 @@ def default_objectives() -> list[Objective]:
         Objective("chroma", "-", "prior", 25.0, chroma),
         Objective("luma", "-", "prior", 10.0, luma),
         Objective("visibility", "-", "prior", 6.0, visibility),
-        Objective("motion", "-", "prior", 0.01, motion),
+        Objective("motion", "-", "prior", 0.02, motion),
         Objective("score_matching", "L_SM", "prior", 1.0, score_matching, needs="noise"),
     ]
 

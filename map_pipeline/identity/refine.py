@@ -56,9 +56,6 @@ from map_pipeline.identity.objectives import (
 from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.identity.views import jitter_landmarks, random_view
 
-# Standard deviations from which the motion starts: at exactly 0 its length has no gradient.
-FIRST_MOTION = 1e-3
-
 
 @dataclass(frozen=True)
 class Networks:
@@ -184,8 +181,8 @@ def refine(
         generator: the only source of randomness.
         on_step: called after each step.
     """
-    free = torch.full((1, motion_count(geometry, config)), FIRST_MOTION)
-    best = FaceChange(torch.zeros_like(target.source_crop), torch.zeros_like(free))
+    free = torch.zeros(1, motion_count(geometry, config))
+    best = FaceChange(torch.zeros_like(target.source_crop), free)
     if config.refine_steps == 0 and networks.map_network is None:
         return best  # the prior alone doesn't protect
     if is_protected(objectives, networks, target, geometry, config, generator):

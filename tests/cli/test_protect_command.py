@@ -375,11 +375,11 @@ def test_help_does_not_wait_for_torch(arguments: list[str]) -> None:
     assert not modules & {"torch", "diffusers", "pandas", "gradio", "PIL"}
 
 
-@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["train"], ["blind", "frobnicate"]])
+@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["train"], ["lineup", "frobnicate"]])
 def test_without_a_known_command_the_choices_are_named(
     arguments: list[str], capsys: pytest.CaptureFixture
 ) -> None:
     assert main(arguments) == 2
     line = capsys.readouterr().err
     assert "must be one of" in line
-    assert ("protect" if arguments[:1] not in (["train"], ["blind"]) else "score") in line
+    assert ("protect" if arguments[:1] not in (["train"], ["lineup"]) else "score") in line
