@@ -71,6 +71,7 @@ class PhotoRow:
             found, "" if there is no judge.
         facepp_clean, facepp_protected: Face++'s confidence in 0..100 that the photo shows the
             target's probe; None if it wasn't asked or found no face.
+        face_psnr, face_ssim, patches: see `FaceQuality`; None without a face.
     """
 
     photo: str
@@ -93,6 +94,9 @@ class PhotoRow:
     emotion_after: str
     facepp_clean: float | None = None
     facepp_protected: float | None = None
+    face_psnr: float | None = None
+    face_ssim: float | None = None
+    patches: float | None = None
 
 
 Unit = tuple[str, str, str]

@@ -22,6 +22,7 @@ from map_pipeline.errors import CheckpointError, MAPError, NoFaceError, UnknownO
 from map_pipeline.evaluation.cost import Cost, measure
 from map_pipeline.evaluation.dataset import PhotoSet
 from map_pipeline.evaluation.expression_judge import judge_expression
+from map_pipeline.evaluation.face_quality import face_quality
 from map_pipeline.evaluation.gallery import (
     DetectedFace,
     EmbeddingCache,
@@ -288,6 +289,7 @@ class Evaluation:
         seen: DetectedFace | None,
     ) -> PhotoRow:
         quality = pair_quality(subject.photo, result, self.tools.lpips)
+        face = face_quality(self.pipe, subject.photo, result)
         return PhotoRow(
             photo=subject.label,
             method=method,
@@ -309,6 +311,9 @@ class Evaluation:
             emotion_after=judge_expression(self.tools.judge, seen),
             facepp_clean=subject.facepp,
             facepp_protected=subject.ask_facepp(result),
+            face_psnr=None if face is None else face.psnr,
+            face_ssim=None if face is None else face.ssim,
+            patches=None if face is None else face.patches,
         )
 
     def _rows(

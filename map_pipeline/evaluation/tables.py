@@ -18,7 +18,8 @@ Limits = Mapping[str, float]
 """Recogniser -> threshold in use."""
 
 SHARES = ("impersonation", "dodging", "rank1")
-MEANS = ("psnr", "ssim", "ms_ssim", "lpips", "naturalness_before", "naturalness_after")
+FACE_MEANS = ("face_psnr", "face_ssim", "patches")
+MEANS = (*FACE_MEANS, "psnr", "ssim", "ms_ssim", "lpips", "naturalness_before", "naturalness_after")
 NO_FACE = "no face"  # what the expression judge "sees" where no face was found
 SHARED = "share"  # the transformation that stands for what happens to a shared photo
 
@@ -91,11 +92,14 @@ def shares(
     return pd.DataFrame(lines, columns=[*by, "measure", "share", "low", "high", "n"])
 
 
+def _finite(values: pd.Series) -> pd.Series:
+    return pd.to_numeric(values).replace([float("inf"), float("-inf")], float("nan"))
+
+
 def means(photos: pd.DataFrame, by: Sequence[str], columns: Sequence[str]) -> pd.DataFrame:
     """Long form: `by`, "measure", "mean", "std", "n" of the finite values."""
-    finite = photos[[*by, *columns]].replace([float("inf"), float("-inf")], float("nan"))
-    long = finite.melt(list(by), list(columns), "measure", "value")
-    long["value"] = pd.to_numeric(long["value"])
+    long = photos[[*by, *columns]].melt(list(by), list(columns), "measure", "value")
+    long["value"] = _finite(long["value"])
     grouped = long.groupby([*by, "measure"], sort=False)["value"]
     return grouped.agg(["mean", "std", "count"]).reset_index().rename(columns={"count": "n"})
 
@@ -122,8 +126,9 @@ def protection(judged: pd.DataFrame, photos: pd.DataFrame, titles: Mapping[str, 
                 "dodging": _change(after, "dodging"),
                 "shared ": after("dodging", SHARED),
                 "found first": _change(after, "rank1"),
-                "SSIM": _number(done["ssim"].mean(), ".3f"),
-                "PSNR": _number(done["psnr"].replace(float("inf"), float("nan")).mean(), ".1f"),
+                "face SSIM": _number(done["face_ssim"].mean(), ".3f"),
+                "face PSNR": _number(_finite(done["face_psnr"]).mean(), ".1f"),
+                "patchy skin": _number(100 * done["patches"].mean(), ".1f") + " %",
                 "seconds": _number(done["seconds"].median(), ".1f"),
                 "failed": len(group) - len(done),
             }
@@ -153,7 +158,7 @@ def robustness(judged: pd.DataFrame, titles: Mapping[str, str]) -> Table:
 def quality(
     photos: pd.DataFrame, titles: Mapping[str, str], fid: Mapping[str, float | str]
 ) -> Table:
-    """Similarity of the whole photo before and after, and cost."""
+    """Similarity of the face and of the whole photo before and after, and cost."""
     done = photos[photos["status"] == "ok"]
     cost = ["seconds", "peak_memory_mb", "unet_calls", "recogniser_calls"]
     figures = means(done, ["method"], [*MEANS, *cost])

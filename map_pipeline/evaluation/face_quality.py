@@ -1,0 +1,75 @@
+"""How much of the face itself changes: people look there, and a whole photo's PSNR hides it.
+
+Source and result are compared as aligned crops. The motion between them is undone first, by their
+68 landmarks: a mouth that moved by two pixels is an expression and no noise. What is left is what
+was painted.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from map_pipeline.evaluation.metrics import pair_quality
+from map_pipeline.expression.classifiers import to_grey
+from map_pipeline.expression.editor import EYES, MOUTH, polygon_mask, smooth
+from map_pipeline.expression.warp import deform_crop, displacement
+from map_pipeline.images import to_array, to_pil
+from map_pipeline.pipeline import MAPPipeline
+
+PATCH_SIGMA = 1 / 16  # of the crop's side: finer changes are texture, not patches
+PATCH_CONTRAST = 0.04  # of 1; a broad change of light from which on skin looks patchy
+JAW, BROWS = slice(0, 17), slice(17, 27)
+
+
+class FaceQuality(NamedTuple):
+    """PSNR in dB and SSIM in [-1,1] of the aligned face, and the share of patchy skin in [0,1]."""
+
+    psnr: float
+    ssim: float
+    patches: float
+
+
+@torch.no_grad()
+def face_quality(pipe: MAPPipeline, source: np.ndarray, result: np.ndarray) -> FaceQuality | None:
+    """Compare the largest face of a photo before and after; None if it isn't found.
+
+    Args:
+        source, result: `uint8 [H,W,3]` of one size.
+    """
+    faces = pipe.face_detector.detect(source)
+    if not faces:
+        return None
+    stages = pipe.stages
+    alignment = stages.align(faces[0])
+    (before, shape), (after, moved) = (
+        stages.aligned_crop(photo, alignment) for photo in (source, result)
+    )
+    if shape is None:
+        return None
+    views = [after]
+    if moved is not None:
+        views.append(deform_crop(after, displacement(moved, shape, alignment.size)[0]))
+    # Landmarks aren't exact: where nothing moved, undoing their difference would only do harm.
+    return max(_compare(before, view, shape) for view in views)
+
+
+def _compare(before: Tensor, after: Tensor, shape: Tensor) -> FaceQuality:
+    quality = pair_quality(*(to_array(to_pil(crop)) for crop in (before, after)))
+    return FaceQuality(quality["psnr"], quality["ssim"], patchy_share(before, after, shape))
+
+
+def patchy_share(before: Tensor, after: Tensor, shape: Tensor) -> float:
+    """Share of the skin whose light changed broadly, in [0,1].
+
+    Args:
+        before, after: `[1,3,s,s]` in [0,1], aligned.
+        shape: `[68,2]` crop px.
+    """
+    size = before.shape[-1]
+    change = smooth(to_grey(after - before), size * PATCH_SIGMA)
+    face = polygon_mask(torch.cat([shape[JAW], shape[BROWS].flip(0)]), size)
+    for part in (MOUTH, *EYES):
+        face = face * (1 - polygon_mask(shape[part], size))
+    return float(((change.abs() > PATCH_CONTRAST) * face).sum() / face.sum().clamp(min=1))
