@@ -18,7 +18,7 @@ from map_pipeline.files import write_atomically
 
 FILE_NAME = "SHA256SUMS"
 WEIGHT_SUFFIXES = (".safetensors", ".onnx")
-BUNDLED_FOLDERS = ("checkpoint", "evaluation/networks", "faces/weights")  # in the package
+BUNDLED_FOLDERS = ("checkpoint", "faces/weights")  # in the package
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 
 

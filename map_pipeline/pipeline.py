@@ -34,10 +34,7 @@ from map_pipeline.identity.targets import Target, TargetBank, choose_target
 from map_pipeline.identity.views import photo_generators
 from map_pipeline.images import ImageInput, load_image, to_array
 from map_pipeline.loading import CheckpointMixin
-from map_pipeline.measure import (
-    View,
-    view_face,
-)
+from map_pipeline.measure import View, view_face
 from map_pipeline.output import MAPPipelineOutput, convert_photos
 from map_pipeline.stages import FaceStages, FaceTask, make_plan
 
@@ -207,8 +204,8 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
                 or a list of them. Any size up to 50 megapixels.
             emotion: angry, disgust, fear, happy, neutral, sad or surprise.
             target: what recognisers shall see: name of a built-in composite, "auto" (one that
-                resembles the person without matching them), or a picture with a face. Use only
-                pictures of people who agreed. None or "none" only hides the person.
+                resembles the person without matching them), a picture with a face (only of people
+                who agreed), or None, which only hides the person.
             faces: "largest", "all", or a list of boxes (x0, y0, x1, y1) in px.
             mode: "fast" or "strong", the settings of `config.MODES`.
             margin: how sure the protection shall be: "normal", "high" or a number, see
@@ -218,9 +215,8 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
             guidance_scale: of the painting of an expression, >= 0; 1 is no guidance.
             num_inversion_steps: network calls of the DDIM inversion, >= 2.
             num_generation_steps: network calls of one generation, >= 1.
-            refine_steps: fine-tuning steps on each face, >= 0. 0 takes one pass of the trained
-                network, which serves built-in targets only: with a picture as target, the face gets
-                its expression, but no protection.
+            refine_steps: most fine-tuning steps on each face, >= 0. 0 takes one pass of a trained
+                `map_network`; without one, the face gets its expression, but no protection.
             surrogates: names of the recognisers to tune on; default the checkpoint's setting.
             objectives: losses and weights; default `objectives_for(config)`.
             config: settings in place of the mode's. Arguments given here go before both.

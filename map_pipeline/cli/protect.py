@@ -40,8 +40,8 @@ class Options:
         margin: How sure the protection shall be: normal, high, or a number of steps beyond the
             match threshold, each a tenth of the false accept rate. More is more visible.
         expression_strength: How far the expression is changed, 0 to 1.
-        refine_steps: Fine-tuning steps on each face; 0 takes one pass of the trained network,
-            towards built-in targets only.
+        refine_steps: Most fine-tuning steps on each face; 0 changes the expression only, unless the
+            checkpoint has a trained MAP network.
         compile: Use torch.compile, on cuda only: slower for the first photo, made for folders.
         seed: Same seed, same result.
         detector: Which detector finds the faces; the checkpoint's setting if not given.

@@ -221,9 +221,9 @@ def default_objectives() -> list[Objective]:
         Objective("dodging", "L_A", "identity", 1.0, dodging),
         Objective("expression", "L_E", "expression", 1.0, expression, needs="logits"),
         Objective("smoothness", "L_S", "prior", 10.0, smoothness),
-        Objective("chroma", "-", "prior", 25.0, chroma),
-        Objective("luma", "-", "prior", 10.0, luma),
-        Objective("visibility", "-", "prior", 6.0, visibility),
+        Objective("chroma", "-", "prior", 30.0, chroma),
+        Objective("luma", "-", "prior", 12.0, luma),
+        Objective("visibility", "-", "prior", 8.0, visibility),
         Objective("motion", "-", "prior", 0.02, motion),
         Objective("score_matching", "L_SM", "prior", 1.0, score_matching, needs="noise"),
     ]
