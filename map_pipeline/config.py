@@ -60,7 +60,7 @@ class MAPConfig:
     num_generation_steps: int = 1
     use_map_network: bool = True
     steps_saved: int = 0
-    refine_steps: int = 24
+    refine_steps: int = 14
     expression_strength: float = 0.5
     guidance_scale: float = 11.0
     objectives: Literal["projected", "summed"] = "projected"
@@ -109,11 +109,10 @@ MODES = {
     "fast": MAPConfig(
         num_inversion_steps=6,
         objectives="summed",
-        refine_steps=8,
-        learning_rate=6e-4,
+        refine_steps=10,
+        learning_rate=5e-4,
         motion_rate=0.5,
         num_eot_views=1,
-        patience=8,
         max_expression_grad_ratio=0.0,
     ),
     "strong": MAPConfig(),

@@ -217,8 +217,8 @@ def score_matching(state: RefineState, _target: RefineTarget) -> Tensor:
 def default_objectives() -> list[Objective]:
     """The objectives as shipped; weights were chosen on dev pairs 24-61, by leave-one-out."""
     return [
-        Objective("impersonation", "L_A", "identity", 2.0, impersonation),
-        Objective("dodging", "L_A", "identity", 1.0, dodging),
+        Objective("impersonation", "L_A", "identity", 3.0, impersonation),
+        Objective("dodging", "L_A", "identity", 2.0, dodging),
         Objective("expression", "L_E", "expression", 1.0, expression, needs="logits"),
         Objective("smoothness", "L_S", "prior", 10.0, smoothness),
         Objective("chroma", "-", "prior", 30.0, chroma),

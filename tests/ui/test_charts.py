@@ -199,3 +199,15 @@ def test_comparison_of_two_photos() -> None:
     assert told(chart)[0] == "Similarity of the two photos: 0.95; same person from 0.90."
     assert widths(chart)[0] == 75
     assert "1 of 1 recognisers sees the same person" in comparison_chart(ROWS[:1])
+
+
+def test_without_a_target_there_is_nothing_about_one() -> None:
+    none = {"target_before": None, "target_after": None, "impersonates": None}
+    hidden = replace(FACE, target=None, recognisers=[replace(FOOLED, **none)])
+    for chart in (
+        similarity_chart([hidden]),
+        robustness_chart([RobustnessCheck("half size", hidden.recognisers)]),
+    ):
+        assert not any("target" in sentence for sentence in told(chart))
+        assert "sees the target" not in words(chart)
+    assert "no longer matches you" in words(similarity_chart([hidden]))

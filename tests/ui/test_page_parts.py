@@ -205,6 +205,12 @@ def test_verdict_has_a_line_per_face() -> None:
     assert second.startswith("Face 2: 0 of 1")
 
 
+def test_a_hidden_face_has_no_target() -> None:
+    hidden = replace(report((True, None, True)), target=None)
+    assert "target" not in results.verdict([hidden], "fast")
+    assert "Target: nobody" in results.details([hidden], 0)
+
+
 def test_texts_in_html_are_escaped() -> None:
     odd = replace(report((True, True, True)), target="<script>", detector="<b>")
     assert "<script>" not in results.details([odd], seed=0)
