@@ -47,8 +47,7 @@ class MAPConfig:
         num_eot_views: random views of the picture per step, >= 0; 0 looks at the picture as it is,
             which protects less from recognisers that weren't used.
         margin: how far beyond a recogniser's match threshold the protection goes, >= 0, in units of
-            the way between its thresholds at FAR 1 % and 0.1 %. At 2 the face resembles the person
-            no more than strangers do; see `identity.objectives.Goals`.
+            the way between its thresholds at FAR 1 % and 0.1 %; see `identity.objectives.Goals`.
         patience: steps without progress after which the rest is saved, >= 1.
         autocast: arithmetic of the score network: "bf16" or "fp32".
         compile: use `torch.compile` for the fine-tuned copy, on CUDA only. The first face takes a
