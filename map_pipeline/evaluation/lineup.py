@@ -39,6 +39,7 @@ CANDIDATES = 6
 LETTERS = "ABCDEF"
 QUESTIONS = 6  # on one sheet
 FACE, GAP, CAPTION = 224, 12, 30  # px
+EYE_DISTANCE = 100  # px; about that of a face of `FACE` px, so that larger ones are reduced first
 # The inner face as an ellipse: centre and half axes as shares of the side of ArcFace's crop, moved
 # up by `RAISE` of it.
 CENTRE, AXES, RAISE = (0.5, 0.57), (0.36, 0.42), 0.02
@@ -190,18 +191,23 @@ def alike(
     return sorted(others, key=rank.__getitem__)[: CANDIDATES - 1]
 
 
-def inner_face(photo: np.ndarray, detector: FaceDetector) -> Image.Image:
+def inner_face(
+    photo: np.ndarray, detector: FaceDetector, before: np.ndarray | None = None
+) -> Image.Image:
     """The largest face of a photo `uint8 [H,W,3]`, upright, in an ellipse on grey.
+
+    Args:
+        before: the photo before its protection, by which a face is aligned that isn't found any
+            more.
 
     Raises:
         InvalidImageError: no face is found.
     """
-    found = detector.detect(photo)
+    found = detector.detect(photo) or ([] if before is None else detector.detect(before))
     if not found:
         raise InvalidImageError("`image` must show a face, got none that the detector finds.")
-    scale = FACE / 72  # at full size the eyes are a bit over a third of the side apart
     region = extract_region(
-        uint8_tensor(photo), torch.as_tensor(found[0].landmarks), 1.15, 32 * scale
+        uint8_tensor(photo), torch.as_tensor(found[0].landmarks), max_face_px=EYE_DISTANCE
     )
     to_crop = similarity_transform(region.landmarks, arcface_template(FACE, RAISE))
     crop = warp_affine(
@@ -221,14 +227,19 @@ def _faces(
     one: Question,
 ) -> list[Image.Image]:
     """The face in question, then those to choose from."""
-    kind = "source" if one.shown == UNTOUCHED else one.shown
-    left_out = "" if one.shown == UNTOUCHED else one.left_out
-    path = photo_file(run, kind, one.photo, left_out)
+    before = _read_photo(photo_file(run, "source", one.photo))
+    shown = before
+    if one.shown != UNTOUCHED:
+        shown = _read_photo(photo_file(run, one.shown, one.photo, one.left_out))
+    others = [to_array(load_image(photos.read(seconds[name]))) for name in one.choices.split(" ")]
+    return [inner_face(shown, detector, before), *(inner_face(one, detector) for one in others)]
+
+
+def _read_photo(path: Path) -> np.ndarray:
     if not path.is_file():
         place = "/".join(path.parts[-3:])
         raise InvalidImageError(f"`RUN` must hold the pictures of its photos, got no {place}.")
-    contents = [path, *(photos.read(seconds[name]) for name in one.choices.split(" "))]
-    return [inner_face(to_array(load_image(content)), detector) for content in contents]
+    return to_array(load_image(path))
 
 
 def _sheet(questions: Sequence[Question], faces: Sequence[Sequence[Image.Image]]) -> Image.Image:
