@@ -5,8 +5,8 @@ from collections.abc import Mapping
 TITLE = "MAP: protect a photo from face recognition"
 
 INTRO = """# Recognisable to friends, not to face recognition
-MAP gives the face in your photo a new **expression**, so that face recognition software mistakes
-it for someone else while your friends still recognise you. It's free, and your photo isn't kept."""
+MAP gives the face in your photo a new **expression**, so that face recognition software no longer
+knows it while your friends still recognise you. It's free, and your photo isn't kept."""
 
 PRIVACY_LINE = """Your photo is used only for this result and never logged. Copies are deleted after
 10 minutes, and the download contains no location, time or camera data."""
