@@ -179,7 +179,7 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         self,
         image: ImageInput | Sequence[ImageInput],
         emotion: str = "happy",
-        target: str | ImageInput | None = None,
+        target: str | ImageInput | None = "auto",
         faces: FaceChoice = "largest",
         mode: str = DEFAULT_MODE,
         margin: str | float | None = None,

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.expression.shapes import ExpressionShapes
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.hub import bundled_checkpoint
+from map_pipeline.identity import objectives
 
 ASTRONAUT = Path(__file__).parent.parent / "examples" / "astronaut.png"
 TINY_INPUT = 32  # px, side of the crops of the tiny recognisers and classifiers
@@ -185,6 +187,20 @@ def build_tiny_pipeline(edits: bool = False) -> MAPPipeline:
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture
+def cheap_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tiny networks find is hardly ever worth its price, so next to nothing is charged."""
+    shipped = objectives.default_objectives
+
+    def cheap() -> list[objectives.Objective]:
+        return [
+            replace(one, weight=one.weight / 1000 if one.side == "prior" else one.weight)
+            for one in shipped()
+        ]
+
+    monkeypatch.setattr(objectives, "default_objectives", cheap)
 
 
 @pytest.fixture(scope="session")

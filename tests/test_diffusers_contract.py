@@ -17,6 +17,7 @@ from PIL import Image
 from map_pipeline import MAPConfig, MAPPipeline, UnknownOptionError
 from map_pipeline.config import MODES
 
+pytestmark = pytest.mark.usefixtures("cheap_changes")
 QUICK = {"num_inversion_steps": 2, "refine_steps": 2, "target": "first"}
 
 

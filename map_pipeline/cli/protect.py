@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from map_pipeline.cli.options import Inline, Model, check_writable, load_pipeline
-from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_MODE, HIDE, MODES
+from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_MODE, MODES
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
@@ -53,7 +53,7 @@ class Options:
     input: Annotated[Path, tyro.conf.arg(metavar="IN"), tyro.conf.Positional]
     output: Annotated[Path, tyro.conf.arg(metavar="OUT"), tyro.conf.Positional]
     emotion: str = "happy"
-    target: str = HIDE
+    target: str = "auto"
     faces: Literal["largest", "all"] = "largest"
     mode: Literal["fast", "strong"] = DEFAULT_MODE
     margin: str = DEFAULT_MARGIN

@@ -110,7 +110,7 @@ def form(faces: gr.CheckboxGroup, targets: Sequence[TargetCard]) -> Form:
     )  # fmt: skip
     composites = [(texts.caption(one.name), one.name) for one in targets]
     target = gr.Radio(
-        [("Nobody", HIDE), ("Auto", "auto"), *composites],
+        [("Auto", "auto"), ("Nobody", HIDE), *composites],
         value=DEFAULT.target, label="Who software should see instead", info=texts.TARGET_INFO,
         elem_id="target", elem_classes="map-tiles",
     )  # fmt: skip

@@ -88,7 +88,7 @@ class Choices:
 
     emotion: str = "happy"
     expression_strength: float = MODES["fast"].expression_strength
-    target: str = HIDE
+    target: str = "auto"
     consent: bool = False
     faces: Sequence[int] = ()
     mode: str = "fast"  # unlike the pipeline's own default: a visitor waits for the result

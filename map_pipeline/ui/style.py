@@ -27,7 +27,7 @@ def page_css(targets: Sequence[Image.Image], examples: Sequence[Image.Image]) ->
         _tile("emotion label", number, "svg+xml", (ASSETS / f"emotion-{name}.svg").read_bytes())
         for number, name in enumerate(EMOTIONS, 1)
     )
-    faces = "".join(  # the first tiles are "Nobody" and "Auto"
+    faces = "".join(  # the first tiles are "Auto" and "Nobody"
         _tile("target label", number, "webp", _webp(picture))
         for number, picture in enumerate(targets, 3)
     )

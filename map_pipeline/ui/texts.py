@@ -57,8 +57,8 @@ CONSENT = "The person in this picture is me, or has agreed to this use"
 TARGET_NOTICE = """Recognition software may mistake you for the person in this picture. Only use a
 picture of someone who has agreed to that, and never use it to impersonate anyone."""
 
-TARGET_INFO = """Nobody changes least. Auto picks a face that resembles yours. Each one is an
-average of several faces."""
+TARGET_INFO = """Auto picks a face that resembles yours, Nobody only hides you. Each face is an
+average of several."""
 STOPPING = '<p class="map-note" role="status">Stopping …</p>'
 NOT_TESTED = '<p class="map-note">Not measured for this example.</p>'
 FACES_INFO = "If none is ticked, all clear faces are protected."

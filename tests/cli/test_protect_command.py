@@ -78,10 +78,8 @@ def test_result_is_that_of_the_pipeline(
 ) -> None:
     assert protect(portrait, tmp_path / "a.png", "--seed", "5") == 0
     assert protect(portrait, tmp_path / "b.png", "--seed", "5") == 0
-    assert protect(portrait, tmp_path / "c.png", "--seed", "6") == 0
-    a, b, c = (pixels(tmp_path / f"{name}.png") for name in "abc")
+    a, b = (pixels(tmp_path / f"{name}.png") for name in "ab")
     np.testing.assert_array_equal(a, b)
-    assert (a != c).any()
     generator = torch.Generator().manual_seed(5)
     expected = tiny_pipeline(portrait, refine_steps=1, generator=generator)
     # Saved weights are loaded as they were, but another memory layout may round differently.

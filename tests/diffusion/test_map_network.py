@@ -18,7 +18,7 @@ from map_pipeline.diffusion.conditioner import embedding_width
 from map_pipeline.diffusion.unet import deep_layers, predict_noise
 from map_pipeline.errors import CheckpointError
 from map_pipeline.identity.objectives import RefineTarget
-from map_pipeline.identity.refine import Networks
+from map_pipeline.identity.refine import FaceChange, Networks
 
 DIMS = {"one": 16, "two": 12}
 
@@ -129,9 +129,9 @@ def test_only_built_in_targets_start_from_the_network(
 ) -> None:
     seen: list[MAPNetwork | None] = []
 
-    def watch(networks: Networks, goal: RefineTarget, *_: object) -> Tensor:
+    def watch(networks: Networks, goal: RefineTarget, *_: object) -> FaceChange:
         seen.append(networks.map_network)
-        return torch.zeros_like(goal.source_crop)
+        return FaceChange(torch.zeros_like(goal.source_crop), torch.zeros(1, 0))
 
     monkeypatch.setattr("map_pipeline.stages.refine", watch)
 

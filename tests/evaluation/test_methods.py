@@ -139,7 +139,7 @@ def test_noise_has_no_feather(name: str, tiny_pipeline: MAPPipeline, photo: np.n
 @pytest.mark.parametrize("name", ["map", *NOISE])
 def test_identity_loss_goes_down(name: str, tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
     one = task(photo)
-    method = create(name, settings={**QUICK, "refine_steps": 8})
+    method = create(name, settings={**FREE, "refine_steps": 8})
     before, after = (
         loss_of(tiny_pipeline, one, result)
         for result in (photo, method.protect(tiny_pipeline, one))
