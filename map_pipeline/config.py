@@ -24,8 +24,10 @@ class MAPConfig:
         start_timestep: t_0, noise level up to which a face is inverted, in [1, T).
         num_inversion_steps: network calls of the DDIM inversion, >= 2.
         num_generation_steps: network calls of one generation, >= 1.
-        use_map_network: start from a trained `MAPNetwork` where one fits, not from the prior.
-        steps_saved: how many of the `refine_steps` that saves, in [0, refine_steps].
+        use_map_network: start from a trained `MAPNetwork`, where the checkpoint has one that fits,
+            not from the prior.
+        steps_saved: how many of the `refine_steps` such a start makes needless, in
+            [0, refine_steps].
         refine_steps: fine-tuning steps on the photo, >= 0; 0 takes what a `MAPNetwork` makes in one
             pass.
         expression_strength: how far the expression is changed before the protection, in [0,1].
@@ -48,7 +50,7 @@ class MAPConfig:
             which protects less from recognisers that weren't used.
         margin: how far beyond a recogniser's match threshold the protection goes, >= 0, in units of
             the way between its thresholds at FAR 1 % and 0.1 %; see `identity.objectives.Goals`.
-        patience: steps without progress after which the rest is saved, >= 1.
+        patience: steps without progress after which the optimisation ends, >= 1.
         autocast: arithmetic of the score network: "bf16" or "fp32".
         compile: use `torch.compile` for the fine-tuned copy, on CUDA only. The first face takes a
             minute or more longer, so this is for many photos.
@@ -129,7 +131,7 @@ def margin_of(margin: str | float) -> float:
         return MARGINS[str(margin)]
     try:
         return float(margin)
-    except ValueError:
+    except (TypeError, ValueError):
         known = ", ".join(MARGINS)
         raise UnknownOptionError(
             f"`margin` must be {known} or a number >= 0; got {margin!r}."

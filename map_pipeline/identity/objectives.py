@@ -138,7 +138,7 @@ class Objective:
 
 
 def impersonation(state: RefineState, target: RefineTarget) -> Tensor:
-    """How far the similarity to the target is from its goal; 0 without a target."""
+    """How far the similarity to the target is from its goal; `target` must have one."""
     return _mean_shortfall(
         state,
         target,
@@ -216,7 +216,7 @@ def score_matching(state: RefineState, _target: RefineTarget) -> Tensor:
 
 
 def default_objectives() -> list[Objective]:
-    """The objectives as shipped; weights were chosen on dev pairs 24-61, by leave-one-out."""
+    """The objectives as shipped; weights were chosen on dev pairs 24-47, by leave-one-out."""
     return [
         Objective("impersonation", "L_A", "identity", 3.0, impersonation),
         Objective("dodging", "L_A", "identity", 2.0, dodging),

@@ -202,8 +202,7 @@ def refine(
             parameters, layers = [*parameters, free], [*layers, layers[-1] + 1]
         optimizer = torch.optim.Adam(groups, betas=config.adam_betas, foreach=True)
         combine = GradientCombiner(config, layers)
-        # Adam overshoots when a prior term kicks in, so the best step counts and not the last; the
-        # first change of theta_0 leaves the photo unprotected.
+        # Adam overshoots when a prior term kicks in, so the best step counts and not the last.
         best_loss, waited, latents = float("inf"), 0, face.latents
         for index in range(config.refine_steps + 1):
             change = face.change(latents, free)

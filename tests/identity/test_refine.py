@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -120,14 +121,9 @@ def changed(
     return change, steps
 
 
-def run(
-    face: Face,
-    config: MAPConfig = QUICK,
-    objectives: list[Objective] | None = None,
-    seed: int = 0,
-) -> tuple[Tensor, list[RefineStep]]:
-    """The residual alone, and the steps."""
-    change, steps = changed(face, config, objectives, seed)
+def run(face: Face, *args: Any, **settings: Any) -> tuple[Tensor, list[RefineStep]]:
+    """The residual alone, and the steps; arguments as for `changed`."""
+    change, steps = changed(face, *args, **settings)
     return change.residual, steps
 
 
