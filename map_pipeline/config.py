@@ -38,9 +38,9 @@ class MAPConfig:
             other; "summed" takes one gradient of the sum of all losses, without L_SM and with
             little weight on L_E. See `identity.objectives.objectives_for`.
         learning_rate: of the score network's weights with Adam, > 0.
-        motion_rate: of the features' motion, standard deviations a step, >= 0; 0 moves nothing.
-        max_motion: how far features may move, as the length of the vector of standard deviations of
-            real people's expressions, > 0.
+        motion_rate: of the features' motion, units a step, >= 0; 0 moves nothing. The units are
+            those of `expression.motion.FaceMotions`.
+        max_motion: how far each motion may go, in its unit, > 0.
         adam_betas: decay of Adam's two moments, each in [0,1).
         max_expression_grad_ratio: greatest length of the expression gradient relative to the
             identity gradient, >= 0.
@@ -66,8 +66,8 @@ class MAPConfig:
     guidance_scale: float = 11.0
     objectives: Literal["projected", "summed"] = "projected"
     learning_rate: float = 3e-4
-    motion_rate: float = 0.25
-    max_motion: float = 2.5
+    motion_rate: float = 0.12
+    max_motion: float = 0.6
     adam_betas: tuple[float, float] = (0.5, 0.9)
     max_expression_grad_ratio: float = 0.25
     projection: bool = True
@@ -112,7 +112,7 @@ MODES = {
         objectives="summed",
         refine_steps=10,
         learning_rate=5e-4,
-        motion_rate=0.5,
+        motion_rate=0.15,
         num_eot_views=1,
         max_expression_grad_ratio=0.0,
     ),
