@@ -5,7 +5,7 @@ import spaces  # isort: skip  (first: on ZeroGPU it has to patch CUDA before tor
 import importlib.util
 import os
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, MutableMapping
 from typing import Any
 
 import gradio as gr
@@ -19,6 +19,7 @@ from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.service import Job, Progress, Protected, ProtectionService
 from map_pipeline.ui.settings import PageSettings
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
 
 
@@ -44,6 +45,7 @@ def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
 
 def start(settings: PageSettings, load: Callable[[], Any], **options: Any) -> gr.Blocks:
     """Build and launch the page without waiting for its end; `options` go to `launch`."""
+    spare_loopback_from_proxies(os.environ)
     served = threading.Event()
 
     def load_once_served() -> Any:
@@ -71,6 +73,20 @@ def start(settings: PageSettings, load: Callable[[], Any], **options: Any) -> gr
     )
     served.set()
     return demo
+
+
+def spare_loopback_from_proxies(environment: MutableMapping[str, str]) -> None:
+    """Let Gradio look for its own page without the proxy that the machine may be set to use.
+
+    Args:
+        environment: variables of the process; `no_proxy` and `NO_PROXY` get what they lack.
+    """
+    given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    hosts = [one.strip() for one in given.split(",") if one.strip()]
+    if "*" in hosts:
+        return
+    hosts += [one for one in LOOPBACK if one not in hosts]
+    environment["no_proxy"] = environment["NO_PROXY"] = ",".join(hosts)
 
 
 def load_shipped(settings: PageSettings) -> Any:

@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro  # writes options and help from the dataclasses that the library uses anyway
 
+from map_pipeline.errors import UnknownOptionError
+
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
 if TYPE_CHECKING:
+    import torch
+
     from map_pipeline.pipeline import MAPPipeline
 
 Parsed = TypeVar("Parsed")
@@ -51,16 +55,45 @@ class Model:
 
 
 def load_pipeline(model: Model, detector: str | None = None) -> "MAPPipeline":
-    """Load the checkpoint on the chosen device."""
-    import torch
+    """Load the checkpoint on the chosen device.
 
+    Raises:
+        UnknownOptionError: there is no such device here.
+    """
     from map_pipeline.images import quiet_pillow
     from map_pipeline.pipeline import MAPPipeline
 
+    device = usable_device(model.device)
     quiet_pillow()
     settings = {} if detector is None else {"detector": detector}
     pipe = MAPPipeline.from_pretrained(model.checkpoint, **settings)
-    return pipe.to(model.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return pipe.to(device)
+
+
+def usable_device(name: str | None) -> "torch.device":
+    """The device of a name such as "cpu", "cuda:1" or "mps"; "cuda" if possible without a name.
+
+    Raises:
+        UnknownOptionError: torch doesn't know the name, or finds no such device here.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    # Each kind of device that is missing raises an error of its own: RuntimeError,
+    # AssertionError, NotImplementedError, ModuleNotFoundError ...
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UnknownOptionError(
+            f"`--device` must be cpu, cuda, mps or another device of this machine's torch, got "
+            f"{name!r} ({reason})."
+        ) from None
+    if device.type == "meta":
+        raise UnknownOptionError("`--device` must be able to compute, got 'meta'.")
+    return device
 
 
 def check_writable(option: str, folder: Path) -> None:
