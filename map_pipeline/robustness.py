@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from map_pipeline.compare import largest_face
-from map_pipeline.faces.detect import Face, select_faces
+from map_pipeline.faces.detect import select_faces
+from map_pipeline.faces.face import Face
 from map_pipeline.identity.targets import Target
 from map_pipeline.images import ImageInput
 from map_pipeline.images.degradations import TRANSFORMS, Transform
