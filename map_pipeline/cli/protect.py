@@ -35,7 +35,8 @@ class Options:
         emotion: Expression to show.
         target: What software shall see: name of a built-in composite (see `map-protect targets`),
             auto, your own picture, or none: the person is only hidden.
-        faces: Which faces to protect.
+        faces: Which faces to protect; the largest if not given.
+        rotate: Find faces that lie on their side or are upside down also beside upright ones.
         mode: fast takes seconds, strong protects better.
         margin: How sure the protection shall be: normal, high, or a number of steps beyond the
             match threshold, each a tenth of the false accept rate. More is more visible.
@@ -47,14 +48,16 @@ class Options:
         detector: Which detector finds the faces; the checkpoint's setting if not given.
         report: Write what was measured as JSON.
         require: Exit with code 3 unless every recogniser no longer matches the original (dodging)
-            or sees the target (impersonation); may be given twice.
+            or sees the target (impersonation); may be given twice. Every face found counts, unless
+            `--faces largest` says that others may stay as they are.
     """
 
     input: Annotated[Path, tyro.conf.arg(metavar="IN"), tyro.conf.Positional]
     output: Annotated[Path, tyro.conf.arg(metavar="OUT"), tyro.conf.Positional]
     emotion: str = "happy"
     target: str = "auto"
-    faces: Literal["largest", "all"] = "largest"
+    faces: Literal["largest", "all"] | None = None
+    rotate: bool = False
     mode: Literal["fast", "strong"] = DEFAULT_MODE
     margin: str = DEFAULT_MARGIN
     expression_strength: float | None = None
@@ -91,14 +94,20 @@ def run(options: Options) -> int:
     if failures:
         print(f"{len(failures)} of {len(jobs)} photos failed.", file=sys.stderr)
         return 1
-    return check_requirements(reports, options.require)
+    return check_requirements(reports, options.require, all_faces=options.faces != "largest")
 
 
 def check_requirements(
-    reports: Mapping[str, Sequence["FaceReport"]], requirements: Sequence[str]
+    reports: Mapping[str, Sequence["FaceReport"]],
+    requirements: Sequence[str],
+    all_faces: bool = True,
 ) -> int:
-    """Print which recognisers don't see what is required; return exit code 3 if there are any."""
-    from map_pipeline.report import join_names, judged, remaining_matches
+    """Print what isn't as required; return exit code 3 if there's anything.
+
+    Args:
+        all_faces: whether faces that are left unprotected break a requirement.
+    """
+    from map_pipeline.report import join_names, judged, remaining_matches, unprotected_faces
 
     wrong = {
         "dodging": "the original is still recognised by",
@@ -106,6 +115,14 @@ def check_requirements(
     }
     unmet = 0
     for name, faces in reports.items():
+        if requirements and all_faces and (left := unprotected_faces(faces)):
+            unmet += 1
+            print(
+                f"map-protect: {name}: --require: {left} of {len(faces) + left} faces found "
+                f"{'is' if left == 1 else 'are'} left unprotected. Choose --faces all, or --faces "
+                "largest if that is meant.",
+                file=sys.stderr,
+            )
         for requirement in dict.fromkeys(requirements):
             if failed := remaining_matches(faces, requirement):
                 text = f"{wrong[requirement]} {join_names(failed)}"
@@ -160,13 +177,14 @@ def protect_file(
     import torch
 
     from map_pipeline.images import save_image
-    from map_pipeline.report import advice, headline, remaining_matches
+    from map_pipeline.report import advice, doubtful_faces, headline, remaining_matches
 
     result = pipe(
         source,
         emotion=options.emotion,
         target=options.target,
         faces=options.faces,
+        rotate=options.rotate,
         mode=options.mode,
         margin=options.margin,
         expression_strength=options.expression_strength,
@@ -177,6 +195,13 @@ def protect_file(
     save_image(result.images[0], output)
     reports = result.reports[0]
     print(headline(reports), *([advice(options.mode)] if remaining_matches(reports) else []))
+    for box in doubtful_faces(reports):
+        corners = ", ".join(f"{corner:.0f}" for corner in box)
+        print(
+            f"{source.name}: there may be another face at ({corners}) px, turned or half hidden. "
+            f"It isn't protected{'' if options.rotate else '; --rotate may find it'}.",
+            file=sys.stderr,
+        )
     for number, face in enumerate(reports, 1):
         print(face.to_table(), end="\n\n")
         if face.problems:

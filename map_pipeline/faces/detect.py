@@ -32,6 +32,7 @@ from map_pipeline.faces.face import (
     MIN_FACE_SIDE,
     SURE_UNCERTAINTY,
     Face,
+    FourNumbers,
     biggest_first,
     distinct_faces,
     roll_between,
@@ -56,9 +57,11 @@ TEMPLATE_BOX_CENTRE, TEMPLATE_BOX_SIZE = (57.5, 63.7), (84.4, 106.0)
 INSIGHTFACE_SCORE_THRESHOLD = 0.5  # insightface's own default
 INSIGHTFACE_ROOT_VARIABLE = "MAP_INSIGHTFACE_ROOT"
 
-FourNumbers = tuple[float, float, float, float]
-Box = Sequence[float]
+Box = Sequence[float] | np.ndarray
 """x0, y0, x1, y1 in photo px."""
+FaceChoice = Literal["largest", "all"] | Sequence[Box] | np.ndarray | torch.Tensor
+"""Which faces to protect; boxes `[N, 4]`."""
+CHOICE_RULE = "`faces` must be 'largest', 'all' or boxes (x0, y0, x1, y1)"
 
 logger = logging.getLogger(__name__)
 
@@ -226,17 +229,16 @@ def insightface_pack_present(
     return any(_pack_folder(pack, root).glob("*.onnx"))
 
 
-def select_faces(
-    faces: Sequence[Face], which: Literal["largest", "all"] | Sequence[Box] = "largest"
-) -> list[Face]:
+def select_faces(faces: Sequence[Face], which: FaceChoice | None = None) -> list[Face]:
     """Choose the faces to protect among the detected ones.
 
     Faces with a box side shorter than `MIN_FACE_SIDE` are left out, with a warning in the log.
 
     Args:
         faces: detected faces.
-        which: "largest", "all", or boxes (x0, y0, x1, y1 px), each of which must overlap a
-            detected face by an intersection over union of at least `MIN_BOX_IOU`.
+        which: "largest" (also for None), "all", or boxes `[N, 4]` (x0, y0, x1, y1 px) as a list,
+            array or tensor, each of which must overlap a detected face by an intersection over
+            union of at least `MIN_BOX_IOU`.
 
     Returns:
         at least one face, each once; biggest first, or in the order of the boxes.
@@ -246,40 +248,62 @@ def select_faces(
         FaceTooSmallError: none of the chosen faces is large enough.
         UnknownOptionError: `which` is none of the above.
     """
-    if isinstance(which, str) and which not in ("largest", "all"):
-        raise UnknownOptionError(
-            f"`faces` must be 'largest', 'all' or a list of boxes, got {which!r}."
-        )
+    choice = check_choice(which)
     if not faces:
         raise NoFaceError(
             "`image` must show a face, got none that the detector finds. A face must be at least "
-            f"{MIN_FACE_SIDE} px wide, upright and not hidden."
+            f"{MIN_FACE_SIDE} px wide and not hidden."
         )
     chosen = biggest_first(faces)
-    if which == "largest":
+    if choice == "largest":
         chosen = chosen[:1]
-    elif which != "all":
-        chosen = _match_boxes(faces, which)
+    elif not isinstance(choice, str):
+        chosen = _match_boxes(faces, choice)
     return _large_enough(chosen)
 
 
-def _match_boxes(faces: Sequence[Face], boxes: Sequence[Box]) -> list[Face]:
-    if len(boxes) == 0:
-        raise UnknownOptionError("`faces` must name at least one box, got an empty list.")
+def check_choice(which: FaceChoice | None) -> Literal["largest", "all"] | list[np.ndarray]:
+    """The choice of `select_faces` as "largest", "all" or a list of boxes `[4]`.
+
+    Raises:
+        UnknownOptionError: it's none of these.
+    """
+    if which is None:
+        return "largest"
+    if isinstance(which, str):
+        if which == "largest":
+            return "largest"
+        if which == "all":
+            return "all"
+        raise UnknownOptionError(f"{CHOICE_RULE}, got {which!r}.")
+    if isinstance(which, torch.Tensor):
+        which = which.detach().cpu().numpy()
+    try:
+        boxes = list(which)
+    except TypeError:  # a number, or an array without a dimension
+        raise UnknownOptionError(f"{CHOICE_RULE}, got {which!r}.") from None
+    if not boxes:
+        raise UnknownOptionError("`faces` must name at least one box, got none.")
+    return [_checked_box(box) for box in boxes]
+
+
+def _match_boxes(faces: Sequence[Face], boxes: Sequence[np.ndarray]) -> list[Face]:
     detected = np.array([face.box for face in faces], np.float64)
     chosen: list[Face] = []
     for box in boxes:
-        overlap = iou(_checked_box(box), detected)
+        overlap = iou(box, detected)
         best = int(overlap.argmax())
         if overlap[best] < MIN_BOX_IOU:
-            corners = ", ".join(f"{float(v):.0f}" for v in box)
+            corners = ", ".join(f"{v:.0f}" for v in box)
             raise NoFaceError(f"`faces` must be boxes of detected faces, got ({corners}).")
         if faces[best] not in chosen:
             chosen.append(faces[best])
     return chosen
 
 
-def _checked_box(box: Box) -> np.ndarray:
+def _checked_box(box: Any) -> np.ndarray:
+    if isinstance(box, torch.Tensor):
+        box = box.detach().cpu().numpy()
     try:
         corners = np.asarray(box, np.float64)
     except (TypeError, ValueError):
@@ -289,8 +313,9 @@ def _checked_box(box: Box) -> np.ndarray:
         or not np.isfinite(corners).all()
         or (corners[2:] <= corners[:2]).any()
     ):
+        shown = box.tolist() if isinstance(box, np.ndarray) else box
         raise UnknownOptionError(
-            f"`faces` must hold boxes (x0, y0, x1, y1) with x0 < x1 and y0 < y1, got {box!r}."
+            f"`faces` must hold boxes (x0, y0, x1, y1) with x0 < x1 and y0 < y1, got {shown!r}."
         )
     return corners
 

@@ -24,11 +24,14 @@ SAME_HEAD_DISTANCE = 0.7
 SAME_HEAD_FACTOR = 2.0
 
 
+FourNumbers = tuple[float, float, float, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Face:
     """A detected face."""
 
-    box: tuple[float, float, float, float]
+    box: FourNumbers
     """x0, y0, x1, y1 in photo px."""
     landmarks: np.ndarray
     """float32 `[5, 2]` photo px: eyes, nose tip, mouth corners; of each pair first the one that is
@@ -66,10 +69,31 @@ class Face:
 def turn_face(face: Face, turns: int, photo: np.ndarray) -> Face:
     """The face of a photo `[H, W, 3]` as it lies in `np.rot90(photo, turns)`."""
     height, width = photo.shape[:2]
+    landmarks68 = face.landmarks68
+    return replace(
+        face,
+        box=turn_box(face.box, turns, width, height),
+        landmarks=_turn_points(face.landmarks, turns, width, height),
+        landmarks68=(
+            None if landmarks68 is None else _turn_points(landmarks68, turns, width, height)
+        ),
+    )
+
+
+def turn_box(box: Sequence[float], turns: int, width: int, height: int) -> FourNumbers:
+    """A box x0, y0, x1, y1 of a photo of this size as it lies in `np.rot90(photo, turns)`."""
+    x0, y0, x1, y1 = box
     for _ in range(turns % 4):
-        face = _turn_once(face, width)
+        x0, y0, x1, y1 = y0, width - x1, y1, width - x0
         width, height = height, width
-    return face
+    return x0, y0, x1, y1
+
+
+def _turn_points(points: np.ndarray, turns: int, width: int, height: int) -> np.ndarray:
+    for _ in range(turns % 4):
+        points = np.stack([points[:, 1], width - 1 - points[:, 0]], 1)
+        width, height = height, width
+    return points.astype(np.float32)
 
 
 def roll_between(one: Face, other: Face) -> float:
@@ -108,18 +132,3 @@ def _are_one(face: Face, other: Face) -> bool:
     nested = is_nested(np.array(face.box), np.array([other.box])).any()
     turned = nested and roll_between(face, other) > MAX_NESTED_ROLL
     return bool(turned or same_head(face.landmarks, other.landmarks))
-
-
-def _turn_once(face: Face, width: int) -> Face:
-    """After `np.rot90(photo, 1)` of a photo of this width: what was right is on top."""
-    x0, y0, x1, y1 = face.box
-
-    def turn(points: np.ndarray) -> np.ndarray:
-        return np.stack([points[:, 1], width - 1 - points[:, 0]], 1).astype(np.float32)
-
-    return replace(
-        face,
-        box=(y0, width - x1, y1, width - x0),
-        landmarks=turn(face.landmarks),
-        landmarks68=None if face.landmarks68 is None else turn(face.landmarks68),
-    )

@@ -13,7 +13,13 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageOps
 
-from map_pipeline.faces.face import SURE_UNCERTAINTY, Face, distinct_faces, turn_face
+from map_pipeline.faces.face import (
+    SURE_UNCERTAINTY,
+    Face,
+    FourNumbers,
+    distinct_faces,
+    turn_face,
+)
 from map_pipeline.faces.landmarks import MIRRORED
 
 Find = Callable[[np.ndarray], list[Face]]
@@ -102,9 +108,7 @@ def _has_sure_landmarks(face: Face) -> bool:
     return face.uncertainty <= SURE_UNCERTAINTY
 
 
-def _clip(
-    box: tuple[float, float, float, float], width: int, height: int
-) -> tuple[float, float, float, float]:
+def _clip(box: FourNumbers, width: int, height: int) -> FourNumbers:
     x0, y0, x1, y1 = box
     return max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
 
@@ -134,11 +138,7 @@ def _enlarge(face: Face, scale: tuple[float, float]) -> Face:
     return _replace(face, (x0, y0, x1, y1), lambda points: (points + 0.5) * scale - 0.5)
 
 
-def _replace(
-    face: Face,
-    box: tuple[float, float, float, float],
-    move: Callable[[np.ndarray], np.ndarray],
-) -> Face:
+def _replace(face: Face, box: FourNumbers, move: Callable[[np.ndarray], np.ndarray]) -> Face:
     landmarks68 = None if face.landmarks68 is None else move(face.landmarks68).astype(np.float32)
     landmarks = move(face.landmarks).astype(np.float32)
     return replace(face, box=box, landmarks=landmarks, landmarks68=landmarks68)
