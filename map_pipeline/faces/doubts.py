@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from map_pipeline.faces.boxes import BoxFinder, intersection, suppress_overlaps
+from map_pipeline.faces.detect import MAX_FACES
 from map_pipeline.faces.face import Face, FourNumbers, turn_box
 
 LOOK_SIDE = 480  # px, longer side of the photo as it's looked at
@@ -35,14 +36,11 @@ class DoubtFinder:
             photo: uint8 RGB `[H, W, 3]`.
             faces: what was found in it.
         """
-        height, width = photo.shape[:2]
-        scale = min(LOOK_SIDE / max(height, width), 1.0)
-        size = (max(round(width * scale), 1), max(round(height * scale), 1))
-        small = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR))
-        found = [self._find_turned(small, turns) for turns in range(4)]
+        found = [self._find_reduced(photo, turns) for turns in range(4)]
+        if len(faces) >= MAX_FACES:  # a crowd, of which the detector looks at the biggest only
+            found.append(self._boxes.find(photo))
         boxes = np.concatenate([boxes for boxes, _ in found])
         scores = np.concatenate([scores for _, scores in found])
-        boxes *= np.tile([width / size[0], height / size[1]], 2)
         known = np.array([face.box for face in faces]).reshape(-1, 4)
         unknown = [
             index
@@ -52,13 +50,17 @@ class DoubtFinder:
         corners = [tuple(boxes[index].tolist()) for index in unknown]
         return [(x0, y0, x1, y1) for x0, y0, x1, y1 in corners]
 
-    def _find_turned(self, photo: np.ndarray, turns: int) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes `[N, 4]`, px of `photo`, and scores `[N]` of what is upright after these turns."""
-        turned = np.ascontiguousarray(np.rot90(photo, turns))
+    def _find_reduced(self, photo: np.ndarray, turns: int) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes `[N, 4]`, photo px, and scores `[N]` of what is upright after these turns."""
+        height, width = photo.shape[:2]
+        scale = min(LOOK_SIDE / max(height, width), 1.0)
+        size = (max(round(width * scale), 1), max(round(height * scale), 1))
+        small = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR))
+        turned = np.ascontiguousarray(np.rot90(small, turns))
         boxes, scores = self._boxes.find(turned)
-        height, width = turned.shape[:2]
-        corners = [x for box in boxes.tolist() for x in turn_box(box, -turns, width, height)]
-        return np.array(corners, np.float64).reshape(-1, 4), scores
+        corners = [turn_box(box, -turns, *turned.shape[1::-1]) for box in boxes.tolist()]
+        found = np.array(corners, np.float64).reshape(-1, 4)
+        return found * np.tile([width / size[0], height / size[1]], 2), scores
 
 
 def _is_known(box: np.ndarray, known: np.ndarray) -> bool:
