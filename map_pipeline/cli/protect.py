@@ -177,7 +177,7 @@ def protect_file(
     import torch
 
     from map_pipeline.images import save_image
-    from map_pipeline.report import advice, doubtful_faces, headline, remaining_matches
+    from map_pipeline.report import advice, doubtful_faces, headline, join_names, remaining_matches
 
     result = pipe(
         source,
@@ -195,11 +195,12 @@ def protect_file(
     save_image(result.images[0], output)
     reports = result.reports[0]
     print(headline(reports), *([advice(options.mode)] if remaining_matches(reports) else []))
-    for box in doubtful_faces(reports):
-        corners = ", ".join(f"{corner:.0f}" for corner in box)
+    if boxes := doubtful_faces(reports):
+        corners = [f"({', '.join(f'{corner:.0f}' for corner in box)})" for box in boxes[:3]]
+        places = join_names(corners) + (f" and {len(boxes) - 3} places more" if boxes[3:] else "")
         print(
-            f"{source.name}: there may be another face at ({corners}) px, turned or half hidden. "
-            f"It isn't protected{'' if options.rotate else '; --rotate may find it'}.",
+            f"{source.name}: there may be more faces, turned or half hidden, at {places} px. They "
+            f"aren't protected{'' if options.rotate else '; --rotate may find them'}.",
             file=sys.stderr,
         )
     for number, face in enumerate(reports, 1):

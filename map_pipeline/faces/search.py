@@ -32,7 +32,7 @@ MARGIN_GREY = 127
 # less in half of the cases. SCRFD's scores are lower.
 GOOD_SCORE = 0.9
 # Second looks are for faces that fill the photo; small ones were seen well enough by the first.
-SECOND_LOOK_SIDE = 640
+SECOND_LOOK_SIDE = 480
 SIDEWAYS_AND_DOWN = (1, 3, 2)  # quarter turns; people lie down more often than they hang
 MIRRORED_FIVE = [1, 0, 2, 4, 3]
 

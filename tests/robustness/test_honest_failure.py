@@ -141,7 +141,9 @@ def test_command_line_finds_turned_faces_or_tells_of_them(
     assert main(call) == 0
     captured = capsys.readouterr()
     assert captured.out.count("face at ") == (2 if options else 1)
-    assert ("group.png: there may be another face at" in captured.err) is not bool(options)
+    assert (
+        "group.png: there may be more faces, turned or half hidden, at (" in captured.err
+    ) is not bool(options)
 
 
 def test_fast_mode_is_told_of_strong_mode() -> None:
