@@ -41,7 +41,7 @@ def naming_photo(name: str | None) -> Iterator[None]:
     """Let what goes wrong with one of several photos say with which.
 
     Args:
-        name: such as "image[2]"; None if there's only one photo.
+        name: what it's called, such as "`image[2]`"; None if there's only one photo.
     """
     try:
         yield
@@ -52,8 +52,7 @@ def naming_photo(name: str | None) -> Iterator[None]:
             raise
         text = str(error)
         known = "`image`" in text
-        text = text.replace("`image`", f"`{name}`") if known else f"`{name}`: {text}"
-        raise type(error)(text) from error
+        raise type(error)(text.replace("`image`", name) if known else f"{name}: {text}") from error
 
 
 def check_setting(settings: object, name: str, holds: bool, rule: str) -> None:

@@ -26,7 +26,6 @@ from map_pipeline.diffusion.unet import crop_size
 from map_pipeline.errors import (
     GPUMemoryError,
     InvalidImageError,
-    MAPError,
     UnknownOptionError,
     naming_photo,
 )
@@ -75,7 +74,7 @@ class PhotoTask:
     """One photo of a call.
 
     Attributes:
-        name: what errors call it, such as "image[2]"; None if it's the only one.
+        name: what errors call it, such as "`image[2]`"; None if it's the only one.
         photo: `uint8 [H,W,3]`.
         found: all its faces; chosen: those to protect.
     """
@@ -448,11 +447,9 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
             if target not in ("auto", HIDE) and self.targets is not None:
                 self.targets.index(target)  # an unknown name is an error before any work
             return None
-        photo = to_array(load_image(target))
-        try:
-            [face] = select_faces(self.face_detector.detect(photo), "largest")
-        except MAPError as error:
-            raise type(error)(str(error).replace("`image`", "`target`")) from None
+        with naming_photo("`target`"):
+            photo = to_array(load_image(target))
+            [face] = select_faces(self.find_faces(photo), "largest")
         return Target("own image", self.embed(self.view(photo, face.landmarks)))
 
 
@@ -466,4 +463,4 @@ def name_photos(image: Any) -> tuple[list[Any], list[str | None]]:
         return [image], [None]
     if not image:
         raise InvalidImageError("`image` must be a photo or a list of at least one, got none.")
-    return list(image), [f"image[{index}]" for index in range(len(image))]
+    return list(image), [f"`image[{index}]`" for index in range(len(image))]

@@ -524,8 +524,11 @@ def test_own_target_picture(protect: Callable, photo: np.ndarray) -> None:
 def test_own_target_without_a_face(protect: Callable, photo: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(NoFaceError, match="`target` must show a face"):
         protect(photo, target=np.full((64, 64, 3), 128, np.uint8))
-    with pytest.raises(InvalidImageError, match=r"missing\.png"):
+    with pytest.raises(InvalidImageError, match=r"`target` must be .*missing\.png"):
         protect(photo, target=tmp_path / "missing.png")
+    small = np.array(Image.fromarray(photo).resize((180, 180), Image.Resampling.LANCZOS))
+    with pytest.raises(FaceTooSmallError, match="`target`"):
+        protect(photo, target=small)
 
 
 def test_recogniser_without_thresholds_is_tuned_on_but_gives_no_verdict(photo: np.ndarray) -> None:

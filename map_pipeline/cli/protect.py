@@ -177,7 +177,14 @@ def protect_file(
     import torch
 
     from map_pipeline.images import save_image
-    from map_pipeline.report import advice, doubtful_faces, headline, join_names, remaining_matches
+    from map_pipeline.report import (
+        advice,
+        doubtful_faces,
+        headline,
+        join_names,
+        remaining_matches,
+        unprotected_faces,
+    )
 
     result = pipe(
         source,
@@ -194,7 +201,10 @@ def protect_file(
     )
     save_image(result.images[0], output)
     reports = result.reports[0]
-    print(headline(reports), *([advice(options.mode)] if remaining_matches(reports) else []))
+    hints = [advice(options.mode)] if remaining_matches(reports) else []
+    if unprotected_faces(reports) and options.faces is None:
+        hints.append("--faces all protects all of them.")
+    print(headline(reports), *hints)
     if boxes := doubtful_faces(reports):
         corners = [f"({', '.join(f'{corner:.0f}' for corner in box)})" for box in boxes[:3]]
         places = join_names(corners) + (f" and {len(boxes) - 3} places more" if boxes[3:] else "")
