@@ -74,7 +74,8 @@ def _look_again(find: Find, photo: np.ndarray) -> list[Face]:
         if faces:
             if mirrored:
                 faces = [_mirror(face, size[0]) for face in faces]
-            return [_enlarge(face, (width / size[0], height / size[1])) for face in faces]
+            enlarged = [_enlarge(face, (width / size[0], height / size[1])) for face in faces]
+            return [replace(face, box=_clip(face.box, width, height)) for face in enlarged]
     return []
 
 
