@@ -24,8 +24,10 @@ class MAPConfig:
         start_timestep: t_0, noise level up to which a face is inverted, in [1, T).
         num_inversion_steps: network calls of the DDIM inversion, >= 2.
         num_generation_steps: network calls of one generation, >= 1.
-        use_map_network: start from a trained `MAPNetwork` where one fits, not from the prior.
-        steps_saved: how many of the `refine_steps` that saves, in [0, refine_steps].
+        use_map_network: start from a trained `MAPNetwork`, where the checkpoint has one that fits,
+            not from the prior.
+        steps_saved: how many of the `refine_steps` such a start makes needless, in
+            [0, refine_steps].
         refine_steps: fine-tuning steps on the photo, >= 0; 0 takes what a `MAPNetwork` makes in one
             pass.
         expression_strength: how far the expression is changed before the protection, in [0,1].
@@ -36,9 +38,9 @@ class MAPConfig:
             other; "summed" takes one gradient of the sum of all losses, without L_SM and with
             little weight on L_E. See `identity.objectives.objectives_for`.
         learning_rate: of the score network's weights with Adam, > 0.
-        motion_rate: of the features' motion, standard deviations a step, >= 0; 0 moves nothing.
-        max_motion: how far features may move, as the length of the vector of standard deviations of
-            real people's expressions, > 0.
+        motion_rate: of the features' motion, units a step, >= 0; 0 moves nothing. The units are
+            those of `expression.motion.FaceMotions`.
+        max_motion: how far each motion may go, in its unit, > 0.
         adam_betas: decay of Adam's two moments, each in [0,1).
         max_expression_grad_ratio: greatest length of the expression gradient relative to the
             identity gradient, >= 0.
@@ -48,7 +50,7 @@ class MAPConfig:
             which protects less from recognisers that weren't used.
         margin: how far beyond a recogniser's match threshold the protection goes, >= 0, in units of
             the way between its thresholds at FAR 1 % and 0.1 %; see `identity.objectives.Goals`.
-        patience: steps without progress after which the rest is saved, >= 1.
+        patience: steps without progress after which the optimisation ends, >= 1.
         autocast: arithmetic of the score network: "bf16" or "fp32".
         compile: use `torch.compile` for the fine-tuned copy, on CUDA only. The first face takes a
             minute or more longer, so this is for many photos.
@@ -64,8 +66,8 @@ class MAPConfig:
     guidance_scale: float = 11.0
     objectives: Literal["projected", "summed"] = "projected"
     learning_rate: float = 3e-4
-    motion_rate: float = 0.25
-    max_motion: float = 2.5
+    motion_rate: float = 0.12
+    max_motion: float = 0.6
     adam_betas: tuple[float, float] = (0.5, 0.9)
     max_expression_grad_ratio: float = 0.25
     projection: bool = True
@@ -110,7 +112,7 @@ MODES = {
         objectives="summed",
         refine_steps=10,
         learning_rate=5e-4,
-        motion_rate=0.5,
+        motion_rate=0.15,
         num_eot_views=1,
         max_expression_grad_ratio=0.0,
     ),
@@ -129,7 +131,7 @@ def margin_of(margin: str | float) -> float:
         return MARGINS[str(margin)]
     try:
         return float(margin)
-    except ValueError:
+    except (TypeError, ValueError):
         known = ", ".join(MARGINS)
         raise UnknownOptionError(
             f"`margin` must be {known} or a number >= 0; got {margin!r}."

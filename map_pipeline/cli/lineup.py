@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -55,13 +56,13 @@ def run_sheets(options: Sheets) -> int:
     """Write the sheets and say what to do with them."""
     from map_pipeline.evaluation.dataset import PhotoSet, read_attributes
     from map_pipeline.evaluation.gallery import EmbeddingCache
-    from map_pipeline.evaluation.lineup import ANSWERS, KEY, cached_embed, make_sheets
+    from map_pipeline.evaluation.lineup import ANSWERS, KEY, make_sheets
 
     pipe = load_pipeline(options.model)
     sheets = make_sheets(
         options.folder,
         PhotoSet(options.pairs),
-        cached_embed(EmbeddingCache(options.folder / "embeddings.npz"), pipe),
+        partial(EmbeddingCache(options.folder / "embeddings.npz").embed, pipe),
         pipe.face_detector,
         options.out,
         options.count,
@@ -71,10 +72,8 @@ def run_sheets(options: Sheets) -> int:
         None if options.attributes is None else read_attributes(options.attributes),
     )
     print(f"{len(sheets)} sheets: {', '.join(map(str, sheets))}")
-    print(f"Fill in {options.out / ANSWERS} without a look at {KEY}: who of A to F it is, which")
-    print(
-        "emotion you see (may be left empty), and whether the face looks edited (yes or no). Then:"
-    )
+    print(f"Fill in {options.out / ANSWERS} without looking at {KEY}: who of A to F it is, which")
+    print("emotion you see (optional), and whether the face looks edited (yes or no). Then:")
     print(f"map-protect lineup score {options.out} {options.out / ANSWERS}")
     return 0
 

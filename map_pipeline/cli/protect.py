@@ -2,16 +2,17 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from map_pipeline.cli.jobs import Job, Plan, check_report, is_output_file, plan_jobs
 from map_pipeline.cli.options import Inline, Model, check_writable, load_pipeline
 from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_MODE, MODES
-from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
+from map_pipeline.errors import MAPError, UnknownOptionError
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
 if TYPE_CHECKING:
@@ -46,7 +47,11 @@ class Options:
         compile: Use torch.compile, on cuda only: slower for the first photo, made for folders.
         seed: Same seed, same result.
         detector: Which detector finds the faces; the checkpoint's setting if not given.
-        report: Write what was measured as JSON.
+        recursive: Go into the folders of a folder.
+        overwrite: Replace existing results and reports; a photo that is read is never replaced.
+        skip_existing: Leave out photos whose result exists, and add to an existing report: this
+            goes on where a run of a folder stopped.
+        report: Write what was measured as JSON, after every photo.
         require: Exit with code 3 unless every recogniser no longer matches the original (dodging)
             or sees the target (impersonation); may be given twice. Every face found counts, unless
             `--faces largest` says that others may stay as they are.
@@ -65,6 +70,9 @@ class Options:
     compile: bool = False
     seed: int = 0
     detector: Literal["auto", "bundled", "insightface", "insightface-download"] | None = None
+    recursive: bool = False
+    overwrite: bool = False
+    skip_existing: bool = False
     report: Path | None = None
     require: tyro.conf.UseAppendAction[tuple[Literal["dodging", "impersonation"], ...]] = ()
     model: Inline[Model] = Model()
@@ -72,29 +80,89 @@ class Options:
 
 def run(options: Options) -> int:
     """Protect one photo, or every photo of a folder."""
-    from map_pipeline.files import write_atomically
-
-    jobs = list(plan_jobs(options.input, options.output))
-    check_writable("OUT", options.output.parent if is_file_name(options.output) else options.output)
-    if options.report is not None:
-        check_writable("--report", options.report.parent)
+    plan = plan_jobs(
+        options.input,
+        options.output,
+        recursive=options.recursive,
+        overwrite=options.overwrite,
+        skip_existing=options.skip_existing,
+    )
+    report = Report.open(options, plan)
+    folder = options.output.parent if is_output_file(options.output) else options.output
+    check_writable("OUT", folder)
     pipe = load_pipeline(options.model, options.detector)
     if options.target != "auto" and Path(options.target).is_file():
         print(OWN_TARGET_NOTICE, file=sys.stderr)
-    if not options.input.is_dir():
-        reports = {options.input.name: protect_file(pipe, *jobs[0], options)}
-        failures: dict[str, str] = {}
+    failures: dict[str, str] = {}
+    if options.input.is_dir():
+        failures = protect_folder(pipe, plan.jobs, options, report)
     else:
-        reports, failures = protect_folder(pipe, jobs, options)
-    if options.report is not None:
-        content = {name: [face.to_dict() for face in faces] for name, faces in reports.items()}
-        write_atomically(options.report, json.dumps(content, indent=2).encode())
+        for job in plan.jobs:
+            report.add(job.name, protect_file(pipe, job, options))
+    for name, reason in plan.skipped.items():
+        print(f"map-protect: {name}: skipped: {reason}", file=sys.stderr)
     for name, text in failures.items():
         print(f"map-protect: {name}: {text}", file=sys.stderr)
     if failures:
-        print(f"{len(failures)} of {len(jobs)} photos failed.", file=sys.stderr)
+        print(f"{len(failures)} of {len(plan.jobs)} photos failed.", file=sys.stderr)
         return 1
-    return check_requirements(reports, options.require, all_faces=options.faces != "largest")
+    return check_requirements(report.faces, options.require, all_faces=options.faces != "largest")
+
+
+class Report:
+    """What was measured, and the file that grows with it.
+
+    Attributes:
+        path: the JSON file; None writes none.
+        faces: name of a photo -> its faces, of this run.
+    """
+
+    def __init__(self, path: Path | None, earlier: Mapping[str, Any]) -> None:
+        self.path, self.faces = path, dict[str, list["FaceReport"]]()
+        self._content = dict(earlier)
+
+    @classmethod
+    def open(cls, options: Options, plan: Plan) -> "Report":
+        """Check the path and go on with an earlier report if asked.
+
+        Raises:
+            UnknownOptionError: the path is a folder or a photo, or a file is there that may not be
+                replaced.
+            OSError: its folder can't be written.
+        """
+        path = options.report
+        if path is None:
+            return cls(None, {})
+        check_report(path, plan.jobs, options.overwrite or options.skip_existing)
+        check_writable("--report", path.parent)
+        goes_on = options.skip_existing and path.exists()
+        return cls(path, read_report(path) if goes_on else {})
+
+    def add(self, name: str, faces: list["FaceReport"]) -> None:
+        """Note a photo; the file is whole at any time."""
+        from map_pipeline.files import write_atomically
+
+        self.faces[name] = faces
+        self._content[name] = [face.to_dict() for face in faces]
+        if self.path is not None:
+            write_atomically(self.path, json.dumps(self._content, indent=2).encode())
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """An earlier report.
+
+    Raises:
+        UnknownOptionError: the file is none.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise UnknownOptionError(
+            f"`--report` must be an earlier report with --skip-existing, got {path.name!r}."
+        )
+    return content
 
 
 def check_requirements(
@@ -119,8 +187,8 @@ def check_requirements(
             unmet += 1
             print(
                 f"map-protect: {name}: --require: {left} of {len(faces) + left} faces found "
-                f"{'is' if left == 1 else 'are'} left unprotected. Choose --faces all, or --faces "
-                "largest if that is meant.",
+                f"{'is' if left == 1 else 'are'} left unprotected. --faces all takes all that are "
+                "large enough, --faces largest says that others may stay as they are.",
                 file=sys.stderr,
             )
         for requirement in dict.fromkeys(requirements):
@@ -135,44 +203,7 @@ def check_requirements(
     return 3 if unmet else 0
 
 
-def plan_jobs(source: Path, output: Path) -> Iterator[tuple[Path, Path]]:
-    """Pairs of input and output file.
-
-    Raises:
-        InvalidImageError: a folder without photos, or an output that doesn't fit the input.
-    """
-    from map_pipeline.images import SUFFIXES
-
-    if output.resolve() == source.resolve():
-        raise InvalidImageError(f"`OUT` must differ from `IN`, got {output.name!r} for both.")
-    if not source.is_dir():
-        if is_file_name(output):
-            yield source, output
-        elif output.suffix and not output.is_dir():
-            raise InvalidImageError(f"`OUT` must end in .png, .jpg or .jpeg, got {output.name!r}.")
-        else:
-            yield source, output / f"{source.stem}.png"
-        return
-    if is_file_name(output):
-        raise InvalidImageError(f"`OUT` must be a folder when `IN` is one, got {output.name!r}.")
-    photos = sorted(p for p in source.iterdir() if p.suffix.lower() in SUFFIXES)
-    if not photos:
-        raise InvalidImageError(f"`IN` must hold photos ({', '.join(SUFFIXES)}), got none.")
-    names = [photo.stem for photo in photos]
-    for photo in photos:
-        # Two inputs that differ only in their suffix must not overwrite each other.
-        name = photo.stem if names.count(photo.stem) == 1 else photo.name
-        yield photo, output / f"{name}.png"
-
-
-def is_file_name(path: Path) -> bool:
-    """Whether `path` names an output picture rather than a folder."""
-    return path.suffix.lower() in (".png", ".jpg", ".jpeg") and not path.is_dir()
-
-
-def protect_file(
-    pipe: "MAPPipeline", source: Path, output: Path, options: Options
-) -> list["FaceReport"]:
+def protect_file(pipe: "MAPPipeline", job: Job, options: Options) -> list["FaceReport"]:
     """Protect one photo, write it and print its report."""
     import torch
 
@@ -181,13 +212,12 @@ def protect_file(
         advice,
         doubtful_faces,
         headline,
-        join_names,
         remaining_matches,
         unprotected_faces,
     )
 
     result = pipe(
-        source,
+        job.source,
         emotion=options.emotion,
         target=options.target,
         faces=options.faces,
@@ -199,44 +229,54 @@ def protect_file(
         config=replace(MODES[options.mode], compile=options.compile),
         generator=torch.Generator().manual_seed(options.seed),
     )
-    save_image(result.images[0], output)
+    save_image(result.images[0], job.output)
     reports = result.reports[0]
     hints = [advice(options.mode)] if remaining_matches(reports) else []
     if unprotected_faces(reports) and options.faces is None:
         hints.append("--faces all protects all of them.")
     print(headline(reports), *hints)
     if boxes := doubtful_faces(reports):
-        corners = [f"({', '.join(f'{corner:.0f}' for corner in box)})" for box in boxes[:3]]
-        places = join_names(corners) + (f" and {len(boxes) - 3} places more" if boxes[3:] else "")
-        print(
-            f"{source.name}: there may be more faces, turned or half hidden, at {places} px. They "
-            f"aren't protected{'' if options.rotate else '; --rotate may find them'}.",
-            file=sys.stderr,
-        )
+        print(f"{job.name}: {tell_doubts(boxes, options.rotate)}", file=sys.stderr)
     for number, face in enumerate(reports, 1):
         print(face.to_table(), end="\n\n")
         if face.problems:
             print(
-                f"{source.name}: face {number} is {', '.join(face.problems)}. It may be protected "
+                f"{job.name}: face {number} is {', '.join(face.problems)}. It may be protected "
                 "less well than the figures say.",
                 file=sys.stderr,
             )
     return reports
 
 
+def tell_doubts(boxes: Sequence[Sequence[float]], rotated: bool) -> str:
+    """Where more faces may be, and what may find them unless turned ones were looked for."""
+    from map_pipeline.report import join_names
+
+    corners = [f"({', '.join(f'{corner:.0f}' for corner in box)})" for box in boxes[:3]]
+    places = join_names(corners) + (f" and {len(boxes) - 3} places more" if boxes[3:] else "")
+    hint = "" if rotated else "; --rotate may find them"
+    return f"there may be more faces, turned or half hidden, at {places} px. They aren't protected{hint}."
+
+
 def protect_folder(
-    pipe: "MAPPipeline", jobs: Sequence[tuple[Path, Path]], options: Options
-) -> tuple[dict[str, list["FaceReport"]], dict[str, str]]:
-    """Protect file after file; return reports and error texts by file name."""
+    pipe: "MAPPipeline", jobs: Sequence[Job], options: Options, report: Report
+) -> dict[str, str]:
+    """Protect photo after photo, whatever happens to one of them; return error texts by name."""
     from tqdm import tqdm
 
     pipe.set_progress_bar_config(disable=True)
-    reports, failures = {}, {}
-    for source, output in tqdm(jobs, unit="photo"):
+    failures = {}
+    for job in tqdm(jobs, unit="photo"):
         try:
-            reports[source.name] = protect_file(pipe, source, output, options)
+            faces = protect_file(pipe, job, options)
         except UnknownOptionError:
             raise  # an option is wrong, not this photo
         except (MAPError, OSError) as error:
-            failures[source.name] = " ".join(str(error).split())
-    return reports, failures
+            failures[job.name] = " ".join(str(error).split())
+        except Exception as error:  # a defect of ours, or no memory: the others can still be done
+            failures[job.name] = (
+                f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+            )
+        else:
+            report.add(job.name, faces)
+    return failures

@@ -3,7 +3,7 @@
 `map-protect train map` fine-tunes the score network's deep layers once. The change is kept as
 matrices of low rank (LoRA, Hu et al. 2022, https://arxiv.org/abs/2106.09685), for two reasons: the
 prior stays what it is, bit for bit, for inversion and the expression edit; and a network takes
-2 to 3 MB, so that those which saw fewer recognisers can be shipped for the evaluation, too.
+2 to 3 MB. The bundled checkpoint has none.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,7 +103,7 @@ class MAPNetwork(ModelMixin, ConfigMixin):
         return described[:, :0] if self.motion_out is None else self.motion_out(described)
 
     def _describe(self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        """`[B,hidden]`."""
+        """Face and target as one vector each `[B,hidden]`, the mean over the recognisers."""
         parts = []
         for layers, embeddings in ((self.source_in, sources), (self.target_in, targets)):
             for name, layer in layers.items() if embeddings else ():

@@ -1,14 +1,7 @@
 """Pipelines whose trained network never saw the recogniser that judges them."""
 
-from pathlib import Path
-
-from map_pipeline.checksums import check_folder
-from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.pipeline import MAPPipeline
-
-# `map_network` of the bundled checkpoint, trained again without one recogniser each.
-NETWORKS = Path(__file__).parent / "networks"
 
 
 def surrogates_without(pipe: MAPPipeline, left_out: str) -> tuple[str, ...]:
@@ -37,26 +30,19 @@ def rotation(pipe: MAPPipeline, leave_out: str) -> tuple[str, ...]:
 
 
 def leave_one_out(pipe: MAPPipeline, left_out: str) -> MAPPipeline:
-    """The same pipeline with a trained network that never saw a recogniser of this family.
+    """The same pipeline without its trained network if a recogniser of this family taught that.
 
-    Components are shared, not copied. It has no trained network where none such is bundled, or
-    where `pipe` has none: then all steps start from the prior.
+    All steps start from the prior then. Components are shared, not copied.
 
     Args:
-        left_out: name of a recogniser; "" leaves none out and returns `pipe` itself.
-
-    Raises:
-        CheckpointError: the bundled networks are damaged.
+        left_out: name of a recogniser; "" leaves none out.
     """
-    if not left_out:
+    network = pipe.map_network
+    if not left_out or network is None:
         return pipe
-    network, folder = None, NETWORKS / left_out
-    if pipe.map_network is not None and folder.is_dir():
-        check_folder(NETWORKS)
-        network = MAPNetwork.from_pretrained(folder, torch_dtype=pipe.dtype).to(pipe.device)
-        if pipe.recognisers[left_out].config.family in network.config.families:
-            network = None
-    other = MAPPipeline(**{**pipe.components, "map_network": network}, **settings_of(pipe))
+    if pipe.recognisers[left_out].config.family not in network.config.families:
+        return pipe
+    other = MAPPipeline(**{**pipe.components, "map_network": None}, **settings_of(pipe))
     other.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
     return other
 

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import InvalidImageError, UnknownOptionError
 from map_pipeline.evaluation.dataset import PhotoSet
-from map_pipeline.evaluation.gallery import EmbeddingCache, Embeddings
+from map_pipeline.evaluation.gallery import Embeddings
 from map_pipeline.evaluation.protocol import wilson
 from map_pipeline.evaluation.results import PhotoRow, photo_file, photos_file, read_rows
 from map_pipeline.faces.align import (
@@ -139,11 +139,6 @@ def make_sheets(
     names = [field.name for field in fields(Question)]
     _write(out / KEY, names, [[str(getattr(one, name)) for name in names] for one in questions])
     return sheets
-
-
-def cached_embed(cache: EmbeddingCache, pipe: object) -> Callable[[bytes], Embeddings]:
-    """`embed` of `make_sheets` by a pipeline's recognisers."""
-    return lambda content: cache.embed(pipe, content)
 
 
 def protected_rows(run: Path, method: str | None) -> list[PhotoRow]:

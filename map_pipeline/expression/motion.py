@@ -1,24 +1,41 @@
-"""Small plausible motions of a face's features, found for the sake of its identity.
+"""Small motions of a face's features, found for the sake of its identity.
 
 Recognisers hang on where features are, and people much less: every smile moves them. So the
-cheapest protection is a motion that real faces make, too. It is spanned by the principal components
-of real people's expressions (`ExpressionShapes.motions`), alike on the left and on the right; nose,
-temples and the outline of the head stay where they are.
+cheapest protection is a motion. Two kinds are added up, both alike on the left and on the right:
+
+- the principal components of real people's expressions (`ExpressionShapes.motions`), and
+- a coarse grid of free shifts, which moves cheeks, forehead, mouth and chin by a hundredth of the
+  face's width.
+
+Nose, eyes and brows hardly take part: people know a face by their shape. The outline of the head
+stays where it is.
 """
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from map_pipeline.expression.shapes import ExpressionShapes, straighten
 from map_pipeline.expression.warp import GRID, enlarge, flow_grid, spread
-from map_pipeline.faces.align import invert_affine
-from map_pipeline.faces.paste import feather_mask
+from map_pipeline.faces.align import apply_affine, invert_affine
+from map_pipeline.faces.landmarks import five_points
+from map_pipeline.faces.paste import feather_mask, quiet_features
 
 # Reach of a landmark's motion, as a share of the side. Twice that of an asked expression: the skin
 # between the features goes along, so that no line is bent and no feature doubled.
 REACH = 0.2
+
+# The free shifts, in units of the crop's side, in the upright frame: how far one unit moves, where
+# the grid's rows lie, and its columns from the face's middle line outwards.
+FREE_UNIT = 0.0234
+ROWS, COLUMNS = torch.linspace(0.12, 0.95, 7), torch.linspace(0, 0.42, 4)
+WIDTH = 0.11  # standard deviation of the Gaussian that spreads a shift: .8 of the grid's spacing
+
+# Share of their motion that is left to eyes and brows, of the 68 landmarks.
+EYES_AND_BROWS, LEFT_TO_THEM = (*range(17, 27), *range(36, 48)), 0.3
+NOSE_BRIDGE = 27
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +43,8 @@ class FaceMotions:
     """The motions of some faces.
 
     Attributes:
-        flows: `[B,K,2,c,c]` crop px, what each motion of one standard deviation does, on
-            `warp.flow_grid`.
+        flows: `[B,K,2,c,c]` crop px, what one unit of each motion does, on `warp.flow_grid`. The
+            unit is a standard deviation of real expressions, or `FREE_UNIT` of the side.
         size: s, side of the crop, px.
     """
 
@@ -35,9 +52,14 @@ class FaceMotions:
     size: int
 
     def flow(self, coefficients: Tensor) -> Tensor:
-        """The flow `[B,2,2s,2s]` (see `warp`) of motions `[B,K]`, in standard deviations."""
+        """The flow `[B,2,2s,2s]` (see `warp`) of motions `[B,K]`, in their units."""
         coarse = torch.einsum("bk,bkcyx->bcyx", coefficients, self.flows.to(coefficients))
         return enlarge(coarse, self.size) * feather_mask(2 * self.size).to(coarse)
+
+
+def count_motions(shapes: ExpressionShapes) -> int:
+    """K: how many motions `face_motions` finds."""
+    return len(shapes.motions) + len(ROWS) * (2 * len(COLUMNS) - 1)
 
 
 def face_motions(shapes: ExpressionShapes, landmarks68: Tensor, size: int) -> FaceMotions:
@@ -49,16 +71,57 @@ def face_motions(shapes: ExpressionShapes, landmarks68: Tensor, size: int) -> Fa
     """
     landmarks = landmarks68.detach().cpu().double()
     _, to_frame = straighten(landmarks[None].float() / size, shapes.neutral.cpu())
-    turn = invert_affine(to_frame[0])[:, :2].double()  # from the upright frame to the face's own
-    motions = shapes.motions.cpu().double() @ turn.T * size  # [K,68,2] px
+    # From the upright frame, in units of the side, to crop px.
+    turn = invert_affine(to_frame[0])[:, :2].double() * size
+    motions = shapes.motions.cpu().double() @ turn.T  # [K,68,2]
+    motions[:, list(EYES_AND_BROWS)] *= LEFT_TO_THEM
     shares = spread(landmarks, size, flow_grid(size), REACH)  # [M,68]
-    coarse = 2 * size // GRID
+    by_expressions = torch.einsum("mp,kpc->kmc", shares, motions)
+    middle = float(shapes.neutral[NOSE_BRIDGE, 0])
+    by_grid = _free_shifts(to_frame[0].double(), middle, size) @ turn.T
+    by_grid = by_grid * _freedom(landmarks, size)[:, None]
     # What appears at a place comes from where the motion started: hence the sign.
-    flows = -torch.einsum("mp,kpc->kcm", shares, motions)
+    flows = -torch.cat([by_expressions, by_grid]).transpose(1, 2)  # [K,2,M]
+    coarse = 2 * size // GRID
     return FaceMotions(flows.reshape(1, -1, 2, coarse, coarse).float(), size)
 
 
+def _free_shifts(to_frame: Tensor, middle: float, size: int) -> Tensor:
+    """Shifts `[K,M,2]` of the grid's points at `flow_grid`, upright, in units of the side.
+
+    Args:
+        to_frame: `[2,3]` affine to the upright frame, in the same units.
+        middle: x of the face's middle line in that frame.
+    """
+    places = flow_grid(size) / size  # [M,2]
+    x, y = apply_affine(to_frame, places).unbind(1)
+    shifts = []
+    for row in ROWS.tolist():
+        for column in COLUMNS.tolist():
+            left, right = (
+                torch.exp(-((x - middle - side) ** 2 + (y - row) ** 2) / (2 * WIDTH**2))
+                for side in (-column, column)
+            )
+            if column:
+                shifts.append(torch.stack([right - left, torch.zeros_like(x)], 1))
+            both = left + right if column else left
+            shifts.append(torch.stack([torch.zeros_like(x), both], 1))
+    return FREE_UNIT * torch.stack(shifts)
+
+
+def _freedom(landmarks: Tensor, size: int) -> Tensor:
+    """How much of a free shift is made at `flow_grid`, `[M]` in [0,1].
+
+    Args:
+        landmarks: `[68,2]` crop px.
+    """
+    points = torch.from_numpy(five_points(landmarks.numpy()))
+    free = F.pad(feather_mask(size) * quiet_features(points, size), [size // 2] * 4)
+    coarse = 2 * size // GRID
+    free = F.interpolate(free, (coarse, coarse), mode="bilinear", align_corners=True)
+    return free.flatten().double()
+
+
 def limit(coefficients: Tensor, most: float) -> Tensor:
-    """Motions `[B,K]` of a length below `most`; short ones stay nearly as they are."""
-    square = coefficients.square().sum(-1, keepdim=True)
-    return coefficients / (1 + square / most**2).sqrt()
+    """Motions of less than `most` units each; small ones stay nearly as they are."""
+    return coefficients / (1 + (coefficients / most).square()).sqrt()

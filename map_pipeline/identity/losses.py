@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# ITU-R BT.601, https://www.itu.int/rec/R-REC-BT.601: rows Y, Cb, Cr of R'G'B'.
-_YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+# ITU-R BT.601, https://www.itu.int/rec/R-REC-BT.601: luma Y of R'G'B'.
+_LUMA = (0.299, 0.587, 0.114)
 _LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
 VISIBILITY_SCALES = 3  # 128, 64 and 32 px: windows of 7, 14 and 28 px of the crop
 SSIM_WINDOW = 7  # px; the uniform window of Wang et al. 2004 as in scikit-image
@@ -54,20 +54,13 @@ def smoothness_loss(change: Tensor) -> Tensor:
     return F.conv2d(change, kernel, padding=1, groups=3).abs().mean(dim=(1, 2, 3))
 
 
-def chroma_loss(change: Tensor) -> Tensor:
-    """Root mean square of the change's Cb and Cr, `[B]`: colour patches look dirty on skin."""
-    matrix = change.new_tensor(_YCBCR)
-    chroma = torch.einsum("kc,bchw->bkhw", matrix[1:], change)
-    return chroma.square().mean(dim=(1, 2, 3)).add(1e-12).sqrt()
-
-
 def luma_loss(change: Tensor) -> Tensor:
-    """Root mean square of the change's luma Y, `[B]` in [0,1]: what is left of PSNR without colour.
+    """Root mean square of the change's luma Y, `[B]` in [0,1].
 
     Structural similarity is blind to broad changes of light, which recognisers hardly see but
     people do, as patchy skin.
     """
-    luma = torch.einsum("c,bchw->bhw", change.new_tensor(_YCBCR[0]), change)
+    luma = torch.einsum("c,bchw->bhw", change.new_tensor(_LUMA), change)
     return luma.square().mean(dim=(1, 2)).add(1e-12).sqrt()
 
 

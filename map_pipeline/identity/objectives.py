@@ -94,7 +94,7 @@ class RefineState:
     Attributes:
         moved: `[1,3,s,s]` in [0,1], the source crop with its features moved.
         crop: `[1,3,s,s]` in [0,1], the same with the residual added.
-        motion: `[1,K]` standard deviations, how far features were moved.
+        motion: `[1,K]`, how far features were moved, see `FaceMotions`.
         embeddings: surrogate name -> `[V,D]`, one row per view of the region.
         logits: expression encoder name -> `[V,7]`.
         noise: pair (predicted, true) `[1,C,h,w]` of the score network on the noised source; None
@@ -138,7 +138,7 @@ class Objective:
 
 
 def impersonation(state: RefineState, target: RefineTarget) -> Tensor:
-    """How far the similarity to the target is from its goal; 0 without a target."""
+    """How far the similarity to the target is from its goal; `target` must have one."""
     return _mean_shortfall(
         state,
         target,
@@ -188,13 +188,8 @@ def smoothness(state: RefineState, _target: RefineTarget) -> Tensor:
     return losses.smoothness_loss(state.crop - state.moved).mean()
 
 
-def chroma(state: RefineState, _target: RefineTarget) -> Tensor:
-    """Colour part of the residual."""
-    return losses.chroma_loss(state.crop - state.moved).mean()
-
-
 def luma(state: RefineState, _target: RefineTarget) -> Tensor:
-    """Brightness part of the residual."""
+    """Size of the residual."""
     return losses.luma_loss(state.crop - state.moved).mean()
 
 
@@ -204,7 +199,7 @@ def visibility(state: RefineState, _target: RefineTarget) -> Tensor:
 
 
 def motion(state: RefineState, _target: RefineTarget) -> Tensor:
-    """Motion of the features, in squared standard deviations of real expressions."""
+    """Squared motion of the features, in the units of `FaceMotions`."""
     return state.motion.square().sum(-1).mean()
 
 
@@ -216,16 +211,15 @@ def score_matching(state: RefineState, _target: RefineTarget) -> Tensor:
 
 
 def default_objectives() -> list[Objective]:
-    """The objectives as shipped; weights were chosen on dev pairs 24-61, by leave-one-out."""
+    """The objectives as shipped; weights were chosen on dev pairs 24-47, by leave-one-out."""
     return [
         Objective("impersonation", "L_A", "identity", 3.0, impersonation),
         Objective("dodging", "L_A", "identity", 2.0, dodging),
         Objective("expression", "L_E", "expression", 1.0, expression, needs="logits"),
         Objective("smoothness", "L_S", "prior", 10.0, smoothness),
-        Objective("chroma", "-", "prior", 30.0, chroma),
-        Objective("luma", "-", "prior", 12.0, luma),
-        Objective("visibility", "-", "prior", 8.0, visibility),
-        Objective("motion", "-", "prior", 0.02, motion),
+        Objective("luma", "-", "prior", 18.0, luma),
+        Objective("visibility", "-", "prior", 12.0, visibility),
+        Objective("motion", "-", "prior", 0.01, motion),
         Objective("score_matching", "L_SM", "prior", 1.0, score_matching, needs="noise"),
     ]
 

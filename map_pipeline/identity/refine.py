@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from map_pipeline.config import MAPConfig
-from map_pipeline.diffusion.conditioner import is_grey
 from map_pipeline.diffusion.ddim import generate, invert
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import (
@@ -40,7 +39,6 @@ from map_pipeline.diffusion.unet import (
 from map_pipeline.expression.classifiers import (
     ExpressionClassifier,
     TransformersExpressionClassifier,
-    to_grey,
 )
 from map_pipeline.expression.motion import FaceMotions, limit
 from map_pipeline.expression.warp import deform, deform_crop
@@ -54,6 +52,7 @@ from map_pipeline.identity.objectives import (
     needs,
 )
 from map_pipeline.identity.recognisers import FaceRecogniser
+from map_pipeline.identity.tone import in_own_colour
 from map_pipeline.identity.views import jitter_landmarks, random_view
 
 
@@ -99,8 +98,9 @@ class FaceChange:
     """What protects a face.
 
     Attributes:
-        residual: `[1,3,s,s]` in [-1,1], x^ - reconstruction(x), not yet masked.
-        motion: `[1,K]` standard deviations, see `FaceMotions`; K is 0 where nothing may move.
+        residual: `[1,3,s,s]` in [-1,1], x^ - reconstruction(x) in the photo's own colours, not yet
+            masked.
+        motion: `[1,K]`, see `FaceMotions`; K is 0 where nothing may move.
     """
 
     residual: Tensor
@@ -140,21 +140,21 @@ class InvertedFace:
         unet: the copy, float32.
         scheduler: its noise schedule.
         config: settings of the run.
-        clean: `[1,C,l,l]` latents of the source crop.
+        source: `[1,3,s,s]` in [0,1], the crop.
+        clean: `[1,C,l,l]` its latents.
         latents: `[1,C,l,l]` the same inverted to `config.start_timestep`.
         reconstruction: `[1,3,s,s]` what theta_0 makes of `latents`.
         condition: `[1,width]` of what is generated, or None.
-        grey: the photo has no colour, and gets none.
     """
 
     unet: UNet2DModel
     scheduler: DDIMScheduler
     config: MAPConfig
+    source: Tensor
     clean: Tensor
     latents: Tensor
     reconstruction: Tensor
     condition: Tensor | None
-    grey: bool
 
     def change(self, latents: Tensor, motion: Tensor) -> FaceChange:
         """What the network changes now, and the motion `[1,K]`; gradients reach both."""
@@ -162,7 +162,7 @@ class InvertedFace:
         with record_function("generate"), _autocast(latents.device, self.config):
             generated = generate(self.unet, self.scheduler, latents, *schedule, self.condition)
         change = unpatchify(generated, patch_size(self.unet)) - self.reconstruction  # [1,3,s,s]
-        residual = to_grey(change).expand_as(change) if self.grey else change
+        residual = in_own_colour(change, self.source)
         return FaceChange(residual, limit(motion, self.config.max_motion))
 
 
@@ -202,8 +202,7 @@ def refine(
             parameters, layers = [*parameters, free], [*layers, layers[-1] + 1]
         optimizer = torch.optim.Adam(groups, betas=config.adam_betas, foreach=True)
         combine = GradientCombiner(config, layers)
-        # Adam overshoots when a prior term kicks in, so the best step counts and not the last; the
-        # first change of theta_0 leaves the photo unprotected.
+        # Adam overshoots when a prior term kicks in, so the best step counts and not the last.
         best_loss, waited, latents = float("inf"), 0, face.latents
         for index in range(config.refine_steps + 1):
             change = face.change(latents, free)
@@ -277,11 +276,11 @@ def invert_face(networks: Networks, target: RefineTarget, config: MAPConfig) -> 
         unet=unet,
         scheduler=scheduler,
         config=config,
+        source=target.source_crop,
         clean=clean,
         latents=latents,
         reconstruction=reconstruction,
         condition=target.target_cond,
-        grey=bool(is_grey(target.source_crop)),
     )
 
 

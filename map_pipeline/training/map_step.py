@@ -15,7 +15,7 @@ from map_pipeline.diffusion.ddim import generate, invert
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import patch_size, patchify, unpatchify
 from map_pipeline.expression.classifiers import ExpressionClassifier
-from map_pipeline.expression.motion import FaceMotions, face_motions, limit
+from map_pipeline.expression.motion import FaceMotions, count_motions, face_motions, limit
 from map_pipeline.expression.shapes import ExpressionShapes
 from map_pipeline.expression.warp import GRID, deform, deform_crop
 from map_pipeline.faces.landmarks import five_points
@@ -28,6 +28,7 @@ from map_pipeline.identity.objectives import (
     Side,
 )
 from map_pipeline.identity.recognisers import FaceRecogniser
+from map_pipeline.identity.tone import in_own_colour
 from map_pipeline.identity.views import jitter_landmarks, random_view
 from map_pipeline.training.augment import Batch, mirror
 from map_pipeline.training.config import MAPTrainingConfig
@@ -141,7 +142,8 @@ def prepare(
 def free_motions(shapes: ExpressionShapes, known: Tensor, landmarks68: Tensor, side: int) -> Tensor:
     """`float16 [N,K,2,c,c]` for landmarks `[N,68,2]` px; zeros where they aren't `known` `[N]`."""
     coarse = 2 * side // GRID
-    found = torch.zeros(len(known), len(shapes.motions), 2, coarse, coarse, dtype=torch.float16)
+    count = count_motions(shapes)
+    found = torch.zeros(len(known), count, 2, coarse, coarse, dtype=torch.float16)
     for row in known.nonzero()[:, 0].tolist():
         found[row] = face_motions(shapes, landmarks68[row].cpu(), side).flows[0].half()
     return found
@@ -185,7 +187,7 @@ class Step:
             source_condition(faces.labels, rows), emotion=F.one_hot(emotion, len(EMOTIONS)).float()
         )
         condition = self._model.conditioner(condition) + self._network.encode(source, targets)
-        change = self._change(rows, condition) * faces.masks[rows].float()
+        change = in_own_colour(self._change(rows, condition), crops) * faces.masks[rows].float()
         motion = limit(
             self._network.motion(source, targets).float(), self._config.protection.max_motion
         )

@@ -27,6 +27,7 @@ from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import compile_network, patch_size
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.expression.classifiers import ExpressionClassifier
+from map_pipeline.expression.motion import count_motions
 from map_pipeline.expression.shapes import ExpressionShapes
 from map_pipeline.identity.gradients import GradientCombiner, side_gradients
 from map_pipeline.identity.objectives import objectives_for, with_weights
@@ -103,7 +104,7 @@ def train_map(
 
     # 2. What changes.
     dims = {name: recognisers[name].config.embedding_dim for name in config.surrogates}
-    motions = len(shapes.motions)
+    motions = count_motions(shapes)
     network = MAPNetwork.for_unet(
         model.unet, dims, config.rank, families=families_of(recognisers), motion_count=motions
     ).to(device)

@@ -1,6 +1,5 @@
 """The free motions of `expression.motion`: principal components of real people's expressions."""
 
-import io
 import json
 import zipfile
 from collections import defaultdict
@@ -42,7 +41,7 @@ def read_people(source: Path, detector: FaceDetector) -> People:
             for line in archive.read("labels.jsonl").decode().splitlines():
                 label = json.loads(line)
                 subject, emotion = label["subject"], label["emotion"]
-                photo = to_array(load_image(io.BytesIO(archive.read(label["file"])).getvalue()))
+                photo = to_array(load_image(archive.read(label["file"])))
                 if faces := detector.detect(photo):
                     found[subject][emotion].append(torch.from_numpy(faces[0].landmarks68))
     except (OSError, zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
@@ -69,8 +68,7 @@ def measure_motions(people: People, neutral: Tensor, count: int) -> Tensor:
     """
     displacements = []
     for emotions in people.values():
-        means = {k: torch.stack([_straight(s, neutral) for s in v]).mean(0)
-                 for k, v in emotions.items()}  # fmt: skip
+        means = {name: _mean_shape(shapes, neutral) for name, shapes in emotions.items()}
         start = means.get("neutral", torch.stack(list(means.values())).mean(0))
         displacements += [shape - start for k, shape in means.items() if k != "neutral"]
     if len(displacements) < count:
@@ -93,5 +91,6 @@ def measure_motions(people: People, neutral: Tensor, count: int) -> Tensor:
     return (directions * deviations[:, None])[:count].view(count, 68, 2).float()
 
 
-def _straight(landmarks68: Tensor, neutral: Tensor) -> Tensor:
-    return straighten(landmarks68[None].float(), neutral)[0][0]
+def _mean_shape(shapes: list[Tensor], neutral: Tensor) -> Tensor:
+    """Mean `[68,2]` of straightened shapes."""
+    return straighten(torch.stack(shapes).float(), neutral)[0].mean(0)

@@ -18,8 +18,8 @@ DEFAULT = Choices()
 SHOW_RESULT = """() => document.getElementById("verdict")
     ?.scrollIntoView({behavior: "smooth", block: "start"})"""
 EMOTION_CHOICES = [(emotion.capitalize(), emotion) for emotion in EMOTIONS]
-STEPS_INFO = "0 uses the mode's default; with a built-in target: " + ", ".join(
-    f"{config.refine_steps - config.steps_saved} for {mode}" for mode, config in MODES.items()
+STEPS_INFO = "At most. 0 uses the mode's default: " + ", ".join(
+    f"{config.refine_steps} for {mode}" for mode, config in MODES.items()
 )
 
 

@@ -15,9 +15,7 @@ from PIL import Image
 
 from map_pipeline import MAPNetwork, MAPPipeline, MAPPipelineOutput, __version__
 from map_pipeline.cli.main import main
-from map_pipeline.cli.protect import plan_jobs
 from map_pipeline.config import MODES
-from map_pipeline.errors import InvalidImageError
 
 
 @pytest.fixture
@@ -278,7 +276,8 @@ def test_folder_goes_on_after_a_bad_file(
     assert set(json.loads(report.read_text())) == {"a.png", "d.JPG"}
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
-    *failures, last = captured.err.splitlines()[-3:]
+    skipped, *failures, last = captured.err.splitlines()[-4:]
+    assert skipped.startswith("map-protect: notes.txt: skipped: ")
     assert failures[0].startswith("map-protect: b.png: `image` must be a whole")
     assert failures[1].startswith("map-protect: c.png: `image` must show a face")
     assert last == "2 of 4 photos failed."
@@ -294,24 +293,6 @@ def test_whole_folder(protect: Callable, portrait: Path, tmp_path: Path) -> None
     assert protect(photos, tmp_path / "out") == 0
     assert files(tmp_path / "out") == {"a.png", "b.png"}
     assert {name: (photos / name).read_bytes() for name in files(photos)} == before
-
-
-def test_names_that_differ_in_the_suffix_only(tmp_path: Path) -> None:
-    for name in ("a.jpg", "a.png", "b.png"):
-        grey(tmp_path / name)
-    outputs = [output.name for _, output in plan_jobs(tmp_path, tmp_path / "out")]
-    assert outputs == ["a.jpg.png", "a.png.png", "b.png"]
-
-
-@pytest.mark.parametrize(
-    ("output", "match"), [("out.png", "`OUT` must be a folder"), ("out", "`IN` must hold photos")]
-)
-def test_folder_that_does_not_fit(tmp_path: Path, output: str, match: str) -> None:
-    (tmp_path / "empty").mkdir()
-    if output == "out.png":
-        grey(tmp_path / "empty" / "a.png")
-    with pytest.raises(InvalidImageError, match=match):
-        list(plan_jobs(tmp_path / "empty", tmp_path / output))
 
 
 def test_targets_are_listed_and_exported(

@@ -86,12 +86,12 @@ def test_from_faces_to_a_network(
     train = ["train", "map", "--faces", str(faces), "--prior", str(prior), "--out", str(out)]
     train += ["--checkpoint", checkpoint, "--surrogates", "dlib_resnet", "mobilefacenet"]
     train += ["--protection.num-inversion-steps", "2", "--protection.num-generation-steps", "2"]
-    assert main([*train, "--weights", "chroma", "3", *MAP_OPTIONS]) == 0
+    assert main([*train, "--weights", "luma", "3", *MAP_OPTIONS]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "24 faces prepared"
     assert "conflict" in lines[1]
     told = json.loads((out / "training_map.json").read_text())
-    assert told["config"]["weights"] == {"chroma": 3.0}
+    assert told["config"]["weights"] == {"luma": 3.0}
     assert told["config"]["surrogates"] == ["dlib_resnet", "mobilefacenet"]
     assert told["config"]["protection"]["num_inversion_steps"] == 2
     with Image.open(out / "curves.png") as picture:
@@ -312,14 +312,14 @@ def test_a_preset_gives_the_defaults_of_all_other_settings() -> None:
 
 def test_settings_of_map_runs() -> None:
     arguments = ["--faces", "f", "--out", "o", "--preset", "gpu", "--surrogates", "a", "b"]
-    arguments += ["--weights", "dodging", "0", "chroma", "2.5", "--batch-size", "3"]
+    arguments += ["--weights", "dodging", "0", "luma", "2.5", "--batch-size", "3"]
     arguments += ["--protection.no-projection", "--protection.adam-betas", "0.1", "0.2"]
     config = parse(Map, arguments, "map").settings
     protection = replace(MAP_PRESETS["gpu"].protection, projection=False, adam_betas=(0.1, 0.2))
     assert config == replace(
         MAP_PRESETS["gpu"],
         surrogates=("a", "b"),
-        weights={"dodging": 0.0, "chroma": 2.5},
+        weights={"dodging": 0.0, "luma": 2.5},
         batch_size=3,
         protection=protection,
     )

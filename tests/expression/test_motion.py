@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from map_pipeline.expression.motion import face_motions, limit
+from map_pipeline.expression.motion import FREE_UNIT, count_motions, face_motions, limit
 from map_pipeline.expression.shapes import ExpressionShapes
-from map_pipeline.expression.warp import _sample, deform_crop, least_area
+from map_pipeline.expression.warp import _sample, deform_crop, enlarge, least_area
 
 SIZE = 64
 MOUTH = 48
@@ -24,6 +24,23 @@ def shapes() -> ExpressionShapes:
     return made
 
 
+@pytest.fixture
+def face(shapes: ExpressionShapes) -> ExpressionShapes:
+    """Landmarks of a face as it is: jaw, brows, nose, eyes and mouth in their places."""
+    jaw = [(0.5 + 0.4 * math.sin(a), 0.45 + 0.45 * math.cos(a)) for a in linspace(-1.9, 1.9, 17)]
+    brows = [(x, 0.25) for x in (*linspace(0.2, 0.42, 5), *linspace(0.58, 0.8, 5))]
+    nose = [(0.5, y) for y in linspace(0.33, 0.52, 4)]
+    nose += [(x, 0.58) for x in linspace(0.42, 0.58, 5)]
+    eyes = [(x, 0.35) for x in (*linspace(0.25, 0.38, 6), *linspace(0.62, 0.75, 6))]
+    mouth = [(x, 0.75) for x in linspace(0.36, 0.64, 20)]
+    shapes.neutral.copy_(torch.tensor([*jaw, *brows, *nose, *eyes, *mouth]))
+    return shapes
+
+
+def linspace(start: float, end: float, count: int) -> list[float]:
+    return torch.linspace(start, end, count).tolist()
+
+
 def landmarks(shapes: ExpressionShapes, degrees: float = 0.0) -> Tensor:
     """The neutral face, px, turned about its middle."""
     angle = math.radians(degrees)
@@ -31,12 +48,17 @@ def landmarks(shapes: ExpressionShapes, degrees: float = 0.0) -> Tensor:
     return ((shapes.neutral - 0.5) @ turn.T + 0.5) * SIZE
 
 
+def only(shapes: ExpressionShapes, motion: int, amount: float = 1.0) -> Tensor:
+    """Coefficients `[1,K]` of one motion."""
+    return amount * torch.eye(count_motions(shapes))[motion : motion + 1]
+
+
 @pytest.mark.parametrize("degrees", [0.0, 30.0])
 def test_a_motion_moves_its_point_in_the_faces_own_frame(
-    shapes: ExpressionShapes, degrees: float
+    face: ExpressionShapes, degrees: float
 ) -> None:
-    points = landmarks(shapes, degrees)
-    flow = face_motions(shapes, points, SIZE).flow(torch.tensor([[1.0]]))
+    points = landmarks(face, degrees)
+    flow = face_motions(face, points, SIZE).flow(only(face, 0))
     assert flow.shape == (1, 2, 2 * SIZE, 2 * SIZE)
     # What appears above the point came from it: the flow leads back down along the face.
     came_from = _sample(flow, points[MOUTH : MOUTH + 1])[0, :, 0]
@@ -48,22 +70,50 @@ def test_a_motion_moves_its_point_in_the_faces_own_frame(
 
 def test_motions_add_up_and_none_is_none(shapes: ExpressionShapes) -> None:
     motions = face_motions(shapes, landmarks(shapes), SIZE)
-    assert not motions.flow(torch.zeros(1, 1)).any()
-    one, two = (motions.flow(torch.tensor([[amount]])) for amount in (1.0, 2.0))
+    assert not motions.flow(only(shapes, 0, 0.0)).any()
+    one, two = (motions.flow(only(shapes, 0, amount)) for amount in (1.0, 2.0))
     torch.testing.assert_close(2 * one, two)
     assert least_area(two) > 0.5  # far from folding over
 
 
+def test_free_shifts_are_small_and_alike_on_both_sides(face: ExpressionShapes) -> None:
+    motions = face_motions(face, landmarks(face), SIZE)
+    places = torch.tensor([[0.3, 0.65], [0.7, 0.65]]) * SIZE  # both cheeks
+    moved = 0
+    for motion in range(1, count_motions(face)):
+        left, right = _sample(motions.flow(only(face, motion)), places)[0].T
+        torch.testing.assert_close(left * torch.tensor([-1, 1]), right, atol=0.05, rtol=0)
+        assert left.norm() < 1.1 * FREE_UNIT * SIZE
+        moved += left.norm() > 0.5 * FREE_UNIT * SIZE
+    assert moved >= 2  # one along the face and one across it
+
+
+def test_free_shifts_spare_nose_eyes_brows_and_surroundings(face: ExpressionShapes) -> None:
+    motions = face_motions(face, landmarks(face), SIZE)
+    free = motions.flows[0, 1:].norm(dim=1).amax(0)[None, None]  # the greatest shift anywhere
+
+    def greatest(*places: tuple[float, float]) -> float:
+        return float(_sample(enlarge(free, SIZE), torch.tensor(places) * SIZE).max())
+
+    cheek = greatest((0.3, 0.7))
+    assert greatest((0.5, 0.4), (0.5, 0.58)) < 0.25 * cheek
+    assert greatest((0.3, 0.25), (0.31, 0.35)) < 0.35 * cheek
+    assert greatest((-0.02, 0.5), (0.5, 1.2), (-0.3, 0.5)) < 0.05 * cheek
+
+
 def test_gradients_reach_a_motion_that_is_still_zero(shapes: ExpressionShapes) -> None:
     motions = face_motions(shapes, landmarks(shapes), SIZE)
-    amount = torch.zeros(1, 1, requires_grad=True)
+    amount = torch.zeros(1, count_motions(shapes), requires_grad=True)
     crop = torch.linspace(0, 1, SIZE)[:, None].expand(1, 3, SIZE, SIZE).contiguous()
     deform_crop(crop, motions.flow(amount)).sum().backward()
-    assert amount.grad.abs().max() > 0
+    assert amount.grad[0, 0] != 0
+    assert (amount.grad[0, 1:] != 0).any()
 
 
-def test_limit_keeps_the_direction_and_short_motions() -> None:
-    long, short = torch.tensor([[300.0, 400.0]]), torch.tensor([[0.03, 0.04]])
-    torch.testing.assert_close(limit(long, 2.5), torch.tensor([[1.5, 2.0]]), rtol=1e-3, atol=0)
-    torch.testing.assert_close(limit(short, 2.5), short, rtol=1e-3, atol=0)
-    assert limit(torch.zeros(1, 2), 2.5).tolist() == [[0, 0]]
+def test_limit_bounds_each_motion_and_keeps_small_ones() -> None:
+    torch.testing.assert_close(
+        limit(torch.tensor([[300.0, -0.03, 0.0]]), 2.5),
+        torch.tensor([[2.5, -0.03, 0.0]]),
+        rtol=1e-3,
+        atol=0,
+    )

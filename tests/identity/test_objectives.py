@@ -81,7 +81,7 @@ def test_every_objective_is_a_finite_scalar(
 def test_an_unchanged_face_costs_identity_and_nothing_else(
     unchanged: RefineState, goal: RefineTarget
 ) -> None:
-    for name in ("smoothness", "chroma", "luma", "visibility", "motion", "score_matching"):
+    for name in ("smoothness", "luma", "visibility", "motion", "score_matching"):
         assert value(name, unchanged, goal) == pytest.approx(0, abs=1e-5)
     assert value("dodging", unchanged, goal) > 0
     assert value("impersonation", unchanged, goal) > 0
@@ -142,7 +142,7 @@ def test_without_a_target_nothing_is_impersonated() -> None:
 def test_changes_are_seen_by_the_prior_terms(unchanged: RefineState, goal: RefineTarget) -> None:
     noisy = (goal.source_crop + 0.3 * torch.randn(1, 3, 32, 32)).clamp(0, 1)
     changed = dataclasses.replace(unchanged, crop=noisy)
-    for name in ("smoothness", "chroma", "luma", "visibility"):
+    for name in ("smoothness", "luma", "visibility"):
         assert value(name, changed, goal) > 0.01
     moved = dataclasses.replace(unchanged, motion=torch.tensor([[1.0, 2.0, 0.0, 0.0]]))
     assert value("motion", moved, goal) == 5
@@ -152,7 +152,7 @@ def test_a_moved_face_is_compared_with_itself(unchanged: RefineState, goal: Refi
     """A motion isn't charged as if every pixel had been painted anew."""
     elsewhere = torch.rand(1, 3, 32, 32)
     moved = dataclasses.replace(unchanged, moved=elsewhere, crop=elsewhere)
-    for name in ("smoothness", "chroma", "luma", "visibility"):
+    for name in ("smoothness", "luma", "visibility"):
         assert value(name, moved, goal) == pytest.approx(0, abs=1e-5)
 
 

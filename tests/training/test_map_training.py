@@ -18,6 +18,7 @@ from map_pipeline.diffusion.ddim import generate, invert
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import deep_layers, patchify, unpatchify
 from map_pipeline.errors import UnknownOptionError
+from map_pipeline.expression.motion import count_motions
 from map_pipeline.expression.shapes import ExpressionShapes
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.identity.objectives import Goals, default_objectives
@@ -187,7 +188,8 @@ def step_of(
     config = replace(QUICK, **settings)
     classifiers = {"encoder": tiny_classifier().requires_grad_(False)}
     dims = dict.fromkeys(surrogates, 16)
-    network = MAPNetwork.for_unet(model.unet, dims, rank=2, motion_count=2)
+    motions = count_motions(shapes())
+    network = MAPNetwork.for_unet(model.unet, dims, rank=2, motion_count=motions)
     return Step(
         model, network, SCHEDULER, surrogates, classifiers, bank, ready, config, ACCELERATOR
     )
@@ -366,7 +368,7 @@ def test_another_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownOptionError, match=r"`rank` must stay 16, as in the run .* got 4"):
         train(tmp_path, prior(), rank=4)
     with pytest.raises(UnknownOptionError, match="`weights` must stay"):
-        train(tmp_path, prior(), weights={"chroma": 1.0})
+        train(tmp_path, prior(), weights={"luma": 1.0})
     shutil.rmtree(tmp_path / "state")
     with pytest.raises(UnknownOptionError, match="which holds weights only"):
         train(tmp_path, prior())
@@ -391,10 +393,12 @@ def test_both_objectives_go_down(tmp_path: Path) -> None:
         noted = {name: [look[name].item() for look in looks if name in look] for name in names}
         return {name: sum(values) / len(values) for name, values in noted.items()}
 
-    prices = ["motion", "smoothness", "chroma", "luma", "visibility", "score_matching"]
+    prices = ["motion", "smoothness", "luma", "visibility", "score_matching"]
     off = dict.fromkeys(prices, 0.0)
     settings = {"updates": 60, "report_every": 20, "learning_rate": 3e-3, "average_decay": 0.0}
-    new = MAPNetwork.for_unet(model.unet, dict.fromkeys(surrogates, 16), motion_count=2)
+    new = MAPNetwork.for_unet(
+        model.unet, dict.fromkeys(surrogates, 16), motion_count=count_motions(shapes())
+    )
     before = measure(model, new)
     train(tmp_path, model, weights=off, **settings)
     after = measure(*loaded(tmp_path, model))
