@@ -255,7 +255,8 @@ def tell_doubts(boxes: Sequence[Sequence[float]], rotated: bool) -> str:
     corners = [f"({', '.join(f'{corner:.0f}' for corner in box)})" for box in boxes[:3]]
     places = join_names(corners) + (f" and {len(boxes) - 3} places more" if boxes[3:] else "")
     hint = "" if rotated else "; --rotate may find them"
-    return f"there may be more faces, turned or half hidden, at {places} px. They aren't protected{hint}."
+    text = f"there may be more faces, turned or half hidden, at {places} px"
+    return f"{text}. They aren't protected{hint}."
 
 
 def protect_folder(
