@@ -17,12 +17,10 @@ MAX_NESTED_ROLL = 60  # degrees between two heads of which one may be before the
 # 100 are.
 SURE_UNCERTAINTY = 0.05
 # Two sets of landmarks lie on one head if their middles are nearer than this, in distances between
-# the eyes, and their sizes differ by less than this factor. Landmarks of one head that ended on
-# other features (eyes on the mouth) are up to 0.6 apart; heads that both show their eyes and mouth
-# are more than 1 apart.
+# the eyes, and their sizes differ by less than this factor. Heads that both show their eyes and
+# mouth are more than 1 apart.
 SAME_HEAD_DISTANCE = 0.7
 SAME_HEAD_FACTOR = 2.0
-
 
 FourNumbers = tuple[float, float, float, float]
 

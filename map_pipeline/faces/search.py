@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -50,7 +51,7 @@ def search(find: Find, photo: np.ndarray, rotate: bool = False) -> list[Face]:
         turned = [face for turns in SIDEWAYS_AND_DOWN for face in _find_turned(find, photo, turns)]
         faces = distinct_faces([*faces, *turned])
     if not faces:
-        again: Find = lambda turned: _look_again(find, turned)  # noqa: E731
+        again = partial(_look_again, find)
         found = (_find_turned(again, photo, turns) for turns in SIDEWAYS_AND_DOWN)
         faces = next((one for one in found if one), [])
     return faces
