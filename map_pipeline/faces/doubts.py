@@ -19,8 +19,8 @@ from map_pipeline.faces.face import Face, FourNumbers, turn_box
 LOOK_SIDE = 480  # px, longer side of the photo as it's looked at
 # Turned and half hidden faces mostly get 0.95 to 1.
 MIN_SCORE = 0.9
-# Boxes that share more of their area with a found face are of that face. With both limits nothing is
-# doubtful in 356 photos of one person each; 0.6 would be wrong in two of them.
+# Boxes that share more of their area with a found face are of that face. With both limits nothing
+# is doubtful in 356 photos of one person each; 0.6 would be wrong in two of them.
 MAX_SHARED = 0.45
 
 
