@@ -97,6 +97,7 @@ def test_mode_and_expression_reach_the_pipeline(
 
     monkeypatch.setattr(MAPPipeline, "__call__", watch)
     call = ["protect", str(portrait), str(tmp_path / "a.png"), "--checkpoint", str(tiny_checkpoint)]
+    call += ["--overwrite"]
     assert main(call) == 0
     assert main([*call, "--mode", "fast", "--expression-strength", "0.75"]) == 0
     assert main([*call, "--compile"]) == 0

@@ -277,7 +277,9 @@ def command_leg(tally: Tally, options: argparse.Namespace) -> Result:
     def run(*arguments: str) -> bool:
         said = io.StringIO()
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            code = map_protect(["protect", *arguments, *FAST, str(folder / "out" / "a.png")])
+            code = map_protect(
+                ["protect", *arguments, *FAST, str(folder / "out" / "a.png"), "--overwrite"]
+            )
         return judge_command(code, said.getvalue())
 
     def try_case(case: bytes) -> bool:

@@ -194,7 +194,7 @@ def test_command_line_says_it_first_writes_and_fails(
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("Not fully protected: tiny dlib and tiny mobilefacenet still recognise")
     assert first.endswith("Try Strong mode, or another target.")
-    assert main([*call, "--overwrite", "--require", "dodging"]) == 3
+    assert main([*call, "--require", "dodging", "--overwrite"]) == 3
     assert "still recognised by tiny dlib" in capsys.readouterr().err
     assert (tmp_path / "a.png").is_file()
 
