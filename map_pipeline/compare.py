@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from map_pipeline.config import FAR
-from map_pipeline.errors import MAPError
+from map_pipeline.errors import naming_photo
 from map_pipeline.faces.detect import select_faces
 from map_pipeline.images import ImageInput, load_image, to_array
 from map_pipeline.measure import View
@@ -72,11 +72,9 @@ def largest_face(pipe: MAPPipeline, photo: ImageInput, name: str) -> View:
     Raises:
         MAPError: it can't be read or shows no face.
     """
-    try:
+    with naming_photo(f"the {name} photo"):
         pixels = to_array(load_image(photo))
-        [face] = select_faces(pipe.face_detector.detect(pixels), "largest")
-    except MAPError as error:
-        raise type(error)(str(error).replace("`image`", f"the {name} photo")) from None
+        [face] = select_faces(pipe.find_faces(pixels), "largest")
     return pipe.view(pixels, face.landmarks)
 
 

@@ -1,5 +1,8 @@
 """Typed errors of the package; every message names the rule and the value that broke it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class MAPError(ValueError):
     """Base class: something the user can correct. The text is fit to be shown to them."""
@@ -31,6 +34,25 @@ class NotFiniteError(MAPError):
 
 class GPUMemoryError(MAPError):
     """The GPU ran out of memory; the text says what to lower."""
+
+
+@contextmanager
+def naming_photo(name: str | None) -> Iterator[None]:
+    """Let what goes wrong with one of several photos say with which.
+
+    Args:
+        name: what it's called, such as "`image[2]`"; None if there's only one photo.
+    """
+    try:
+        yield
+    except UnknownOptionError:  # of no photo in particular
+        raise
+    except MAPError as error:
+        if name is None:
+            raise
+        text = str(error)
+        known = "`image`" in text
+        raise type(error)(text.replace("`image`", name) if known else f"{name}: {text}") from error
 
 
 def check_setting(settings: object, name: str, holds: bool, rule: str) -> None:

@@ -12,7 +12,8 @@ from map_pipeline.expression.classifiers import (
     TransformersExpressionClassifier,
 )
 from map_pipeline.faces.align import extract_region
-from map_pipeline.faces.detect import Face, FaceDetector
+from map_pipeline.faces.detect import FaceDetector
+from map_pipeline.faces.face import Face, turn_face
 from map_pipeline.identity.losses import ssim
 from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.images import uint8_tensor
@@ -37,12 +38,15 @@ def view_face(photo: np.ndarray, landmarks: np.ndarray, device: torch.device) ->
 
 
 def redetect_landmarks(detector: FaceDetector, photo: np.ndarray, face: Face) -> np.ndarray:
-    """Landmarks of the face detected nearest to `face`; its own if it isn't found again."""
-    found = detector.detect(photo)
+    """Landmarks of the face detected nearest to `face`; its own if it isn't found again.
+
+    The photo is turned until `face` is upright, as detectors know upright faces best.
+    """
+    turned = np.ascontiguousarray(np.rot90(photo, face.turns))
+    found = [turn_face(one, -face.turns, turned) for one in detector.detect(turned)]
     centre = face.landmarks.mean(0)
     distance = [float(np.linalg.norm(one.landmarks.mean(0) - centre)) for one in found]
-    eye_distance = float(np.linalg.norm(face.landmarks[1] - face.landmarks[0]))
-    if not distance or min(distance) > eye_distance:
+    if not distance or min(distance) > face.eye_distance:
         return face.landmarks
     return found[int(np.argmin(distance))].landmarks
 

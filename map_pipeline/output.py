@@ -21,7 +21,7 @@ class MAPPipelineOutput(BaseOutput):
         images: protected photos in the order and size of the input: PIL images; or, for the output
             types "np" and "pt", one float array `[N,H,W,C]` or tensor `[N,C,H,W]` in [0,1], and
             a list of N arrays `[H,W,C]` or tensors `[C,H,W]` where the photos differ in size.
-        reports: for each photo one `FaceReport` per protected face.
+        reports: for each photo one `FaceReport` per protected face; its `photo` counts the others.
     """
 
     images: list[PIL.Image.Image] | np.ndarray | Tensor | list[np.ndarray] | list[Tensor]

@@ -5,6 +5,7 @@ Letters in shape comments: H/W photo, s side of the aligned crop, D length of an
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +23,24 @@ from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.ddim import check_scheduler
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import crop_size
-from map_pipeline.errors import GPUMemoryError, MAPError, UnknownOptionError
+from map_pipeline.errors import (
+    GPUMemoryError,
+    InvalidImageError,
+    UnknownOptionError,
+    naming_photo,
+)
 from map_pipeline.expression.classifiers import ClassifierEnsemble
 from map_pipeline.expression.shapes import ExpressionShapes
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
-from map_pipeline.faces.detect import FaceDetector, load_detector, select_faces
+from map_pipeline.faces.detect import (
+    FaceChoice,
+    FaceDetector,
+    check_choice,
+    load_detector,
+    select_faces,
+)
+from map_pipeline.faces.doubts import DoubtFinder
+from map_pipeline.faces.face import Face
 from map_pipeline.faces.landmarks import LandmarkFinder
 from map_pipeline.identity.objectives import Objective
 from map_pipeline.identity.recognisers import RecogniserEnsemble
@@ -36,6 +50,7 @@ from map_pipeline.images import ImageInput, load_image, to_array
 from map_pipeline.loading import CheckpointMixin
 from map_pipeline.measure import View, view_face
 from map_pipeline.output import MAPPipelineOutput, convert_photos
+from map_pipeline.report import PhotoReport
 from map_pipeline.stages import FaceStages, FaceTask, make_plan
 
 EXAMPLE_DOC_STRING = """
@@ -52,7 +67,22 @@ EXAMPLE_DOC_STRING = """
 
 OUT_OF_MEMORY = """The GPU must have more free memory for this photo. Choose mode 'fast', which \
 needs less, close other programs that use the GPU, or work on the CPU."""
-FaceChoice = Literal["largest", "all"] | Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class PhotoTask:
+    """One photo of a call.
+
+    Attributes:
+        name: what errors call it, such as "`image[2]`"; None if it's the only one.
+        photo: `uint8 [H,W,3]`.
+        found: all its faces; chosen: those to protect.
+    """
+
+    name: str | None
+    photo: np.ndarray
+    found: list[Face]
+    chosen: list[Face]
 
 
 class MAPPipeline(CheckpointMixin, DiffusionPipeline):
@@ -170,6 +200,10 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         return load_detector(self.config.detector)
 
     @cached_property
+    def _doubt_finder(self) -> DoubtFinder:
+        return DoubtFinder()
+
+    @cached_property
     def _landmark_finder(self) -> LandmarkFinder:
         return LandmarkFinder()
 
@@ -180,7 +214,7 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         image: ImageInput | Sequence[ImageInput],
         emotion: str = "happy",
         target: str | ImageInput | None = "auto",
-        faces: FaceChoice = "largest",
+        faces: FaceChoice | None = "largest",
         mode: str = DEFAULT_MODE,
         margin: str | float | None = None,
         expression_strength: float | None = None,
@@ -191,6 +225,7 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         surrogates: Sequence[str] | None = None,
         objectives: Sequence[Objective] | None = None,
         config: MAPConfig | None = None,
+        rotate: bool = False,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
@@ -206,7 +241,8 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
             target: what recognisers shall see: name of a built-in composite, "auto" (one that
                 resembles the person without matching them), a picture with a face (only of people
                 who agreed), or None, which only hides the person.
-            faces: "largest", "all", or a list of boxes (x0, y0, x1, y1) in px.
+            faces: "largest" (also None), "all", or boxes `[N,4]` (x0, y0, x1, y1 px) as a list,
+                array or tensor. The reports count the faces that are left unprotected.
             mode: "fast" or "strong", the settings of `config.MODES`.
             margin: how sure the protection shall be: "normal", "high" or a number, see
                 `MAPConfig.margin`; more of it is more visible.
@@ -220,6 +256,8 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
             surrogates: names of the recognisers to tune on; default the checkpoint's setting.
             objectives: losses and weights; default `objectives_for(config)`.
             config: settings in place of the mode's. Arguments given here go before both.
+            rotate: find faces that lie on their side or are upside down also beside upright ones.
+                Where no face is upright, they're found anyway.
             generator: source of randomness, one for each photo, or one from whose state each photo
                 starts: a photo's result doesn't depend on the photos beside it.
             output_type: "pil", "np" or "pt"; see `MAPPipelineOutput`.
@@ -235,7 +273,8 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
             MAPPipelineOutput: photos of unchanged size, bit for bit the input outside the faces.
 
         Raises:
-            InvalidImageError, NoFaceError, FaceTooSmallError, UnknownOptionError: see their texts.
+            InvalidImageError, NoFaceError, FaceTooSmallError, UnknownOptionError: see their texts;
+                of a photo of a list they name its place, as `image[1]`.
             GPUMemoryError: the GPU ran out of memory; the pipeline can be used again.
             ValueError: a number outside its range.
 
@@ -260,13 +299,17 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
             callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs
         )
         self.check_inputs(emotion, surrogates, output_type, tensor_inputs)
-        images: Any = image if isinstance(image, list | tuple) else [image]
+        choice = check_choice(faces)
+        images, names = name_photos(image)
         generators = photo_generators(generator, len(images))
 
         # 1. Read the photos and find the faces to protect.
-        photos = [to_array(load_image(one)) for one in images]  # [H,W,3] each
-        with record_function("detect"):
-            found = [select_faces(self.face_detector.detect(photo), faces) for photo in photos]
+        tasks: list[PhotoTask] = []
+        for one, name in zip(images, names, strict=True):
+            with naming_photo(name), record_function("detect"):
+                photo = to_array(load_image(one))  # [H,W,3]
+                found = self.find_faces(photo, rotate)
+                tasks.append(PhotoTask(name, photo, found, select_faces(found, choice)))
         if target is None:
             target = HIDE
         hide = isinstance(target, str) and target == HIDE
@@ -274,42 +317,45 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         network = self.map_network
         plan = make_plan(emotion, surrogates, objectives, config, network, own_target, hide)
         used = plan.networks_used(self.expression_classifiers)
-        self._num_timesteps = sum(len(one) for one in found) * plan.config.refine_steps
+        self._num_timesteps = sum(len(one.chosen) for one in tasks) * plan.config.refine_steps
         self._interrupt = False
         stages, results, reports = self.stages, [], []
 
         with self.progress_bar(total=self._num_timesteps) as progress:
             timestep = plan.config.start_timestep
             on_step = step_callback(self, progress, timestep, callback_on_step_end, tensor_inputs)
-            for photo, chosen, source_of_noise in zip(photos, found, generators, strict=True):
-                result, finished = photo, []
-                for face in chosen:
-                    started = time.perf_counter()
-                    # 2. Embed the face and choose its target.
-                    source = self.embed(self.view(photo, face.landmarks))
-                    face_target = own_target
-                    if not hide and own_target is None:
-                        face_target = self.built_in_target(str(target), source)
-                    task = FaceTask(face, source, face_target, plan)
-                    alignment = stages.align(face)
-                    try:
-                        # 3. Find the expression, on the photo as the face before left it.
-                        with record_function("express"):
-                            edit = stages.express(result, alignment, task)
-                        # 4. Change its identity, and put both into the photo.
-                        result = stages.change_identity(
-                            result, alignment, edit, task, source_of_noise, on_step
-                        )
-                    except torch.OutOfMemoryError:
-                        raise GPUMemoryError(OUT_OF_MEMORY) from None
-                    finished.append((task, time.perf_counter() - started))
-                # 5. Measure on the finished photo, when all its faces are done.
-                with record_function("report"):
-                    detector = self.face_detector
-                    reports.append(
-                        [stages.report(photo, result, *one, detector, used) for one in finished]
-                    )
-                results.append(result)
+            for one, source_of_noise in zip(tasks, generators, strict=True):
+                with naming_photo(one.name):
+                    result, finished = one.photo, []
+                    for face in one.chosen:
+                        started = time.perf_counter()
+                        # 2. Embed the face and choose its target.
+                        source = self.embed(self.view(one.photo, face.landmarks))
+                        face_target = own_target
+                        if not hide and own_target is None:
+                            face_target = self.built_in_target(str(target), source)
+                        task = FaceTask(face, source, face_target, plan)
+                        alignment = stages.align(face)
+                        try:
+                            # 3. Find the expression, on the photo as the face before left it.
+                            with record_function("express"):
+                                edit = stages.express(result, alignment, task)
+                            # 4. Change its identity, and put both into the photo.
+                            result = stages.change_identity(
+                                result, alignment, edit, task, source_of_noise, on_step
+                            )
+                        except torch.OutOfMemoryError:
+                            raise GPUMemoryError(OUT_OF_MEMORY) from None
+                        finished.append((task, time.perf_counter() - started))
+                    # 5. Measure on the finished photo, when all its faces are done.
+                    with record_function("report"):
+                        detector, whole = self.face_detector, self._report_photo(one)
+                        measured = [
+                            stages.report(one.photo, result, *each, detector, used)
+                            for each in finished
+                        ]
+                        reports.append([replace(face, photo=whole) for face in measured])
+                    results.append(result)
 
         # 6. Convert.
         outputs = convert_photos(results, output_type)
@@ -317,6 +363,11 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         if not return_dict:
             return outputs, reports
         return MAPPipelineOutput(images=outputs, reports=reports)
+
+    def find_faces(self, photo: np.ndarray, rotate: bool = False) -> list[Face]:
+        """The faces of a photo `uint8 [H,W,3]`, biggest first; see `FaceDetector.detect`."""
+        detector = self.face_detector  # perhaps one that knows nothing of turned faces
+        return detector.detect(photo, rotate=True) if rotate else detector.detect(photo)
 
     def check_inputs(
         self,
@@ -384,15 +435,32 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         index = self.targets.index(name)
         return Target(name, {key: value[index : index + 1] for key, value in known.items()})
 
+    def _report_photo(self, task: PhotoTask) -> PhotoReport:
+        """What was found in a photo, and what of it isn't protected."""
+        left = [face.box for face in task.found if face not in task.chosen]
+        doubtful = self._doubt_finder.find(task.photo, task.found)
+        return PhotoReport(len(task.found), left, doubtful)
+
     def _own_target(self, target: str | ImageInput) -> Target | None:
         """Embed a user's own target picture; None if `target` is a name."""
         if isinstance(target, str) and not Path(target).is_file():
             if target not in ("auto", HIDE) and self.targets is not None:
                 self.targets.index(target)  # an unknown name is an error before any work
             return None
-        photo = to_array(load_image(target))
-        try:
-            [face] = select_faces(self.face_detector.detect(photo), "largest")
-        except MAPError as error:
-            raise type(error)(str(error).replace("`image`", "`target`")) from None
+        with naming_photo("`target`"):
+            photo = to_array(load_image(target))
+            [face] = select_faces(self.find_faces(photo), "largest")
         return Target("own image", self.embed(self.view(photo, face.landmarks)))
+
+
+def name_photos(image: Any) -> tuple[list[Any], list[str | None]]:
+    """The photos of a call, and what errors call each: nothing in particular if it's the only one.
+
+    Raises:
+        InvalidImageError: an empty list.
+    """
+    if not isinstance(image, list | tuple):
+        return [image], [None]
+    if not image:
+        raise InvalidImageError("`image` must be a photo or a list of at least one, got none.")
+    return list(image), [f"`image[{index}]`" for index in range(len(image))]

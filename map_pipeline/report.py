@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+FourNumbers = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True)
 class RecogniserReport:
@@ -52,6 +54,40 @@ class ExpressionReport:
 
 
 @dataclass(frozen=True)
+class PhotoReport:
+    """The faces of a whole photo; boxes are x0, y0, x1, y1 in photo px.
+
+    Attributes:
+        faces_found: how many were found, protected or not.
+        unprotected: boxes of those that are left as they were.
+        doubtful: boxes of places where more faces may be, turned or half hidden, also left as they
+            were.
+    """
+
+    faces_found: int
+    unprotected: list[FourNumbers] = field(default_factory=list)
+    doubtful: list[FourNumbers] = field(default_factory=list)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "PhotoReport":
+        """The inverse of `to_dict`."""
+        return cls(
+            values["faces_found"],
+            [_four(box) for box in values["unprotected"]],
+            [_four(box) for box in values["doubtful"]],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, fit for JSON, with the number of faces left unprotected."""
+        return {
+            "faces_found": self.faces_found,
+            "faces_unprotected": len(self.unprotected),
+            "unprotected": [list(box) for box in self.unprotected],
+            "doubtful": [list(box) for box in self.doubtful],
+        }
+
+
+@dataclass(frozen=True)
 class FaceReport:
     """Everything measured on one protected face, on the finished 8-bit photo.
 
@@ -63,11 +99,12 @@ class FaceReport:
         ssim: structural similarity of the face region before and after, in [-1,1].
         psnr: peak signal-to-noise ratio of the face region, dB; infinite if nothing changed.
         seconds: time spent on this face.
-        problems: why this face can't be protected well, in plain words; see `faces.clarity`.
+        problems: why this face can't be protected well, in plain words; see `faces.quality`.
         recognisers: one entry per recogniser; expressions: one per expression network.
+        photo: all faces of the photo that this one is from; None if that isn't known.
     """
 
-    box: tuple[float, float, float, float]
+    box: FourNumbers
     detector: str
     emotion: str
     target: str | None
@@ -77,12 +114,14 @@ class FaceReport:
     recognisers: list[RecogniserReport] = field(default_factory=list)
     expressions: list[ExpressionReport] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    photo: PhotoReport | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, fit for JSON (an infinite PSNR becomes None)."""
         values = asdict(self)
         values["psnr"] = self.psnr if self.psnr != float("inf") else None
         values["box"] = list(self.box)
+        values["photo"] = None if self.photo is None else self.photo.to_dict()
         return values
 
     def to_json(self) -> str:
@@ -95,6 +134,7 @@ class FaceReport:
         lines = [
             f"face at {x0},{y0} - {x1},{y1} px, {self.detector}; emotion {self.emotion}, "
             f"target {self.target or 'none'}",
+            *_counts(self.photo),
             f"SSIM {self.ssim:.3f}, PSNR {self.psnr:.1f} dB, {self.seconds:.1f} s",
             "",
             *format_table(RECOGNISER_HEADER, [recogniser_row(r) for r in self.recognisers]),
@@ -138,15 +178,33 @@ def judged(reports: Sequence[FaceReport]) -> bool:
     return any(one.no_longer_matches is not None for face in reports for one in face.recognisers)
 
 
+def unprotected_faces(reports: Sequence[FaceReport]) -> int:
+    """How many faces of a photo were found and left as they were; its reports are given."""
+    photo = reports[0].photo if reports else None
+    return 0 if photo is None else len(photo.unprotected)
+
+
+def doubtful_faces(reports: Sequence[FaceReport]) -> list[FourNumbers]:
+    """Boxes of places of a photo where more faces may be; its reports are given."""
+    photo = reports[0].photo if reports else None
+    return [] if photo is None else photo.doubtful
+
+
 def headline(reports: Sequence[FaceReport]) -> str:
-    """One sentence on a photo's protection; whatever didn't work is its whole content."""
-    failed = remaining_matches(reports)
+    """What the protection of a photo came to; whatever didn't work is its whole content."""
+    failed, left = remaining_matches(reports), unprotected_faces(reports)
+    found = len(reports) + left
+    rest = f"{left} of {found} faces found {'is' if left == 1 else 'are'} left unprotected."
     if not judged(reports):
-        return "Done, but no recogniser here can say whether it protects."
-    if not failed:
-        return "Protected. No recogniser here takes this for you any more."
-    verb = "recognises" if len(failed) == 1 else "recognise"
-    return f"Not fully protected: {join_names(failed)} still {verb} you."
+        text = "Done, but no recogniser here can say whether it protects."
+        return f"{text} {rest}" if left else text
+    if failed:
+        verb = "recognises" if len(failed) == 1 else "recognise"
+        text = f"Not fully protected: {join_names(failed)} still {verb} you."
+        return f"{text} {rest}" if left else text
+    if left:
+        return f"Not fully protected: {rest} No recogniser here knows the others any more."
+    return "Protected. No recogniser here takes this for you any more."
 
 
 def advice(mode: str) -> str:
@@ -197,6 +255,18 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
     return [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in lines
     ]
+
+
+def _counts(photo: PhotoReport | None) -> list[str]:
+    """The line about the other faces of a photo, if there are any."""
+    if photo is None or not photo.unprotected:
+        return []
+    return [f"{photo.faces_found} faces found, {len(photo.unprotected)} left unprotected"]
+
+
+def _four(box: Sequence[float]) -> FourNumbers:
+    x0, y0, x1, y1 = box
+    return x0, y0, x1, y1
 
 
 def _verdict(value: bool | None) -> str:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from map_pipeline.compare import largest_face
-from map_pipeline.faces.detect import Face, select_faces
+from map_pipeline.errors import NoFaceError
+from map_pipeline.faces.detect import select_faces
+from map_pipeline.faces.face import Face
 from map_pipeline.identity.targets import Target
 from map_pipeline.images import ImageInput
 from map_pipeline.images.degradations import TRANSFORMS, Transform
@@ -57,7 +59,7 @@ def check_robustness(
     Returns:
         one entry for each of `TREATMENTS`, in this order.
     """
-    [face] = select_faces(pipe.face_detector.detect(original), [report.box])
+    face = _face_of(pipe, original, report)
     source = pipe.embed(pipe.view(original, face.landmarks))
     goal: Mapping[str, Tensor] = {}
     if target is not None:
@@ -74,6 +76,19 @@ def check_robustness(
         ]
         results.append(RobustnessCheck(name, reports))
     return results
+
+
+def _face_of(pipe: MAPPipeline, photo: np.ndarray, report: FaceReport) -> Face:
+    """The face of a report in its photo; perhaps one that was only found because it was asked for.
+
+    Raises:
+        NoFaceError: there's no such face.
+    """
+    try:
+        [face] = select_faces(pipe.find_faces(photo), [report.box])
+    except NoFaceError:
+        [face] = select_faces(pipe.find_faces(photo, rotate=True), [report.box])
+    return face
 
 
 def _treated_view(pipe: MAPPipeline, photo: np.ndarray, face: Face, transform: Transform) -> View:

@@ -35,7 +35,8 @@ from map_pipeline.faces.align import (
     extract_region,
     warp_affine,
 )
-from map_pipeline.faces.detect import Face, FaceDetector
+from map_pipeline.faces.detect import FaceDetector
+from map_pipeline.faces.face import Face
 from map_pipeline.faces.landmarks import LandmarkFinder, five_points
 from map_pipeline.faces.paste import feather_mask, paste_residual, quiet_features
 from map_pipeline.faces.quality import quality_issues

@@ -9,7 +9,8 @@ from PIL import Image
 
 from map_pipeline import MAPPipeline
 from map_pipeline.compare import compare_photos, judging_copy
-from map_pipeline.errors import InvalidImageError, NoFaceError
+from map_pipeline.errors import FaceTooSmallError, InvalidImageError, NoFaceError
+from map_pipeline.faces.face import Face
 from map_pipeline.images import load_image, to_array
 from map_pipeline.report import FaceReport
 from map_pipeline.robustness import TREATMENTS, check_robustness
@@ -55,6 +56,9 @@ def test_errors_say_which_photo(tiny_pipeline: MAPPipeline) -> None:
         compare_photos(tiny_pipeline, ASTRONAUT, sky)
     with pytest.raises(InvalidImageError, match="the first photo must be"):
         compare_photos(tiny_pipeline, b"nothing", ASTRONAUT)
+    small = load_image(ASTRONAUT).resize((180, 180), Image.Resampling.LANCZOS)
+    with pytest.raises(FaceTooSmallError, match=r"the second photo: .* at least 40 px"):
+        compare_photos(tiny_pipeline, ASTRONAUT, small)
 
 
 def test_untreated_photo_gives_the_report_again(
@@ -68,6 +72,26 @@ def test_untreated_photo_gives_the_report_again(
     for one in treated:
         assert [r.title for r in one.recognisers] == [r.title for r in report.recognisers]
         assert one.recognisers != report.recognisers
+
+
+def test_turned_face_that_was_asked_for_is_found_again(
+    tiny_pipeline: MAPPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a detector that overlooks it beside an upright one unless it's asked."""
+    upright = to_array(load_image(ASTRONAUT))[:256, 96:352]
+    mixed = np.concatenate([upright, np.rot90(upright, 1)], 1)
+    detector, detect = tiny_pipeline.face_detector, tiny_pipeline.face_detector.detect
+
+    def see(photo: np.ndarray, rotate: bool = False) -> list[Face]:
+        return [face for face in detect(photo, rotate) if rotate or face.turns == 0]
+
+    monkeypatch.setattr(detector, "detect", see)
+    settings = {"target": "second", "refine_steps": 0, "faces": "all"}
+    reports = tiny_pipeline(mixed, rotate=True, **settings).reports[0]
+    [turned] = [report for report in reports if report.box[0] > 256]
+    untreated, *_ = check_robustness(tiny_pipeline, mixed, mixed, turned)
+    for one, before in zip(untreated.recognisers, turned.recognisers, strict=True):
+        assert one.source_after == pytest.approx(before.source_after, abs=1e-3)
 
 
 @pytest.mark.slow

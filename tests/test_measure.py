@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
-from map_pipeline.faces.detect import Face
+from map_pipeline.faces.face import Face, turn_face
 from map_pipeline.measure import (
     image_quality,
     redetect_landmarks,
@@ -41,6 +41,15 @@ def test_nearest_face_is_the_same_one() -> None:
 def test_a_face_that_is_not_found_again_keeps_its_landmarks(shifts: tuple[float, ...]) -> None:
     found = redetect_landmarks(Detector(*shifts), PHOTO, face())
     np.testing.assert_array_equal(found, face().landmarks)
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_turned_face_is_looked_for_upright(turns: int) -> None:
+    photo = np.zeros((200, 300, 3), np.uint8)
+    seen = turn_face(face(), turns, photo)  # the detector finds it 2 px off in the upright photo
+    turned = np.rot90(photo, turns)
+    found = redetect_landmarks(Detector(2.0), turned, seen)
+    np.testing.assert_allclose(found, turn_face(face(2.0), turns, photo).landmarks)
 
 
 def test_quality_of_an_unchanged_and_a_changed_picture() -> None:

@@ -33,9 +33,11 @@ from map_pipeline.errors import (
 )
 from map_pipeline.expression.warp import REACH
 from map_pipeline.faces.align import Alignment, apply_affine
+from map_pipeline.faces.face import turn_box
 from map_pipeline.identity.objectives import RefineTarget
 from map_pipeline.identity.refine import CropGeometry, FaceChange, Networks
 from map_pipeline.images import load_image, to_array
+from map_pipeline.report import PhotoReport
 
 pytestmark = pytest.mark.usefixtures("cheap_changes")
 FACE_BOX = (177, 62, 270, 180)  # of the astronaut, px
@@ -230,6 +232,76 @@ def test_chosen_face(protect: Callable, tiny_pipeline: MAPPipeline, couple: np.n
     assert large.size > small.size
 
 
+def test_faces_that_are_left_unprotected_are_counted(
+    protect: Callable, tiny_pipeline: MAPPipeline, couple: np.ndarray
+) -> None:
+    large, small = tiny_pipeline.face_detector.detect(couple)
+    for faces, left in ((None, [small.box]), ([small.box], [large.box]), ("all", [])):
+        for report in protect(couple, faces=faces, refine_steps=0).reports[0]:
+            assert report.photo == PhotoReport(2, left, [])
+            assert report.to_dict()["photo"]["faces_unprotected"] == len(left)
+
+
+def test_face_that_is_too_small_is_left_unprotected(protect: Callable, couple: np.ndarray) -> None:
+    tiny = Image.fromarray(couple[32:224, 256:]).resize((60, 60))
+    picture = Image.fromarray(couple).crop((0, 0, 360, 256))
+    picture.paste((128, 128, 128), (256, 0, 360, 256))
+    picture.paste(tiny, (280, 100))
+    [report] = protect(np.array(picture), faces="all", refine_steps=0).reports[0]
+    assert report.photo.faces_found == 2
+    [box] = report.photo.unprotected
+    assert 280 <= box[0] < box[2] <= 340
+
+
+def test_boxes_of_an_array(protect: Callable, couple: np.ndarray) -> None:
+    box = [280.0, 60, 370, 190]
+    expected = protect(couple, faces=[box], refine_steps=0).reports[0][0].box
+    for boxes in (np.array([box]), torch.tensor([box])):
+        [report] = protect(couple, faces=boxes, refine_steps=0).reports[0]
+        assert report.box == expected
+        assert center(report.box)[0] > 256
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_turned_photo_is_measured_like_an_upright_one(
+    protect: Callable, photo: np.ndarray, turns: int
+) -> None:
+    """Left as it is, it shows each network the very same face before and after."""
+    [report] = protect(np.rot90(photo, turns).copy(), refine_steps=0).reports[0]
+    [upright] = protect(photo, refine_steps=0).reports[0]
+    assert report.problems == []
+    expected = turn_box(upright.box, turns, *photo.shape[1::-1])
+    assert np.abs(center(report.box) - center(expected)).max() < 15
+    for one, other in zip(report.expressions, upright.expressions, strict=True):
+        assert one.before == pytest.approx(other.before, abs=0.02)
+    for one, other in zip(report.recognisers, upright.recognisers, strict=True):
+        assert one.source_after == pytest.approx(1, abs=1e-3)
+        assert one.target_before == pytest.approx(other.target_before, abs=0.02)
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_turned_face_beside_an_upright_one(
+    protect: Callable, couple: np.ndarray, turns: int
+) -> None:
+    mixed = couple.copy()
+    mixed[32:224, 256:] = np.rot90(couple[32:224, 256:], turns)
+    reports = protect(mixed, faces="all", rotate=True, refine_steps=0).reports[0]
+    assert len(reports) == 2
+    assert sorted(center(report.box)[0] > 256 for report in reports) == [False, True]
+
+
+def test_what_may_be_one_more_face_is_told(
+    protect: Callable, tiny_pipeline: MAPPipeline, couple: np.ndarray, monkeypatch: Any
+) -> None:
+    """Here a detector overlooks the smaller face."""
+    large, small = tiny_pipeline.face_detector.detect(couple)
+    monkeypatch.setattr(tiny_pipeline.face_detector, "detect", lambda _photo: [large])
+    [report] = protect(couple, faces="all", refine_steps=0).reports[0]
+    assert report.photo.faces_found == 1
+    [box] = report.photo.doubtful
+    assert np.abs(center(box) - center(small.box)).max() < 15
+
+
 @pytest.mark.slow
 def test_tuple_instead_of_output(protect: Callable, photo: np.ndarray) -> None:
     images, reports = protect(photo, return_dict=False)
@@ -349,6 +421,17 @@ def test_expression_changes_before_the_protection(
     assert difference[y0:y1, x0:x1].mean() > 2 * difference[62:90, x0:x1].mean()
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_turned_photo_gets_the_same_edit(edit: Callable, photo: np.ndarray, turns: int) -> None:
+    expected, landmarks = edit(photo, emotion="surprise")
+    edited, turned_landmarks = edit(np.rot90(photo, turns).copy(), emotion="surprise")
+    difference = np.abs(np.rot90(edited, -turns).astype(int) - expected)
+    change = np.abs(photo.astype(int) - expected)
+    # A network of random weights exaggerates what differs by less than a pixel.
+    assert difference.sum() < 0.6 * change.sum()
+    assert np.abs(turned_landmarks - landmarks).max() < 1  # crop px: the crop is upright
+
+
 def test_no_expression_strength_leaves_the_photo_to_the_protection(
     edit: Callable, photo: np.ndarray
 ) -> None:
@@ -453,8 +536,11 @@ def test_own_target_picture(protect: Callable, photo: np.ndarray) -> None:
 def test_own_target_without_a_face(protect: Callable, photo: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(NoFaceError, match="`target` must show a face"):
         protect(photo, target=np.full((64, 64, 3), 128, np.uint8))
-    with pytest.raises(InvalidImageError, match=r"missing\.png"):
+    with pytest.raises(InvalidImageError, match=r"`target` must be .*missing\.png"):
         protect(photo, target=tmp_path / "missing.png")
+    small = np.array(Image.fromarray(photo).resize((180, 180), Image.Resampling.LANCZOS))
+    with pytest.raises(FaceTooSmallError, match="`target`"):
+        protect(photo, target=small)
 
 
 def test_recogniser_without_thresholds_is_tuned_on_but_gives_no_verdict(photo: np.ndarray) -> None:
@@ -497,6 +583,8 @@ def test_checkpoint_without_targets(photo: np.ndarray) -> None:
         ({"surrogates": []}, "`surrogates` must name some of.*got none"),
         ({"output_type": "gif"}, "`output_type` must be pil, np or pt; got 'gif'"),
         ({"faces": "smallest"}, "`faces` must be"),
+        ({"faces": 3}, "`faces` must be.*got 3"),
+        ({"faces": np.zeros((1, 4))}, r"`faces` must hold boxes.*got \[0.0, 0.0, 0.0, 0.0\]"),
         ({"mode": "slow"}, "`mode` must be one of fast, strong; got 'slow'"),
     ],
 )
@@ -583,6 +671,27 @@ def test_bad_photos(protect: Callable, photo: np.ndarray, tmp_path: Path) -> Non
     small = np.array(Image.fromarray(photo).resize((180, 180), Image.Resampling.LANCZOS))
     with pytest.raises(FaceTooSmallError, match="40"):
         protect(small)
+
+
+def test_errors_name_the_photo_of_a_list(
+    protect: Callable, photo: np.ndarray, tmp_path: Path
+) -> None:
+    (tmp_path / "text.png").write_text("Dear diary")
+    small = np.array(Image.fromarray(photo).resize((180, 180), Image.Resampling.LANCZOS))
+    grey = np.full((128, 128, 3), 128, np.uint8)
+    for bad, error in (
+        (grey, NoFaceError),
+        (small, FaceTooSmallError),
+        (tmp_path / "text.png", InvalidImageError),
+        (7, InvalidImageError),
+    ):
+        with pytest.raises(error, match=r"`image\[1\]`"):
+            protect([photo, bad])
+        with pytest.raises(error) as caught:
+            protect(bad)
+        assert "[" not in str(caught.value).split("`")[1]
+    with pytest.raises(InvalidImageError, match="`image` must be a photo or a list"):
+        protect([])
 
 
 def test_start_beyond_the_noise_schedule(protect: Callable, photo: np.ndarray) -> None:

@@ -1,11 +1,13 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from map_pipeline.report import (
     ExpressionReport,
     FaceReport,
+    PhotoReport,
     RecogniserReport,
     format_table,
     recogniser_row,
@@ -106,3 +108,19 @@ def test_json_holds_the_whole_report() -> None:
 def test_infinite_psnr_is_valid_json() -> None:
     text = report(psnr=math.inf).to_json()
     assert json.loads(text, parse_constant=pytest.fail)["psnr"] is None
+
+
+def test_faces_of_the_photo_are_in_json_and_table() -> None:
+    photo = PhotoReport(3, [(1.0, 2.0, 3.0, 4.0), (5.0, 6.0, 7.0, 8.0)], [(0.0, 0.0, 9.0, 9.0)])
+    one = replace(report(), photo=photo)
+    values = json.loads(one.to_json())["photo"]
+    assert values == {
+        "faces_found": 3,
+        "faces_unprotected": 2,
+        "unprotected": [[1, 2, 3, 4], [5, 6, 7, 8]],
+        "doubtful": [[0, 0, 9, 9]],
+    }
+    assert PhotoReport.from_dict(values) == photo
+    assert "3 faces found, 2 left unprotected" in one.to_table().splitlines()
+    alone = replace(report(), photo=PhotoReport(1))
+    assert alone.to_table() == report().to_table()

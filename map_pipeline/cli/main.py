@@ -2,7 +2,7 @@
 
 Exit codes: 0 all done; 1 some files of a folder failed (they are listed at the end); 2 the input or
 an option is wrong, and nothing was written; 3 all was written, but a recogniser sees other than
-`--require` asks for; 130 stopped with Ctrl-C.
+`--require` asks for, or a face is left unprotected; 130 stopped with Ctrl-C.
 """
 
 import sys

@@ -36,7 +36,8 @@ class Options:
         emotion: Expression to show.
         target: What software shall see: name of a built-in composite (see `map-protect targets`),
             auto, your own picture, or none: the person is only hidden.
-        faces: Which faces to protect.
+        faces: Which faces to protect; the largest if not given.
+        rotate: Find faces that lie on their side or are upside down also beside upright ones.
         mode: fast takes seconds, strong protects better.
         margin: How sure the protection shall be: normal, high, or a number of steps beyond the
             match threshold, each a tenth of the false accept rate. More is more visible.
@@ -52,14 +53,16 @@ class Options:
             goes on where a run of a folder stopped.
         report: Write what was measured as JSON, after every photo.
         require: Exit with code 3 unless every recogniser no longer matches the original (dodging)
-            or sees the target (impersonation); may be given twice.
+            or sees the target (impersonation); may be given twice. Every face found counts, unless
+            `--faces largest` says that others may stay as they are.
     """
 
     input: Annotated[Path, tyro.conf.arg(metavar="IN"), tyro.conf.Positional]
     output: Annotated[Path, tyro.conf.arg(metavar="OUT"), tyro.conf.Positional]
     emotion: str = "happy"
     target: str = "auto"
-    faces: Literal["largest", "all"] = "largest"
+    faces: Literal["largest", "all"] | None = None
+    rotate: bool = False
     mode: Literal["fast", "strong"] = DEFAULT_MODE
     margin: str = DEFAULT_MARGIN
     expression_strength: float | None = None
@@ -103,7 +106,7 @@ def run(options: Options) -> int:
     if failures:
         print(f"{len(failures)} of {len(plan.jobs)} photos failed.", file=sys.stderr)
         return 1
-    return check_requirements(report.faces, options.require)
+    return check_requirements(report.faces, options.require, all_faces=options.faces != "largest")
 
 
 class Report:
@@ -163,10 +166,16 @@ def read_report(path: Path) -> dict[str, Any]:
 
 
 def check_requirements(
-    reports: Mapping[str, Sequence["FaceReport"]], requirements: Sequence[str]
+    reports: Mapping[str, Sequence["FaceReport"]],
+    requirements: Sequence[str],
+    all_faces: bool = True,
 ) -> int:
-    """Print which recognisers don't see what is required; return exit code 3 if there are any."""
-    from map_pipeline.report import join_names, judged, remaining_matches
+    """Print what isn't as required; return exit code 3 if there's anything.
+
+    Args:
+        all_faces: whether faces that are left unprotected break a requirement.
+    """
+    from map_pipeline.report import join_names, judged, remaining_matches, unprotected_faces
 
     wrong = {
         "dodging": "the original is still recognised by",
@@ -174,6 +183,14 @@ def check_requirements(
     }
     unmet = 0
     for name, faces in reports.items():
+        if requirements and all_faces and (left := unprotected_faces(faces)):
+            unmet += 1
+            print(
+                f"map-protect: {name}: --require: {left} of {len(faces) + left} faces found "
+                f"{'is' if left == 1 else 'are'} left unprotected. --faces all takes all that are "
+                "large enough, --faces largest says that others may stay as they are.",
+                file=sys.stderr,
+            )
         for requirement in dict.fromkeys(requirements):
             if failed := remaining_matches(faces, requirement):
                 text = f"{wrong[requirement]} {join_names(failed)}"
@@ -191,13 +208,20 @@ def protect_file(pipe: "MAPPipeline", job: Job, options: Options) -> list["FaceR
     import torch
 
     from map_pipeline.images import save_image
-    from map_pipeline.report import advice, headline, remaining_matches
+    from map_pipeline.report import (
+        advice,
+        doubtful_faces,
+        headline,
+        remaining_matches,
+        unprotected_faces,
+    )
 
     result = pipe(
         job.source,
         emotion=options.emotion,
         target=options.target,
         faces=options.faces,
+        rotate=options.rotate,
         mode=options.mode,
         margin=options.margin,
         expression_strength=options.expression_strength,
@@ -207,7 +231,12 @@ def protect_file(pipe: "MAPPipeline", job: Job, options: Options) -> list["FaceR
     )
     save_image(result.images[0], job.output)
     reports = result.reports[0]
-    print(headline(reports), *([advice(options.mode)] if remaining_matches(reports) else []))
+    hints = [advice(options.mode)] if remaining_matches(reports) else []
+    if unprotected_faces(reports) and options.faces is None:
+        hints.append("--faces all protects all of them.")
+    print(headline(reports), *hints)
+    if boxes := doubtful_faces(reports):
+        print(f"{job.name}: {tell_doubts(boxes, options.rotate)}", file=sys.stderr)
     for number, face in enumerate(reports, 1):
         print(face.to_table(), end="\n\n")
         if face.problems:
@@ -217,6 +246,17 @@ def protect_file(pipe: "MAPPipeline", job: Job, options: Options) -> list["FaceR
                 file=sys.stderr,
             )
     return reports
+
+
+def tell_doubts(boxes: Sequence[Sequence[float]], rotated: bool) -> str:
+    """Where more faces may be, and what may find them unless turned ones were looked for."""
+    from map_pipeline.report import join_names
+
+    corners = [f"({', '.join(f'{corner:.0f}' for corner in box)})" for box in boxes[:3]]
+    places = join_names(corners) + (f" and {len(boxes) - 3} places more" if boxes[3:] else "")
+    hint = "" if rotated else "; --rotate may find them"
+    text = f"there may be more faces, turned or half hidden, at {places} px"
+    return f"{text}. They aren't protected{hint}."
 
 
 def protect_folder(

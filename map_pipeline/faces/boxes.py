@@ -22,9 +22,11 @@ from map_pipeline.checksums import read_checked
 
 TILE_WIDTH, TILE_HEIGHT = 320, 240  # the network's input, px
 SCORE_THRESHOLD = 0.7  # usual for this network; upright faces score > 0.95
-NMS_IOU = 0.3
-# A box that lies inside a better one by this share of its area is a part of the same face.
-NMS_INSIDE = 0.7
+# Boxes that overlap more are of one face. Others may be, too, or of two heads that are close, or of
+# a child before an adult: only landmarks tell.
+NMS_IOU = 0.5
+# Those others: they overlap by more than this, or one lies in the other by this share of its area.
+NESTED_IOU, NESTED_SHARE = 0.3, 0.7
 # Smaller boxes, photo px, are mostly texture (grass, gravel) and are of no use to anybody.
 MIN_BOX_SIDE = 20
 # Share by which neighbouring tiles overlap: a face up to a quarter of a tile is whole in one of
@@ -126,7 +128,7 @@ def tile_corners(width: int, height: int) -> Iterator[tuple[int, int]]:
 
 
 def suppress_overlaps(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Indices of the boxes to keep, best first: each beats those that overlap it or lie in it."""
+    """Indices of the boxes to keep, best first: each beats those that cover the same place."""
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
     # Scores saturate near 1: of two like ones the larger box is the whole face.
     order = np.lexsort((-areas, -scores.round(2)))
@@ -134,10 +136,7 @@ def suppress_overlaps(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     while order.size:
         best, order = int(order[0]), order[1:]
         keep.append(best)
-        shared = intersection(boxes[best], boxes[order])
-        union = areas[best] + areas[order] - shared
-        inside = shared / np.maximum(np.minimum(areas[best], areas[order]), 1e-9)
-        order = order[(shared <= NMS_IOU * union) & (inside <= NMS_INSIDE)]
+        order = order[iou(boxes[best], boxes[order]) <= NMS_IOU]
     return np.array(keep, dtype=int)
 
 
@@ -152,6 +151,14 @@ def iou(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     shared = intersection(box, boxes)
     area, areas = (box[2:] - box[:2]).prod(), (boxes[:, 2:] - boxes[:, :2]).prod(-1)
     return shared / np.maximum(area + areas - shared, 1e-9)
+
+
+def is_nested(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Which of `boxes` `[N, 4]` may show the same head as `box` `[4]`, or a part of it."""
+    shared = intersection(box, boxes)
+    area, areas = (box[2:] - box[:2]).prod(), (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+    inside = shared / np.maximum(np.minimum(area, areas), 1e-9)
+    return (iou(box, boxes) > NESTED_IOU) | (inside > NESTED_SHARE)
 
 
 def _starts(length: int, tile: int) -> list[int]:

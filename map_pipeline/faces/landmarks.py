@@ -2,7 +2,8 @@
 
 A first look at the box's square gives rough landmarks. Further looks straighten the face by them,
 which makes the result independent of roll and of how tightly the box fits, and average each look
-with its mirror image.
+with its mirror image. The first look is repeated at other rolls, up to upside down, until one leads
+to landmarks that agree with their mirror image.
 """
 
 from __future__ import annotations
@@ -33,13 +34,20 @@ CROP_TEMPLATE = torch.tensor([[20.4, 18.4], [42.6, 18.4], [31.5, 31.2], [21.6, 4
 # The first look's square: the box's longer side, moved down by this share of it (chosen likewise).
 BOX_SHIFT = 0.05
 STRAIGHT_LOOKS = 2  # one is enough up to 30 degrees of roll, the second helps at 45
-# Roll of the first look's square, degrees: the next is tried where the last led nowhere.
-FIRST_ROLLS = (0, 35, -35)
+# Roll of the first look's square, degrees: the next is tried where the last left a doubt. The box
+# network also finds people who lie on their side (3 of 4) or hang upside down.
+FIRST_ROLLS = (0, 35, -35, 180, 90, -90)
 # Disagreement of the landmarks with their mirror image, in eye distances. On CelebA-HQ faces, also
 # small, dark or compressed ones, the right ones stay below 0.05 (0.065 at 45 degrees of roll); a
-# cat, grass, logos and most badly placed boxes of the detector lie between 0.075 and 0.6.
-GOOD_UNCERTAINTY = 0.05
+# cat, grass, logos and most badly placed boxes of the detector lie between 0.075 and 0.6. Eyes that
+# are found on the mouth of a face upside down reach 0.036; 97 of 100 upright faces stay below.
+GOOD_UNCERTAINTY = 0.035
 MAX_UNCERTAINTY = 0.07
+# A doubtful face is looked at from boxes that are moved (down, of the side) and scaled. Landmarks
+# of faces end within 0.02 eye distances of the first ones (0.1 if it's half hidden), those of an
+# eye or a lock of hair are mostly 0.2 to 1 off.
+STEADY_BOXES = ((0.15, 1.0), (-0.15, 1.0), (0.0, 1.3), (0.0, 0.8))
+STEADY_DISTANCE = 0.15
 # The photo is kept this many times finer than the crop: the network likes its input crisp.
 OVERSAMPLING = 2.0
 # Eyes, nose tip and mouth corners among the 68, as index ranges.
@@ -72,21 +80,59 @@ class LandmarkFinder:
     def __init__(self) -> None:
         self._network = OnnxNetwork("landmarks68.onnx")
 
-    def find(self, photo: np.ndarray, box: np.ndarray) -> np.ndarray | None:
-        """Return the landmarks `[68, 2]` (float32 photo px), or None if the box holds no face.
+    def find(
+        self, photo: np.ndarray, box: np.ndarray, max_turned: float = GOOD_UNCERTAINTY
+    ) -> tuple[np.ndarray, float] | None:
+        """Return the landmarks `[68, 2]` (float32 photo px) and their uncertainty, see `_look`.
+
+        None if the box holds no face.
+
+        Args:
+            photo: uint8 RGB `[H, W, 3]`.
+            box: x0, y0, x1, y1 photo px.
+            max_turned: what the uncertainty of a face that lies on its side may be, or upside down.
+        """
+        best, least = None, MAX_UNCERTAINTY
+        for roll in FIRST_ROLLS:
+            landmarks68, uncertainty = self._find_from(photo, _box_crop(box, roll))
+            if uncertainty < least and (
+                abs(roll) < 90
+                or (uncertainty < max_turned and self.is_steady(photo, box, landmarks68, roll))
+            ):
+                best, least = landmarks68, uncertainty
+            if least < GOOD_UNCERTAINTY:
+                break
+        return None if best is None else (best, least)
+
+    def is_steady(
+        self, photo: np.ndarray, box: np.ndarray, landmarks68: np.ndarray, roll: float = 0
+    ) -> bool:
+        """Whether other boxes of the same face lead to the same landmarks.
+
+        Args:
+            photo: uint8 RGB `[H, W, 3]`.
+            box: x0, y0, x1, y1 photo px.
+            landmarks68: what it led to, `[68, 2]` photo px.
+            roll: of the first look, degrees.
+        """
+        known = five_points(landmarks68)
+        limit = STEADY_DISTANCE * np.linalg.norm(known[1] - known[0])
+        for shift, scale in STEADY_BOXES:
+            other, _ = self._find_from(photo, _box_crop(box, roll, shift, scale))
+            if np.linalg.norm(five_points(other) - known, axis=1).mean() > limit:
+                return False
+        return True
+
+    def glance(self, photo: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, float]:
+        """Rough landmarks `[68, 2]` of an upright face, right or not, and their uncertainty.
+
+        It takes a third of the time of `find`.
 
         Args:
             photo: uint8 RGB `[H, W, 3]`.
             box: x0, y0, x1, y1 photo px.
         """
-        best, least = None, MAX_UNCERTAINTY
-        for roll in FIRST_ROLLS:
-            landmarks68, uncertainty = self._find_from(photo, _box_crop(box, roll))
-            if uncertainty < least:
-                best, least = landmarks68, uncertainty
-            if least < GOOD_UNCERTAINTY:
-                break
-        return best
+        return self._look(photo, _box_crop(box, 0))
 
     def find_aligned(self, photo: np.ndarray, landmarks: np.ndarray) -> np.ndarray | None:
         """Return the landmarks `[68, 2]` of a face whose five points are known, or None.
@@ -139,14 +185,24 @@ def five_points(landmarks68: np.ndarray) -> np.ndarray:
     )
 
 
-def _box_crop(box: np.ndarray, roll: float) -> Tensor:
-    """`crop_to_photo` `[2, 3]` of the square around a box, turned by `roll` degrees."""
+def _box_crop(box: np.ndarray, roll: float, shift: float = 0.0, scale: float = 1.0) -> Tensor:
+    """`crop_to_photo` `[2, 3]` of the square around a box, turned by `roll` degrees.
+
+    Args:
+        box: x0, y0, x1, y1 photo px.
+        roll: degrees.
+        shift: how far it's moved down, of its side.
+        scale: its side, of the box's.
+    """
     side = float(max(box[2] - box[0], box[3] - box[1]))
-    centre = torch.tensor([box[0] + box[2], box[1] + box[3]]) / 2 - 0.5
-    centre[1] += BOX_SHIFT * side
     angle = math.radians(roll)
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    linear = turn * (side / CROP_SIZE)
+    centre = torch.tensor([float(box[0] + box[2]), float(box[1] + box[3])]) / 2 - 0.5
+    # Towards the chin, which for a tilted face is still at the bottom of the box.
+    quarters = math.radians(90 * round(roll / 90))
+    centre[0] -= math.sin(quarters) * BOX_SHIFT * side
+    centre[1] += (math.cos(quarters) * BOX_SHIFT + shift) * side
+    linear = turn * (side * scale / CROP_SIZE)
     return torch.cat([linear, (centre - linear.sum(1) * (CROP_SIZE - 1) / 2)[:, None]], 1)
 
 

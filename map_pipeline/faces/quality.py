@@ -18,7 +18,7 @@ from map_pipeline.faces.align import (
     apply_affine,
     similarity_transform,
 )
-from map_pipeline.faces.detect import MIN_FACE_SIDE, Face
+from map_pipeline.faces.face import MIN_FACE_SIDE, Face, turn_face
 
 # Distance between the eyes, px, of a face of `MIN_FACE_SIDE` px: .44 of the box on CelebA-HQ.
 MIN_EYE_DISTANCE = 0.44 * MIN_FACE_SIDE
@@ -29,6 +29,9 @@ MAX_NOSE_OFFSET = 0.45
 MAX_CUT_OFF = 0.15
 # The bundled detector gives .99 and more to clear faces; SCRFD's scores aren't comparable.
 MIN_BUNDLED_SCORE = 0.95
+# Landmarks that disagree more with their mirror image, in eye distances, are mostly of half
+# profiles and may lie beside the face; 99 of 100 disagree less.
+MAX_CLEAR_UNCERTAINTY = 0.055
 # Spread of the brightness relative to its mean within an eye and the mouth. Faces reach .12 and .06
 # even blurred or overexposed; plain sunglasses, masks and hair stay below.
 MIN_EYE_DETAIL, MIN_MOUTH_DETAIL = 0.08, 0.045
@@ -45,6 +48,8 @@ def quality_issues(face: Face, photo: np.ndarray) -> tuple[str, ...]:
         face: a face found in `photo`.
         photo: uint8 RGB `[H, W, 3]`.
     """
+    # The patches around eyes and mouth are wider than high, so the face must stand upright.
+    face, photo = turn_face(face, face.turns, photo), np.rot90(photo, face.turns)
     landmarks = np.asarray(face.landmarks, np.float32)
     template_to_photo = similarity_transform(
         ARCFACE_TEMPLATE_112, torch.from_numpy(landmarks)[None]
@@ -93,6 +98,8 @@ def share_outside(template_to_photo: torch.Tensor, width: int, height: int) -> f
 
 def _hidden(face: Face, landmarks: np.ndarray, eye_distance: float, photo: np.ndarray) -> bool:
     if face.landmarks68 is not None and face.score < MIN_BUNDLED_SCORE:
+        return True
+    if face.uncertainty > MAX_CLEAR_UNCERTAINTY:
         return True
     eyes = [_detail(photo, eye, eye_distance) for eye in landmarks[:2]]
     mouth = _detail(photo, landmarks[3:].mean(0), eye_distance)

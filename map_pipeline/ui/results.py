@@ -8,11 +8,13 @@ from map_pipeline.report import (
     RECOGNISER_HEADER,
     FaceReport,
     advice,
+    doubtful_faces,
     expression_row,
     headline,
     judged,
     recogniser_row,
     remaining_matches,
+    unprotected_faces,
 )
 from map_pipeline.ui import texts
 from map_pipeline.ui.service import Progress
@@ -25,18 +27,18 @@ def verdict(reports: Sequence[FaceReport], mode: str) -> str:
         reports: of all protected faces.
         mode: how they were protected; what could help more depends on it.
     """
-    lines = [_face_line(face, number, len(reports)) for number, face in enumerate(reports, 1)]
+    lines = _lines(reports)
     if not judged(reports):
-        return _box("warn", headline(reports), [])
-    if not remaining_matches(reports):
-        return _box("good", headline(reports), lines)
-    return _box("warn", headline(reports), [*lines, texts.SAME_PHOTO, advice(mode)])
+        return _box("warn", headline(reports), _doubts(reports))
+    if remaining_matches(reports):
+        return _box("warn", headline(reports), [*lines, texts.SAME_PHOTO, advice(mode)])
+    complete = not unprotected_faces(reports) and not doubtful_faces(reports)
+    return _box("good" if complete else "warn", headline(reports), lines)
 
 
 def plain_verdict(reports: Sequence[FaceReport]) -> str:
     """The verdict as text for clients of the API: of the photo, then a line for each face."""
-    lines = [_face_line(face, number, len(reports)) for number, face in enumerate(reports, 1)]
-    return "\n".join([headline(reports), *lines])
+    return "\n".join([headline(reports), *_lines(reports)])
 
 
 def tables(reports: Sequence[FaceReport]) -> str:
@@ -79,6 +81,16 @@ def progress_bar(progress: Progress) -> str:
         f'aria-valuenow="{percent}" aria-valuemin="0" aria-valuemax="100">'
         f'<div style="width: {max(percent, 3)}%"></div></div></div>'
     )
+
+
+def _lines(reports: Sequence[FaceReport]) -> list[str]:
+    lines = [_face_line(face, number, len(reports)) for number, face in enumerate(reports, 1)]
+    return [*_doubts(reports), *lines]
+
+
+def _doubts(reports: Sequence[FaceReport]) -> list[str]:
+    count = len(doubtful_faces(reports))
+    return [texts.doubts(count)] if count else []
 
 
 def _face_line(face: FaceReport, number: int, faces: int) -> str:

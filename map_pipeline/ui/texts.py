@@ -90,6 +90,12 @@ def caption(target: str) -> str:
     return target.replace("-", ", ")
 
 
+def doubts(count: int) -> str:
+    """What is said where more faces may be than were found."""
+    faces = "another face" if count == 1 else f"{count} more faces"
+    return f"There may be {faces}, turned or half hidden, which stayed as they were."
+
+
 def _seconds(value: float) -> str:
     if value < 10:
         return f"{max(1, round(value))} s"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageDraw
 
 from map_pipeline.errors import (
     CheckpointError,
@@ -17,7 +18,7 @@ from map_pipeline.errors import (
     UnknownOptionError,
 )
 from map_pipeline.faces import detect
-from map_pipeline.faces.boxes import MAX_TILES, level_scales, suppress_overlaps, tile_corners
+from map_pipeline.faces.boxes import MAX_TILES, iou, level_scales, suppress_overlaps, tile_corners
 from map_pipeline.faces.detect import (
     INSIGHTFACE_ROOT_VARIABLE,
     BundledDetector,
@@ -143,7 +144,7 @@ def test_small_face_in_twelve_megapixels(
 
 
 def test_no_face_in_noise_or_in_a_blank_picture(detector: BundledDetector) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (600, 700, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 250, 3), dtype=np.uint8)
     assert detector.detect(noise) == []
     assert detector.detect(np.full((333, 50, 3), 255, np.uint8)) == []
 
@@ -181,13 +182,176 @@ def test_pyramid_is_bounded_and_covers_the_photo(size: tuple[int, int]) -> None:
     assert total <= MAX_TILES
 
 
-def test_suppression_keeps_the_best_of_each_face() -> None:
+def test_suppression_keeps_the_best_box_of_a_place() -> None:
+    """A box within another, or half on it, may be of somebody else: landmarks will tell."""
     boxes = np.array(
-        [[0, 0, 100, 100], [5, 5, 105, 105], [20, 20, 50, 50], [200, 0, 260, 60]], np.float32
+        [[0, 0, 100, 100], [5, 5, 105, 105], [20, 20, 50, 50], [55, 5, 155, 105]], np.float32
     )
     scores = np.array([0.9, 0.99, 0.97, 0.8], np.float32)
-    assert suppress_overlaps(boxes, scores).tolist() == [1, 3]
+    assert suppress_overlaps(boxes, scores).tolist() == [1, 2, 3]
     assert suppress_overlaps(boxes[:0], scores[:0]).tolist() == []
+
+
+@pytest.mark.parametrize("shift", [(45, 0), (0, 45), (30, 30)])
+def test_boxes_of_two_equal_heads_close_together_are_kept(shift: tuple[int, int]) -> None:
+    box = np.array([100, 100, 200, 215], np.float32)
+    boxes = np.stack([box, box + np.tile(np.float32(shift), 2)])
+    assert suppress_overlaps(boxes, np.array([0.99, 0.98], np.float32)).tolist() == [0, 1]
+
+
+def head_of(photo: Image.Image, face: Face) -> tuple[Image.Image, Image.Image, np.ndarray]:
+    """A head cut out along an ellipse, its mask, and the landmarks' place in it."""
+    x0, y0, x1, y1 = face.box
+    width, height = face.size
+    box = [x0 - 0.25 * width, y0 - 0.35 * height, x1 + 0.25 * width, y1 + 0.12 * height]
+    corners = [round(corner) for corner in box]
+    head = photo.crop(corners)
+    mask = Image.new("L", head.size)
+    ImageDraw.Draw(mask).ellipse((4, 2, head.width - 4, head.height - 2), fill=255)
+    return head, mask, face.landmarks - np.float32(corners[:2])
+
+
+def paste_head(
+    canvas: Image.Image,
+    head: tuple[Image.Image, Image.Image, np.ndarray],
+    centre: tuple[float, float],
+    scale: float,
+) -> np.ndarray:
+    """Put a head so that the middle of its landmarks lies at `centre`; return them."""
+    picture, mask, landmarks = head
+    landmarks = landmarks * scale
+    corner = np.rint(np.array(centre) - landmarks.mean(0)).astype(int)
+    size = (round(picture.width * scale), round(picture.height * scale))
+    canvas.paste(picture.resize(size, Image.Resampling.LANCZOS), tuple(corner), mask.resize(size))
+    return landmarks + corner
+
+
+@pytest.fixture(scope="module")
+def heads(detector: BundledDetector) -> list[tuple[Image.Image, Image.Image, np.ndarray]]:
+    """Cut out of two examples and scaled to faces 100 px wide."""
+    found = []
+    for name in ("astronaut", "woman-young-tan"):
+        photo = Image.open(ASTRONAUT.parent / f"{name}.png").convert("RGB")
+        [face] = detector.detect(np.asarray(photo))
+        scale = 100 / face.size[0]
+        photo = photo.resize((round(photo.width * scale), round(photo.height * scale)))
+        box = tuple(corner * scale for corner in face.box)
+        found.append(head_of(photo, Face(box, face.landmarks * scale, 1.0)))
+    return found
+
+
+@pytest.mark.parametrize("place", [(0.45, 0.5), (-0.4, 0.55), (0.0, -0.55), (0.45, 0.0)])
+def test_child_before_an_adult_is_found(
+    detector: BundledDetector, heads: list, place: tuple[float, float]
+) -> None:
+    """The small face lies within the box of the large one."""
+    canvas = Image.new("RGB", (640, 520), (90, 120, 150))
+    expected = [paste_head(canvas, heads[0], (320, 250), 2.2)]
+    at = (320 + 220 * place[0], 250 + 220 * place[1])
+    expected.append(paste_head(canvas, heads[1], at, 0.45))
+    found = detector.detect(np.asarray(canvas))
+    assert len(found) == 2
+    for face, landmarks in zip(found, expected, strict=True):
+        error = np.linalg.norm(face.landmarks - landmarks, axis=1).mean()
+        assert error < 0.2 * np.linalg.norm(landmarks[1] - landmarks[0])
+
+
+def turned(points: np.ndarray, turns: int, width: int, height: int) -> np.ndarray:
+    """Where points of a photo of this size lie after `np.rot90(photo, turns)`."""
+    x, y = points[:, 0], points[:, 1]
+    return np.stack(
+        {
+            1: (y, width - 1 - x),
+            2: (width - 1 - x, height - 1 - y),
+            3: (height - 1 - y, x),
+        }[turns],
+        1,
+    )
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("name", ["astronaut", "hopper-grey", "man-older-dark"])
+def test_turned_photo_shows_the_same_face(detector: BundledDetector, name: str, turns: int) -> None:
+    photo = np.asarray(Image.open(ASTRONAUT.parent / f"{name}.png").convert("RGB"))
+    height, width = photo.shape[:2]
+    [upright] = detector.detect(photo)
+    [face] = detector.detect(np.ascontiguousarray(np.rot90(photo, turns)))
+    # The person's eyes stay first and second, whatever their sides in the photo are.
+    expected = turned(upright.landmarks, turns, width, height)
+    assert_near(face.landmarks, expected, upright.eye_distance)
+    assert face.turns == 4 - turns
+    corners = turned(np.reshape(upright.box, (2, 2)), turns, width + 1, height + 1)
+    overlap = iou(np.array(face.box), np.concatenate([corners.min(0), corners.max(0)])[None])
+    assert overlap[0] > 0.7
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_turned_faces_beside_upright_ones_are_found_when_asked(
+    detector: BundledDetector, turns: int
+) -> None:
+    names = ("woman-young-tan", "hopper-grey")
+    pictures = [Image.open(ASTRONAUT.parent / f"{name}.png").convert("RGB") for name in names]
+    upright, other = (picture.resize((256, 256)) for picture in pictures)
+    lying = other.rotate(90 * turns)
+    mixed = Image.new("RGB", (512, 256))
+    mixed.paste(upright, (0, 0))
+    mixed.paste(lying, (256, 0))
+    faces = detector.detect(np.asarray(mixed), rotate=True)
+    assert len(faces) == 2
+    left, right = sorted(faces, key=lambda face: face.box[0])
+    [expected] = detector.detect(np.asarray(other))
+    places = turned(expected.landmarks, turns, 256, 256) + np.array([256, 0])
+    assert (left.turns, right.turns) == (0, 4 - turns)
+    assert_near(right.landmarks, places, expected.eye_distance)
+
+
+def enlarged(photo: Image.Image, factor: float) -> Image.Image:
+    return photo.resize((round(photo.width * factor), round(photo.height * factor)))
+
+
+@pytest.mark.parametrize("name", ["astronaut", "woman-young-tan", "hopper-grey", "man-older-dark"])
+@pytest.mark.parametrize(
+    "change",
+    ["inner face", "inner face, 2000 px", "pale", "dark", "pale inner face", "turned inner face"],
+)
+def test_hard_photos_get_a_second_look(detector: BundledDetector, name: str, change: str) -> None:
+    photo = Image.open(ASTRONAUT.parent / f"{name}.png").convert("RGB")
+    [face] = detector.detect(np.asarray(photo))
+    x0, y0, x1, y1 = face.box
+    width, height = face.size
+    box = (x0 + width / 5, y0 + height / 5, x1 - width / 5, y1 - height / 5)
+    box = [round(corner) for corner in box]
+    landmarks = face.landmarks
+    if "inner" in change:
+        photo, landmarks = photo.crop(box), landmarks - box[:2]
+    if "2000" in change:
+        factor = 2000 / photo.width
+        photo, landmarks = enlarged(photo, factor), (landmarks + 0.5) * factor - 0.5
+    if "pale" in change:
+        photo = photo.point(lambda value: 190 + value // 12)
+    if change == "dark":
+        photo = photo.point(lambda value: value // 16)
+    if "turned" in change:
+        landmarks = turned(landmarks, 1, *photo.size)
+        photo = photo.transpose(Image.Transpose.ROTATE_90)
+    [found] = detector.detect(np.asarray(photo))
+    eye_distance = float(np.linalg.norm(landmarks[1] - landmarks[0]))
+    assert np.linalg.norm(found.landmarks - landmarks, axis=1).mean() < 0.2 * eye_distance
+    left, top, right, bottom = found.box
+    assert (left, top) >= (0, 0)
+    assert (right, bottom) <= photo.size
+
+
+def test_found_at_once_means_no_second_look(
+    detector: BundledDetector, astronaut: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[tuple[int, ...]] = []
+    find = detector._boxes.find
+    monkeypatch.setattr(
+        detector._boxes, "find", lambda photo: (looks.append(photo.shape), find(photo))[1]
+    )
+    assert len(detector.detect(np.asarray(astronaut))) == 1
+    assert looks == [(512, 512, 3)]
 
 
 def test_load_detector_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -243,6 +407,47 @@ def test_boxes_choose_faces_in_their_order() -> None:
     one, two = face_at(0, 0, 60, 70), face_at(200, 0, 90, 100)
     chosen = select_faces([two, one], [(5, 5, 65, 75), [195, 0, 290, 105], (0, 0, 60, 70)])
     assert chosen == [one, two]
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        np.array([[5, 5, 65, 75], [195, 0, 290, 105]]),
+        torch.tensor([[5.0, 5, 65, 75], [195, 0, 290, 105]], requires_grad=True),
+        [np.float32([5, 5, 65, 75]), torch.tensor([195, 0, 290, 105])],
+        ((5, 5, 65, 75), (195, 0, 290, 105)),
+    ],
+    ids=["array", "tensor", "list of both", "tuples"],
+)
+def test_boxes_may_be_any_array(boxes: object) -> None:
+    one, two = face_at(0, 0, 60, 70), face_at(200, 0, 90, 100)
+    assert select_faces([two, one], boxes) == [one, two]
+
+
+def test_none_means_the_largest() -> None:
+    small, large = face_at(0, 0, 60, 70), face_at(200, 0, 90, 100)
+    assert select_faces([small, large], None) == [large]
+
+
+@pytest.mark.parametrize(
+    "which",
+    [
+        np.zeros((0, 4)),
+        np.zeros((2, 3)),
+        np.zeros(4),
+        np.float64(3),
+        torch.tensor(3),
+        torch.zeros(1, 4),
+        7,
+        {"x": 1},
+        np.array([["a", "b", "c", "d"]]),
+        np.array([[0, 0, np.inf, 5]]),
+    ],
+    ids=str,
+)
+def test_array_that_holds_no_boxes(which: object) -> None:
+    with pytest.raises(UnknownOptionError, match="`faces` must"):
+        select_faces([face_at(0, 0, 60, 70)], which)
 
 
 def test_box_without_a_face_is_named() -> None:

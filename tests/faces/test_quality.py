@@ -1,12 +1,14 @@
 """Which faces are named as unfit: on the real pictures, as they are and made worse."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from map_pipeline.faces.detect import BundledDetector, Face
+from map_pipeline.faces.detect import BundledDetector
+from map_pipeline.faces.face import Face, turn_face
 from map_pipeline.faces.quality import quality_issues
 
 EXAMPLES = sorted(
@@ -60,6 +62,19 @@ def test_common_weaknesses_are_no_problem(detector: BundledDetector, change: str
         }[change]()
     )
     assert quality_issues(detector.detect(changed)[0], changed) == ()
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_turned_faces_are_judged_as_if_upright(
+    detector: BundledDetector, path: Path, turns: int
+) -> None:
+    photo = read(path)
+    for face in detector.detect(photo):
+        for judged in (photo, photo // 10 + 100):  # clear, and hard to make out
+            turned = np.rot90(judged, turns)
+            expected = quality_issues(face, judged)
+            assert quality_issues(turn_face(face, turns, judged), turned) == expected
 
 
 def looking(degrees: float) -> Face:
@@ -116,4 +131,9 @@ def test_covered_face_is_named(
 
 def test_unsure_bundled_detector_is_told(photo: np.ndarray, face: Face) -> None:
     unsure = Face(face.box, face.landmarks, 0.8, face.landmarks68)
+    assert quality_issues(unsure, photo) == ("partly hidden or hard to make out",)
+
+
+def test_unsure_landmarks_are_told(photo: np.ndarray, face: Face) -> None:
+    unsure = replace(face, uncertainty=0.06)
     assert quality_issues(unsure, photo) == ("partly hidden or hard to make out",)

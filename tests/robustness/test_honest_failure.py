@@ -4,13 +4,22 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from map_pipeline import FaceReport
 from map_pipeline.cli.main import main
 from map_pipeline.cli.protect import check_requirements
-from map_pipeline.report import RecogniserReport, advice, headline, remaining_matches
+from map_pipeline.faces.detect import BundledDetector
+from map_pipeline.faces.face import Face
+from map_pipeline.report import (
+    PhotoReport,
+    RecogniserReport,
+    advice,
+    headline,
+    remaining_matches,
+)
 
 ASTRONAUT = Path(__file__).parents[2] / "examples" / "astronaut.png"
 
@@ -34,6 +43,11 @@ BAD = face(recogniser("A", True), recogniser("B", False), recogniser("C", False,
 UNKNOWN = face(recogniser("A", None, None))
 
 
+def in_group(report: FaceReport, left: int) -> FaceReport:
+    """The report of a face beside so many that are left as they are."""
+    return replace(report, photo=PhotoReport(1 + left, [(0.0, 0.0, 50.0, 50.0)] * left))
+
+
 @pytest.mark.parametrize(
     ("reports", "text"),
     [
@@ -47,6 +61,89 @@ UNKNOWN = face(recogniser("A", None, None))
 )
 def test_headline(reports: list[FaceReport], text: str) -> None:
     assert headline(reports) == text
+
+
+@pytest.mark.parametrize("report", [GOOD, BAD, UNKNOWN])
+def test_headline_counts_the_faces_that_are_left(report: FaceReport) -> None:
+    for left, words in ((1, "1 of 2 faces found is left"), (3, "3 of 4 faces found are left")):
+        text = headline([in_group(report, left)])
+        assert words in text
+        assert not text.startswith("Protected")
+    assert headline([in_group(report, 0)]) == headline([report])
+
+
+@pytest.mark.parametrize("requirement", ["dodging", "impersonation"])
+def test_unprotected_faces_break_requirements(
+    capsys: pytest.CaptureFixture, requirement: str
+) -> None:
+    reports = {"a.png": [in_group(GOOD, 2)]}
+    assert check_requirements(reports, [requirement]) == 3
+    assert "a.png: --require: 2 of 3 faces found are left" in capsys.readouterr().err
+    assert check_requirements(reports, [requirement], all_faces=False) == 0
+    assert check_requirements(reports, []) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Path:
+    """A photo of two people."""
+    portrait = Image.open(ASTRONAUT).convert("RGB").crop((96, 0, 352, 256))
+    picture = Image.new("RGB", (448, 256), "grey")
+    picture.paste(portrait, (0, 0))
+    picture.paste(portrait.resize((192, 192)), (256, 32))
+    picture.save(tmp_path / "group.png")
+    return tmp_path / "group.png"
+
+
+@pytest.mark.parametrize(
+    ("options", "left", "told"),
+    [([], 1, True), (["--faces", "largest"], 1, False), (["--faces", "all"], 0, False)],
+)
+def test_command_line_tells_who_is_left_unprotected(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    group: Path,
+    options: list[str],
+    left: int,
+    told: bool,
+) -> None:
+    report = tmp_path / "report.json"
+    call = ["protect", str(group), str(tmp_path / "out.png"), "--report", str(report)]
+    call += ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--refine-steps", "0"]
+    assert main([*call, *options, "--require", "dodging"]) == 3  # without a step nobody is hidden
+    captured = capsys.readouterr()
+    assert ("1 of 2 faces found is left unprotected" in captured.out) is bool(left)
+    assert ("--require: 1 of 2 faces found" in captured.err) is told
+    for face in json.loads(report.read_text())["group.png"]:
+        assert face["photo"]["faces_found"] == 2
+        assert face["photo"]["faces_unprotected"] == left
+
+
+@pytest.mark.parametrize("options", [[], ["--rotate"]])
+def test_command_line_finds_turned_faces_or_tells_of_them(
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    group: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+) -> None:
+    """Of the detector's ways only the one that is asked for sees the second face here."""
+    detect = BundledDetector.detect
+
+    def see(self: BundledDetector, photo: np.ndarray, rotate: bool = False) -> list[Face]:
+        return detect(self, photo)[: 2 if rotate else 1]
+
+    monkeypatch.setattr(BundledDetector, "detect", see)
+    call = ["protect", str(group), str(tmp_path / "out.png"), "--faces", "all", *options]
+    call += ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--refine-steps", "0"]
+    assert main(call) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("face at ") == (2 if options else 1)
+    assert (
+        "group.png: there may be more faces, turned or half hidden, at (" in captured.err
+    ) is not bool(options)
 
 
 def test_fast_mode_is_told_of_strong_mode() -> None:

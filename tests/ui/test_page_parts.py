@@ -14,7 +14,7 @@ import pytest
 from map_pipeline import MAPPipeline
 from map_pipeline.config import EMOTIONS, MODES
 from map_pipeline.errors import FaceTooSmallError, NoFaceError, UnknownOptionError
-from map_pipeline.report import FaceReport, RecogniserReport
+from map_pipeline.report import FaceReport, PhotoReport, RecogniserReport
 from map_pipeline.ui import face_outlines, page, results, style, texts
 from map_pipeline.ui.cache import sweep
 from map_pipeline.ui.jobs import run_in_steps
@@ -196,6 +196,19 @@ def test_failure_comes_first_with_what_could_help() -> None:
     assert "Try Strong mode, or another target." in fast
     assert "Strong mode" not in strong
     assert "another target" in strong
+
+
+def test_unprotected_and_doubtful_faces_are_no_success() -> None:
+    good = report((True, True, True))
+    left = replace(good, photo=PhotoReport(3, [(0.0, 0.0, 9.0, 9.0)] * 2))
+    assert "map-verdict-good" in results.verdict([good], "fast")
+    assert "map-verdict-warn" in results.verdict([left], "fast")
+    for text in (results.verdict([left], "fast"), results.plain_verdict([left])):
+        assert "2 of 3 faces found are left unprotected" in text
+    doubt = replace(good, photo=PhotoReport(1, [], [(0.0, 0.0, 9.0, 9.0)] * 2))
+    assert "map-verdict-warn" in results.verdict([doubt], "fast")
+    for text in (results.verdict([doubt], "fast"), results.plain_verdict([doubt])):
+        assert "2 more faces" in text
 
 
 def test_verdict_has_a_line_per_face() -> None:

@@ -21,7 +21,8 @@ from map_pipeline.faces.align import (
     extract_region,
     warp_affine,
 )
-from map_pipeline.faces.detect import Face, select_faces
+from map_pipeline.faces.detect import select_faces
+from map_pipeline.faces.face import Face
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.identity.targets import Target
 from map_pipeline.images import uint8_tensor
