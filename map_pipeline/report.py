@@ -62,11 +62,13 @@ class PhotoReport:
         unprotected: boxes of those that are left as they were.
         doubtful: boxes of places where more faces may be, turned or half hidden, also left as they
             were.
+        notes: what was lost when the photo was read, such as 16 bits a colour.
     """
 
     faces_found: int
     unprotected: list[FourNumbers] = field(default_factory=list)
     doubtful: list[FourNumbers] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PhotoReport":
@@ -75,6 +77,7 @@ class PhotoReport:
             values["faces_found"],
             [_four(box) for box in values["unprotected"]],
             [_four(box) for box in values["doubtful"]],
+            list(values.get("notes", ())),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +87,7 @@ class PhotoReport:
             "faces_unprotected": len(self.unprotected),
             "unprotected": [list(box) for box in self.unprotected],
             "doubtful": [list(box) for box in self.doubtful],
+            "notes": list(self.notes),
         }
 
 
@@ -176,6 +180,12 @@ def remaining_matches(
 def judged(reports: Sequence[FaceReport]) -> bool:
     """Whether any recogniser has a threshold and so can say whether a face is protected."""
     return any(one.no_longer_matches is not None for face in reports for one in face.recognisers)
+
+
+def notes_of(reports: Sequence[FaceReport]) -> list[str]:
+    """What was lost when a photo was read; its reports are given."""
+    photo = reports[0].photo if reports else None
+    return [] if photo is None else photo.notes
 
 
 def unprotected_faces(reports: Sequence[FaceReport]) -> int:

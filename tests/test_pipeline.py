@@ -97,7 +97,7 @@ def test_only_the_face_changes(
 ) -> None:
     # What tiny networks find isn't worth its price, so it's free here.
     free = [one for one in default_objectives() if one.side == "identity"]
-    output = protect(photo, objectives=free)
+    output = protect(photo, objectives=free, refine_steps=4)
     assert isinstance(output, MAPPipelineOutput)
     [result], [[report]] = output.images, output.reports
     assert result.shape == photo.shape

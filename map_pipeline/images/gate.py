@@ -20,35 +20,40 @@ from torch import Tensor
 
 from map_pipeline.errors import InvalidImageError
 from map_pipeline.images.forms import ImageInput, check_size, to_uint8
-from map_pipeline.images.metadata import JPEG_START, bare_jpeg, orientation
+from map_pipeline.images.heic import HEAD, can_read_heic, is_heic
+from map_pipeline.images.metadata import JPEG_END, JPEG_START, bare_jpeg, orientation
 from map_pipeline.images.normalise import normalise
 from map_pipeline.images.rules import FORMATS, MAX_BYTES, MAX_SECONDS, TIFF_COMPRESSIONS, Rule
 
 READS_PER_BYTE = 4  # decoders read a file once, TIFF tags up to three times; bombs 65,000 times
+# A decoder fills what is missing of a JPEG with one colour: the last corner, px, shows that.
+CORNER, FLAT = 4, 2
 BLOCK = 4096  # bytes that a decoder gets at once, so that the time is looked at often enough
 
 
-def load_image(source: ImageInput) -> Image.Image:
+def load_image(source: ImageInput, notes: list[str] | None = None) -> Image.Image:
     """Read any accepted input as an upright PIL image in mode RGB without metadata.
 
     Args:
         source: a path, the bytes of a file, a PIL image, a `uint8 [H,W]`, `[H,W,3]` or `[H,W,4]`
             array, a float array of these shapes in [0,1], or a tensor `[3,H,W]` or `[1,3,H,W]`,
             uint8 or float in [0,1].
+        notes: gets a line for everything that was lost on the way, such as 16 bits a colour.
 
     Raises:
         InvalidImageError: one of the rules in `rules.Rule` is broken; the text says which.
     """
+    notes = [] if notes is None else notes
     if isinstance(source, np.ndarray | Tensor):
         return normalise(Image.fromarray(to_uint8(source)))
     if isinstance(source, Image.Image):
-        return _load_opened(source)
+        return _load_opened(source, notes)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(bytes(source), "the upload")
+        return _decode(bytes(source), "the upload", notes)
     if isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
         name = repr(Path(path).name)
-        return _decode(_read_file(path, name), name)
+        return _decode(_read_file(path, name), name, notes)
     raise Rule.KIND.error(type(source).__name__)
 
 
@@ -61,12 +66,12 @@ def quiet_pillow() -> None:
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-def _load_opened(image: Image.Image) -> Image.Image:
+def _load_opened(image: Image.Image, notes: list[str]) -> Image.Image:
     """A PIL image of the caller; perhaps of a file whose pixels are yet to be read."""
     check_size(*image.size)
     with _refusing("a PIL image"):
         image.load()
-        return _upright(image, image.info.get("exif", b""))
+        return _upright(image, image.info.get("exif") or b"", notes)
 
 
 def _read_file(path: str, name: str) -> bytes:
@@ -89,25 +94,64 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _decode(content: bytes, name: str) -> Image.Image:
+def _decode(content: bytes, name: str, notes: list[str]) -> Image.Image:
     """The picture in the content of a file; `name` is for the errors."""
     if len(content) > MAX_BYTES:
         raise Rule.BYTES.error(f"{name} of more")
+    heic = is_heic(content[:HEAD])
+    if heic and not can_read_heic():
+        raise Rule.FORMAT.error(
+            f"{name}, which is HEIC: save it as JPEG, or pip install 'map-pipeline[heic]'"
+        )
+    formats = ("HEIF",) if heic else FORMATS
     with _refusing(name):
-        content, exif = bare_jpeg(content) if content.startswith(JPEG_START) else (content, b"")
-        with Image.open(_Meter(content), formats=FORMATS) as image:
-            check_size(*image.size)
-            packing = image.info.get("compression") if image.format == "TIFF" else "raw"
-            if packing not in TIFF_COMPRESSIONS:
-                raise Rule.FORMAT.error(f"{name}, a TIFF packed as {packing}")
-            image.decodermaxblock = BLOCK
-            image.load()
-            return _upright(image, exif or image.info.get("exif", b""))
+        if not content.startswith(JPEG_START):
+            return _open(content, b"", name, formats, notes)
+        content, exif = bare_jpeg(content)
+        try:
+            return _open(content, exif, name, formats, notes)
+        except OSError:  # it ends early
+            image = _open(content + JPEG_END, exif, name, formats, notes, whole=False)
+        notes.append("the file has no end; all its pixels are there")
+        return image
 
 
-def _upright(image: Image.Image, exif: bytes) -> Image.Image:
+def _open(
+    content: bytes,
+    exif: bytes,
+    name: str,
+    formats: tuple[str, ...],
+    notes: list[str],
+    whole: bool = True,
+) -> Image.Image:
+    """The picture in the content of a file of one of these formats.
+
+    Args:
+        exif: of a JPEG, whose content has none.
+        whole: the file isn't known to end early.
+    """
+    with Image.open(_Meter(content), formats=formats) as image:
+        check_size(*image.size)
+        packing = image.info.get("compression") if image.format == "TIFF" else "raw"
+        if packing not in TIFF_COMPRESSIONS:
+            raise Rule.FORMAT.error(f"{name}, a TIFF packed as {packing}")
+        image.decodermaxblock = BLOCK
+        image.load()
+        if not whole and _lacks_its_end(image):
+            raise OSError("image file is truncated")
+        return _upright(image, exif or image.info.get("exif") or b"", notes)
+
+
+def _lacks_its_end(image: Image.Image) -> bool:
+    """Whether the last block of a JPEG is flat, as where a decoder had nothing to draw."""
+    width, height = image.size
+    corner = image.convert("L").crop((width - CORNER, height - CORNER, width, height))
+    return int(np.ptp(np.asarray(corner))) <= FLAT
+
+
+def _upright(image: Image.Image, exif: bytes, notes: list[str]) -> Image.Image:
     # Pillow turns a TIFF by itself and leaves what its EXIF block says.
-    return normalise(image, 1 if image.format == "TIFF" else orientation(exif))
+    return normalise(image, 1 if image.format == "TIFF" else orientation(exif), notes)
 
 
 class _Meter(io.BytesIO):

@@ -21,27 +21,35 @@ TOPS = {"I": (255, 65535, 2**32 - 1), "F": (1, 255, 65535, 2**32 - 1)}
 PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
 
-def normalise(image: Image.Image, orientation: int = 1) -> Image.Image:
+def normalise(
+    image: Image.Image, orientation: int = 1, notes: list[str] | None = None
+) -> Image.Image:
     """A new image in mode RGB, sRGB, on white where transparent, without any `info`.
 
     Args:
         image: loaded, of any mode.
         orientation: the EXIF orientation; what is none of 1 to 8 means 1.
+        notes: gets a line for what is lost.
 
     Raises:
         ValueError: the mode can't be converted, or a pixel of mode "F" is no finite number.
     """
+    notes = [] if notes is None else notes
     profile = image.info.get("icc_profile")
     alpha = None
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         colours = Image.fromarray(_to_eight_bits(image))
+        if np.asarray(image).max() > 255 or image.mode == "F":
+            notes.append("more than 8 bits a colour became 8 bits")
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")
         alpha = rgba.getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            notes.append("transparent parts became white")
         colours = rgba.convert("L" if image.mode == "LA" else "RGB")
     else:
         colours = image
-    colours = _to_srgb(colours, profile)
+    colours = _to_srgb(colours, profile, notes)
     if alpha is not None:
         colours = Image.composite(colours, Image.new("RGB", colours.size, "white"), alpha)
     if orientation in UPRIGHT:
@@ -49,7 +57,7 @@ def normalise(image: Image.Image, orientation: int = 1) -> Image.Image:
     return Image.fromarray(np.array(colours))
 
 
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
     """An image of any 8-bit mode without alpha as sRGB in mode RGB."""
     if image.mode == "LAB":
         return _transform(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
@@ -57,10 +65,13 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             mode = PROFILE_MODES.get(source.profile.xcolor_space.strip())
-            if mode == "RGB" and image.mode != "CMYK":
-                return _transform(image.convert("RGB"), source)
-            if mode is not None and mode == ("L" if image.mode in GREY else image.mode):
-                return _transform(image.convert(mode), source)
+            fits = mode == ("L" if image.mode in GREY else image.mode)
+            if mode is not None and (fits or (mode == "RGB" and image.mode != "CMYK")):
+                converted = _transform(image.convert(mode), source)
+                name = " ".join(ImageCms.getProfileDescription(source).split())
+                if "sRGB" not in name:
+                    notes.append(f"colours of the profile {name[:60]!r} became sRGB")
+                return converted
         except (ImageCms.PyCMSError, OSError):
             pass  # a damaged profile: show the pixels as they are, as browsers do
     return image.convert("RGB")
