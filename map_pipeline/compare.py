@@ -4,13 +4,19 @@ Only forward passes: on a CPU copy of the networks (`judging_copy`) it needs no 
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from map_pipeline.config import FAR
 from map_pipeline.errors import naming_photo
-from map_pipeline.faces.detect import select_faces
+from map_pipeline.faces.detect import check_choice, select_faces
+from map_pipeline.faces.face import MIN_FACE_SIDE
+from map_pipeline.faces.quality import quality_issues
+from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.images import ImageInput, load_image, to_array
 from map_pipeline.measure import View
 from map_pipeline.pipeline import MAPPipeline
@@ -18,11 +24,11 @@ from map_pipeline.pipeline import MAPPipeline
 
 @dataclass(frozen=True)
 class Comparison:
-    """What one recogniser says about two photos.
+    """What one recogniser says about two faces.
 
     Attributes:
         name: component name; title: what people call it; family: kind of network.
-        similarity: cosine of the two largest faces, in [-1,1].
+        similarity: cosine of their embeddings, in [-1,1].
         threshold: similarity from which on they count as one person (FAR 1 %); None if unknown.
         matches: `similarity` reaches it; None without threshold.
     """
@@ -33,6 +39,51 @@ class Comparison:
     similarity: float
     threshold: float | None
     matches: bool | None
+
+
+@dataclass(frozen=True)
+class FoundFace:
+    """A face of a compared photo.
+
+    Attributes:
+        number: 1 for the largest of its photo.
+        box: x0, y0, x1, y1 in photo px.
+        problems: why recognisers may be wrong about it, in plain words; see `faces.quality`.
+        compared: whether it is part of a pair.
+    """
+
+    number: int
+    box: tuple[float, float, float, float]
+    problems: tuple[str, ...]
+    compared: bool
+
+
+@dataclass(frozen=True)
+class FacePair:
+    """A face of each photo and what the recognisers say about the two.
+
+    Attributes:
+        first: number of the first photo's face; second: of the second's.
+        recognisers: one entry per recogniser.
+    """
+
+    first: int
+    second: int
+    recognisers: list[Comparison]
+
+
+@dataclass(frozen=True)
+class PhotoComparison:
+    """Two photos, face by face.
+
+    Attributes:
+        first: all faces found in the first photo, largest first; second: likewise.
+        pairs: every compared face of the first photo with every one of the second; at least one.
+    """
+
+    first: list[FoundFace]
+    second: list[FoundFace]
+    pairs: list[FacePair]
 
 
 def judging_copy(pipe: MAPPipeline) -> MAPPipeline:
@@ -55,12 +106,39 @@ def compare_photos(pipe: MAPPipeline, first: ImageInput, second: ImageInput) -> 
     """Compare the largest faces of two photos with every recogniser.
 
     Raises:
-        MAPError: a photo can't be read or shows no face; the text says which of the two.
+        MAPError: as `compare_faces` does.
     """
-    views = [
-        largest_face(pipe, photo, name) for photo, name in ((first, "first"), (second, "second"))
+    [pair] = compare_faces(pipe, first, second, "largest").pairs
+    return pair.recognisers
+
+
+@torch.no_grad()
+def compare_faces(
+    pipe: MAPPipeline,
+    first: ImageInput,
+    second: ImageInput,
+    faces: Literal["largest", "all"] = "all",
+) -> PhotoComparison:
+    """Compare each face of one photo with each of another, with every recogniser.
+
+    Args:
+        faces: "largest" compares one pair. Faces with a side shorter than `MIN_FACE_SIDE` are
+            listed but never compared.
+
+    Raises:
+        MAPError: a photo can't be read, shows no face or none that is large enough; the text says
+            which of the two.
+        UnknownOptionError: `faces` is none of the above.
+    """
+    check_choice(faces)
+    looks = [_look(pipe, photo, n, faces) for photo, n in ((first, "first"), (second, "second"))]
+    ones, others = ([(n, pipe.embed(view)) for n, view in look.views] for look in looks)
+    pairs = [
+        FacePair(n, m, [_compare(name, net, one, other) for name, net in pipe.recognisers.items()])
+        for n, one in ones
+        for m, other in others
     ]
-    return [_compare(name, pipe, *views) for name in pipe.recognisers]
+    return PhotoComparison(looks[0].found, looks[1].found, pairs)
 
 
 def largest_face(pipe: MAPPipeline, photo: ImageInput, name: str) -> View:
@@ -70,18 +148,40 @@ def largest_face(pipe: MAPPipeline, photo: ImageInput, name: str) -> View:
         name: what an error calls the photo, such as "first".
 
     Raises:
-        MAPError: it can't be read or shows no face.
+        MAPError: it can't be read, shows no face or only one that is too small.
     """
+    [(_, view)] = _look(pipe, photo, name, "largest").views
+    return view
+
+
+class _Look(NamedTuple):
+    """All faces of a photo, and number and view of those to compare."""
+
+    found: list[FoundFace]
+    views: list[tuple[int, View]]
+
+
+def _look(
+    pipe: MAPPipeline, photo: ImageInput, name: str, faces: Literal["largest", "all"]
+) -> _Look:
     with naming_photo(f"the {name} photo"):
         pixels = to_array(load_image(photo))
-        [face] = select_faces(pipe.find_faces(pixels), "largest")
-    return pipe.view(pixels, face.landmarks)
+        detected = pipe.find_faces(pixels)
+        large = [face for face in detected if min(face.size) >= MIN_FACE_SIDE]
+        chosen = select_faces(large or detected, faces)  # without a large one it raises
+    found, views = [], []
+    for number, face in enumerate(detected, 1):
+        compared = face in chosen
+        found.append(FoundFace(number, face.box, quality_issues(face, pixels), compared))
+        if compared:
+            views.append((number, pipe.view(pixels, face.landmarks)))
+    return _Look(found, views)
 
 
-@torch.no_grad()
-def _compare(name: str, pipe: MAPPipeline, first: View, second: View) -> Comparison:
-    net = pipe.recognisers[name]
-    similarity = float(net(*first)[0] @ net(*second)[0])
+def _compare(
+    name: str, net: FaceRecogniser, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
+) -> Comparison:
+    similarity = float(first[name][0] @ second[name][0])
     limit = net.threshold(FAR) if net.config.thresholds else None
     return Comparison(
         name=name,
