@@ -6,7 +6,7 @@ Only forward passes: on a CPU copy of the networks (`judging_copy`) it needs no 
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from torch import Tensor
 from map_pipeline.config import FAR
 from map_pipeline.errors import naming_photo
 from map_pipeline.faces.detect import check_choice, select_faces
-from map_pipeline.faces.face import MIN_FACE_SIDE
+from map_pipeline.faces.doubts import DoubtFinder
+from map_pipeline.faces.face import MIN_FACE_SIDE, FourNumbers
 from map_pipeline.faces.quality import quality_issues
-from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.images import ImageInput, load_image, to_array
 from map_pipeline.measure import View
 from map_pipeline.pipeline import MAPPipeline
@@ -53,7 +53,7 @@ class FoundFace:
     """
 
     number: int
-    box: tuple[float, float, float, float]
+    box: FourNumbers
     problems: tuple[str, ...]
     compared: bool
 
@@ -73,16 +73,29 @@ class FacePair:
 
 
 @dataclass(frozen=True)
+class PhotoFaces:
+    """Who is in a photo.
+
+    Attributes:
+        faces: all that were found, largest first.
+        doubtful: boxes (x0, y0, x1, y1 photo px) of what may be more faces, turned or half hidden.
+    """
+
+    faces: list[FoundFace]
+    doubtful: list[FourNumbers]
+
+
+@dataclass(frozen=True)
 class PhotoComparison:
     """Two photos, face by face.
 
     Attributes:
-        first: all faces found in the first photo, largest first; second: likewise.
+        first: who is in the first photo; second: in the second.
         pairs: every compared face of the first photo with every one of the second; at least one.
     """
 
-    first: list[FoundFace]
-    second: list[FoundFace]
+    first: PhotoFaces
+    second: PhotoFaces
     pairs: list[FacePair]
 
 
@@ -102,14 +115,16 @@ def judging_copy(pipe: MAPPipeline) -> MAPPipeline:
     )
 
 
+@torch.no_grad()
 def compare_photos(pipe: MAPPipeline, first: ImageInput, second: ImageInput) -> list[Comparison]:
     """Compare the largest faces of two photos with every recogniser.
 
     Raises:
-        MAPError: as `compare_faces` does.
+        MAPError: a photo can't be read, shows no face or its largest is too small; the text says
+            which of the two.
     """
-    [pair] = compare_faces(pipe, first, second, "largest").pairs
-    return pair.recognisers
+    one, other = largest_face(pipe, first, "first"), largest_face(pipe, second, "second")
+    return _compare(pipe, pipe.embed(one), pipe.embed(other))
 
 
 @torch.no_grad()
@@ -118,12 +133,14 @@ def compare_faces(
     first: ImageInput,
     second: ImageInput,
     faces: Literal["largest", "all"] = "all",
+    rotate: bool = False,
 ) -> PhotoComparison:
     """Compare each face of one photo with each of another, with every recogniser.
 
     Args:
         faces: "largest" compares one pair. Faces with a side shorter than `MIN_FACE_SIDE` are
             listed but never compared.
+        rotate: whether to look for turned faces beside upright ones, too.
 
     Raises:
         MAPError: a photo can't be read, shows no face or none that is large enough; the text says
@@ -131,14 +148,14 @@ def compare_faces(
         UnknownOptionError: `faces` is none of the above.
     """
     check_choice(faces)
-    looks = [_look(pipe, photo, n, faces) for photo, n in ((first, "first"), (second, "second"))]
-    ones, others = ([(n, pipe.embed(view)) for n, view in look.views] for look in looks)
+    seen, ones = _look(pipe, first, "first", faces, rotate)
+    seen_too, others = _look(pipe, second, "second", faces, rotate)
     pairs = [
-        FacePair(n, m, [_compare(name, net, one, other) for name, net in pipe.recognisers.items()])
-        for n, one in ones
-        for m, other in others
+        FacePair(n, m, _compare(pipe, one, other))
+        for n, one in ones.items()
+        for m, other in others.items()
     ]
-    return PhotoComparison(looks[0].found, looks[1].found, pairs)
+    return PhotoComparison(seen, seen_too, pairs)
 
 
 def largest_face(pipe: MAPPipeline, photo: ImageInput, name: str) -> View:
@@ -148,46 +165,52 @@ def largest_face(pipe: MAPPipeline, photo: ImageInput, name: str) -> View:
         name: what an error calls the photo, such as "first".
 
     Raises:
-        MAPError: it can't be read, shows no face or only one that is too small.
+        MAPError: it can't be read, shows no face or the largest is too small.
     """
-    [(_, view)] = _look(pipe, photo, name, "largest").views
-    return view
-
-
-class _Look(NamedTuple):
-    """All faces of a photo, and number and view of those to compare."""
-
-    found: list[FoundFace]
-    views: list[tuple[int, View]]
+    with naming_photo(f"the {name} photo"):
+        pixels = to_array(load_image(photo))
+        [face] = select_faces(pipe.find_faces(pixels), "largest")
+    return pipe.view(pixels, face.landmarks)
 
 
 def _look(
-    pipe: MAPPipeline, photo: ImageInput, name: str, faces: Literal["largest", "all"]
-) -> _Look:
+    pipe: MAPPipeline,
+    photo: ImageInput,
+    name: str,
+    faces: Literal["largest", "all"],
+    rotate: bool,
+) -> tuple[PhotoFaces, dict[int, dict[str, Tensor]]]:
+    """Who is in a photo, and number -> embeddings `[1,D]` of the faces to compare."""
     with naming_photo(f"the {name} photo"):
         pixels = to_array(load_image(photo))
-        detected = pipe.find_faces(pixels)
-        large = [face for face in detected if min(face.size) >= MIN_FACE_SIDE]
-        chosen = select_faces(large or detected, faces)  # without a large one it raises
-    found, views = [], []
-    for number, face in enumerate(detected, 1):
+        found = pipe.find_faces(pixels, rotate)
+        large = [face for face in found if min(face.size) >= MIN_FACE_SIDE]
+        chosen = select_faces(large or found, faces)  # without a large one it raises
+    listed, embeddings = [], {}
+    for number, face in enumerate(found, 1):
         compared = face in chosen
-        found.append(FoundFace(number, face.box, quality_issues(face, pixels), compared))
+        listed.append(FoundFace(number, face.box, quality_issues(face, pixels), compared))
         if compared:
-            views.append((number, pipe.view(pixels, face.landmarks)))
-    return _Look(found, views)
+            embeddings[number] = pipe.embed(pipe.view(pixels, face.landmarks))
+    return PhotoFaces(listed, DoubtFinder().find(pixels, found)), embeddings
 
 
 def _compare(
-    name: str, net: FaceRecogniser, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
-) -> Comparison:
-    similarity = float(first[name][0] @ second[name][0])
-    limit = net.threshold(FAR) if net.config.thresholds else None
-    return Comparison(
-        name=name,
-        title=net.config.title,
-        family=net.config.family,
-        similarity=similarity,
-        threshold=limit,
-        matches=None if limit is None else similarity >= limit,
-    )
+    pipe: MAPPipeline, first: Mapping[str, Tensor], second: Mapping[str, Tensor]
+) -> list[Comparison]:
+    """What every recogniser says about two faces, given their embeddings `[1,D]` by name."""
+    compared = []
+    for name, net in pipe.recognisers.items():
+        similarity = float(first[name][0] @ second[name][0])
+        limit = net.threshold(FAR) if net.config.thresholds else None
+        compared.append(
+            Comparison(
+                name=name,
+                title=net.config.title,
+                family=net.config.family,
+                similarity=similarity,
+                threshold=limit,
+                matches=None if limit is None else similarity >= limit,
+            )
+        )
+    return compared

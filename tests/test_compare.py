@@ -91,8 +91,10 @@ def test_every_face_is_compared_with_every_other(
     tiny_pipeline: MAPPipeline, group: Image.Image, portrait: Image.Image
 ) -> None:
     found = compare_faces(tiny_pipeline, group, portrait)
-    assert [face.number for face in found.first] == [1, 2]
-    assert found.first[0].box[0] > 256 > found.first[1].box[2]  # the larger one is at the right
+    assert [face.number for face in found.first.faces] == [1, 2]
+    assert (
+        found.first.faces[0].box[0] > 256 > found.first.faces[1].box[2]
+    )  # the larger one is at the right
     assert [(pair.first, pair.second) for pair in found.pairs] == [(1, 1), (2, 1)]
     for pair in found.pairs:
         assert [one.name for one in pair.recognisers] == list(tiny_pipeline.recognisers)
@@ -107,7 +109,7 @@ def test_only_the_largest_faces_on_request(
     tiny_pipeline: MAPPipeline, group: Image.Image, portrait: Image.Image
 ) -> None:
     found = compare_faces(tiny_pipeline, portrait, group, "largest")
-    assert [face.compared for face in found.second] == [True, False]
+    assert [face.compared for face in found.second.faces] == [True, False]
     [pair] = found.pairs
     assert (pair.first, pair.second) == (1, 1)
     assert pair.recognisers == compare_photos(tiny_pipeline, portrait, group)
@@ -118,8 +120,8 @@ def test_only_the_largest_faces_on_request(
 def test_problems_of_faces_are_told(tiny_pipeline: MAPPipeline, portrait: Image.Image) -> None:
     cut = Image.open(ASTRONAUT).convert("RGB").crop((0, 0, 235, 256))
     found = compare_faces(tiny_pipeline, portrait, cut)
-    assert found.first[0].problems == ()
-    [problem] = found.second[0].problems
+    assert found.first.faces[0].problems == ()
+    [problem] = found.second.faces[0].problems
     assert problem.startswith("cut off by the edge of the photo")
     assert len(found.pairs) == 1  # it is compared nevertheless
 
@@ -131,14 +133,37 @@ def test_too_small_faces_are_listed_but_not_compared(
     photo.paste(portrait, (0, 0))
     photo.paste(tiny_face, (260, 100))
     found = compare_faces(tiny_pipeline, photo, portrait)
-    assert [face.compared for face in found.first] == [True, False]
-    assert "too small" in found.first[1].problems[0]
+    assert [face.compared for face in found.first.faces] == [True, False]
+    assert "too small" in found.first.faces[1].problems[0]
     assert [(pair.first, pair.second) for pair in found.pairs] == [(1, 1)]
     with pytest.raises(
         FaceTooSmallError,
         match="the second photo: `faces` must be at least 40 px",
     ):
         compare_faces(tiny_pipeline, portrait, tiny_face)
+
+
+def test_faces_that_may_have_been_overlooked_are_told(
+    tiny_pipeline: MAPPipeline, portrait: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a detector that overlooks turned faces beside upright ones unless it's asked."""
+    mixed = np.concatenate([np.array(portrait), np.rot90(np.array(portrait))], 1)
+    detector, detect = tiny_pipeline.face_detector, tiny_pipeline.face_detector.detect
+
+    def see(photo: np.ndarray, rotate: bool = False) -> list[Face]:
+        return [face for face in detect(photo, rotate) if rotate or face.turns == 0]
+
+    monkeypatch.setattr(detector, "detect", see)
+    found = compare_faces(tiny_pipeline, portrait, mixed)
+    assert found.first.doubtful == []
+    [box] = found.second.doubtful
+    assert box[0] > 256
+    assert len(found.pairs) == 1
+    turned = compare_faces(tiny_pipeline, portrait, mixed, rotate=True)
+    assert turned.second.doubtful == []
+    for pair in turned.pairs:  # both are the portrait
+        assert min(one.similarity for one in pair.recognisers) > 0.95
+    assert len(turned.pairs) == 2
 
 
 def test_untreated_photo_gives_the_report_again(

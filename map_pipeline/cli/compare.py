@@ -12,10 +12,11 @@ from map_pipeline.cli.options import Inline, Model, load_pipeline
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
 if TYPE_CHECKING:
-    from map_pipeline.compare import Comparison, FacePair, FoundFace
+    from map_pipeline.compare import Comparison, FacePair, PhotoFaces
 
 HEADER = ("recogniser", "similarity", "threshold", "same person")
 DOUBT = "Recognisers are made for clear faces: what they say about one with a problem means less."
+ROTATE_HINT = "--rotate may find faces that are turned."
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,14 @@ class Options:
         first: Photo with a face.
         second: Another one.
         faces: Which faces to compare: each of A with each of B, or the largest ones only.
+        rotate: Find faces that lie on their side or are upside down also beside upright ones.
         detector: Which detector finds the faces; the checkpoint's setting if not given.
     """
 
     first: Annotated[Path, tyro.conf.arg(metavar="A"), tyro.conf.Positional]
     second: Annotated[Path, tyro.conf.arg(metavar="B"), tyro.conf.Positional]
     faces: Literal["largest", "all"] = "all"
+    rotate: bool = False
     detector: Literal["auto", "bundled", "insightface", "insightface-download"] | None = None
     model: Inline[Model] = Model()
 
@@ -41,27 +44,40 @@ def run(options: Options) -> int:
     from map_pipeline.compare import compare_faces
 
     pipe = load_pipeline(options.model, options.detector)
-    found = compare_faces(pipe, options.first, options.second, options.faces)
+    found = compare_faces(pipe, options.first, options.second, options.faces, options.rotate)
     lines = [
         *describe_faces(f"A, {options.first}", found.first),
         *describe_faces(f"B, {options.second}", found.second),
     ]
-    if any(face.problems for face in (*found.first, *found.second) if face.compared):
+    faces = [*found.first.faces, *found.second.faces]
+    if any(face.problems for face in faces if face.compared):
         lines.append(DOUBT)
+    if (found.first.doubtful or found.second.doubtful) and not options.rotate:
+        lines.append(ROTATE_HINT)
     print("\n".join(lines), file=sys.stderr)
     print("\n".join(pair_table(found.pairs)))
     return 0
 
 
-def describe_faces(name: str, faces: Sequence["FoundFace"]) -> list[str]:
+def describe_faces(name: str, seen: "PhotoFaces") -> list[str]:
     """How many faces a photo shows, then a line for each with all that speaks against it."""
-    lines = [f"{name}: {'1 face' if len(faces) == 1 else f'{len(faces)} faces'} found"]
-    for face in faces:
-        x0, y0, x1, y1 = (round(corner) for corner in face.box)
+    count = len(seen.faces)
+    lines = [f"{name}: {'1 face' if count == 1 else f'{count} faces'} found"]
+    for face in seen.faces:
         problems = f": {', '.join(face.problems)}" if face.problems else ""
         left_out = "" if face.compared else " (not compared)"
-        lines.append(f"  face {face.number} at {x0},{y0} - {x1},{y1} px{problems}{left_out}")
+        lines.append(f"  face {face.number} at {describe_box(face.box)}{problems}{left_out}")
+    lines += [
+        f"  perhaps one more, turned or half hidden, at {describe_box(box)} (not compared)"
+        for box in seen.doubtful
+    ]
     return lines
+
+
+def describe_box(box: Sequence[float]) -> str:
+    """Corners x0, y0, x1, y1 in px as text."""
+    x0, y0, x1, y1 = (round(corner) for corner in box)
+    return f"{x0},{y0} - {x1},{y1} px"
 
 
 def pair_table(pairs: Sequence["FacePair"]) -> list[str]:

@@ -5,8 +5,9 @@ import pytest
 from conftest import ASTRONAUT
 from PIL import Image
 
-from map_pipeline.cli.compare import DOUBT
+from map_pipeline.cli.compare import DOUBT, describe_faces
 from map_pipeline.cli.main import main
+from map_pipeline.compare import FoundFace, PhotoFaces
 
 MAN = ASTRONAUT.parent / "man-older-dark.png"
 NETWORKS = ["tiny dlib", "tiny mobilefacenet", "tiny mobilefacenet"]
@@ -96,3 +97,11 @@ def test_too_small_face_of_a_photo_is_named(
     Image.open(portrait).resize((96, 96)).save(small)
     assert compare(portrait, small) == 2
     assert "the second photo: `faces` must be at least 40 px" in capsys.readouterr().err
+
+
+def test_places_of_perhaps_more_faces_are_told() -> None:
+    face = FoundFace(1, (0.0, 0.0, 90.0, 90.2), (), True)
+    lines = describe_faces("A", PhotoFaces([face], [(100.0, 5.0, 180.0, 80.0)]))
+    assert "0,0 - 90,90 px" in lines[1]
+    assert "100,5 - 180,80 px" in lines[2]
+    assert "not compared" in lines[2]
