@@ -215,7 +215,7 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
 
         Args:
             image: path, bytes, PIL image, array or tensor (see `map_pipeline.images.load_image`),
-                or a list of them. Any size up to 50 megapixels.
+                or a list of them. Any size up to 120 megapixels.
             emotion: angry, disgust, fear, happy, neutral, sad or surprise.
             target: what recognisers shall see: name of a built-in composite, "auto" (one that
                 resembles the person without matching them), a picture with a face (only of people

@@ -14,7 +14,7 @@ ImageInput = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 
 def to_array(image: Image.Image) -> np.ndarray:
     """Convert a PIL image to a writable `uint8 [H,W,3]` RGB array."""
-    return np.array(image.convert("RGB"))
+    return np.array(_as_rgb(image))
 
 
 def uint8_tensor(photo: np.ndarray) -> Tensor:
@@ -30,7 +30,12 @@ def to_tensor(image: Image.Image | np.ndarray) -> Tensor:
 
 def to_pil(image: np.ndarray | Tensor) -> Image.Image:
     """Convert a `uint8 [H,W,3]` array or a `[3,H,W]` / `[1,3,H,W]` tensor in [0,1] to PIL RGB."""
-    return Image.fromarray(_eight_bits(_channels_last(image))).convert("RGB")
+    return _as_rgb(Image.fromarray(_eight_bits(_channels_last(image))))
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """An image in mode RGB, without a copy where it is so already: photos are large."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_uint8(image: np.ndarray | Tensor) -> np.ndarray:

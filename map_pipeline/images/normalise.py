@@ -54,7 +54,8 @@ def normalise(
         colours = Image.composite(colours, Image.new("RGB", colours.size, "white"), alpha)
     if orientation in UPRIGHT:
         colours = colours.transpose(UPRIGHT[orientation])
-    return Image.fromarray(np.array(colours))
+    colours.info = {}  # it's a new image by now
+    return colours
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:

@@ -8,7 +8,6 @@ from PIL import Image
 
 from map_pipeline.errors import InvalidImageError
 from map_pipeline.files import write_atomically
-from map_pipeline.images.forms import to_array
 
 
 def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
@@ -20,7 +19,10 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     buffer = io.BytesIO()
-    pixels = Image.fromarray(to_array(image))  # a fresh image: no `info`, so no metadata is kept
+    pixels = image
+    if image.mode != "RGB" or image.info:
+        pixels = image.convert("RGB")  # always a copy
+        pixels.info = {}  # so no metadata is kept
     if path.suffix.lower() == ".png":
         pixels.save(buffer, "PNG")
     elif path.suffix.lower() in (".jpg", ".jpeg"):
