@@ -46,7 +46,7 @@ from map_pipeline.identity.objectives import Objective
 from map_pipeline.identity.recognisers import RecogniserEnsemble
 from map_pipeline.identity.targets import Target, TargetBank, choose_target
 from map_pipeline.identity.views import photo_generators
-from map_pipeline.images import ImageInput, load_image, to_array
+from map_pipeline.images import ImageInput, Photo, load_image, load_photo, to_array
 from map_pipeline.loading import CheckpointMixin
 from map_pipeline.measure import View, view_face
 from map_pipeline.output import MAPPipelineOutput, convert_photos
@@ -75,11 +75,12 @@ class PhotoTask:
 
     Attributes:
         name: what errors call it, such as "`image[2]`"; None if it's the only one.
-        photo: `uint8 [H,W,3]`.
+        original: as it came; photo: its pixels, `uint8 [H,W,3]`.
         found: all its faces; chosen: those to protect.
     """
 
     name: str | None
+    original: Photo
     photo: np.ndarray
     found: list[Face]
     chosen: list[Face]
@@ -307,9 +308,10 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         tasks: list[PhotoTask] = []
         for one, name in zip(images, names, strict=True):
             with naming_photo(name), record_function("detect"):
-                photo = to_array(load_image(one))  # [H,W,3]
+                original = load_photo(one)
+                photo = to_array(original.pixels)  # [H,W,3]
                 found = self.find_faces(photo, rotate)
-                tasks.append(PhotoTask(name, photo, found, select_faces(found, choice)))
+                tasks.append(PhotoTask(name, original, photo, found, select_faces(found, choice)))
         if target is None:
             target = HIDE
         hide = isinstance(target, str) and target == HIDE
@@ -354,11 +356,12 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
                             stages.report(one.photo, result, *each, detector, used)
                             for each in finished
                         ]
-                        reports.append([replace(face, photo=whole) for face in measured])
+                        notes = list(one.original.notes)
+                        reports.append([replace(x, photo=whole, notes=notes) for x in measured])
                     results.append(result)
 
         # 6. Convert.
-        outputs = convert_photos(results, output_type)
+        outputs = convert_photos([one.original for one in tasks], results, output_type)
         self.maybe_free_model_hooks()
         if not return_dict:
             return outputs, reports

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 FourNumbers = tuple[float, float, float, float]
@@ -102,6 +102,7 @@ class FaceReport:
         problems: why this face can't be protected well, in plain words; see `faces.quality`.
         recognisers: one entry per recogniser; expressions: one per expression network.
         photo: all faces of the photo that this one is from; None if that isn't known.
+        notes: what that photo lost when it was read or written, one sentence each.
     """
 
     box: FourNumbers
@@ -115,6 +116,7 @@ class FaceReport:
     expressions: list[ExpressionReport] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     photo: PhotoReport | None = None
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, fit for JSON (an infinite PSNR becomes None)."""
@@ -140,8 +142,20 @@ class FaceReport:
             *format_table(RECOGNISER_HEADER, [recogniser_row(r) for r in self.recognisers]),
             "",
             *format_table(EXPRESSION_HEADER, [expression_row(e, self) for e in self.expressions]),
+            *([""] if self.notes else []),
+            *(f"Note: {note}" for note in self.notes),
         ]
         return "\n".join(lines)
+
+
+def with_notes(reports: Sequence[FaceReport], notes: Sequence[str]) -> list[FaceReport]:
+    """The reports of a photo with more notes on it."""
+    return [replace(one, notes=[*one.notes, *notes]) for one in reports]
+
+
+def photo_notes(reports: Sequence[FaceReport]) -> list[str]:
+    """What a photo lost when it was read or written; its reports are given."""
+    return reports[0].notes if reports else []
 
 
 RECOGNISER_HEADER = (

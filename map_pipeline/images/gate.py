@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from torch import Tensor
 from map_pipeline.errors import InvalidImageError
 from map_pipeline.images.forms import ImageInput, check_size, to_uint8
 from map_pipeline.images.metadata import JPEG_START, bare_jpeg, orientation
-from map_pipeline.images.normalise import normalise
+from map_pipeline.images.normalise import is_deep, normalise
+from map_pipeline.images.photo import Photo
 from map_pipeline.images.rules import FORMATS, MAX_BYTES, MAX_SECONDS, TIFF_COMPRESSIONS, Rule
 
 READS_PER_BYTE = 4  # decoders read a file once, TIFF tags up to three times; bombs 65,000 times
@@ -30,6 +32,14 @@ BLOCK = 4096  # bytes that a decoder gets at once, so that the time is looked at
 
 def load_image(source: ImageInput) -> Image.Image:
     """Read any accepted input as an upright PIL image in mode RGB without metadata.
+
+    See `load_photo`.
+    """
+    return load_photo(source).pixels
+
+
+def load_photo(source: ImageInput) -> Photo:
+    """Read any accepted input, with its transparency and what was lost in reading.
 
     Args:
         source: a path, the bytes of a file, a PIL image, a `uint8 [H,W]`, `[H,W,3]` or `[H,W,4]`
@@ -61,12 +71,13 @@ def quiet_pillow() -> None:
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-def _load_opened(image: Image.Image) -> Image.Image:
+def _load_opened(image: Image.Image) -> Photo:
     """A PIL image of the caller; perhaps of a file whose pixels are yet to be read."""
     check_size(*image.size)
     with _refusing("a PIL image"):
+        deep = is_deep(image)
         image.load()
-        return _upright(image, image.info.get("exif", b""))
+        return _upright(image, image.info.get("exif", b""), deep)
 
 
 def _read_file(path: str, name: str) -> bytes:
@@ -89,7 +100,7 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _decode(content: bytes, name: str) -> Image.Image:
+def _decode(content: bytes, name: str) -> Photo:
     """The picture in the content of a file; `name` is for the errors."""
     if len(content) > MAX_BYTES:
         raise Rule.BYTES.error(f"{name} of more")
@@ -101,13 +112,15 @@ def _decode(content: bytes, name: str) -> Image.Image:
             if packing not in TIFF_COMPRESSIONS:
                 raise Rule.FORMAT.error(f"{name}, a TIFF packed as {packing}")
             image.decodermaxblock = BLOCK
+            deep = is_deep(image)
             image.load()
-            return _upright(image, exif or image.info.get("exif", b""))
+            return _upright(image, exif or image.info.get("exif", b""), deep)
 
 
-def _upright(image: Image.Image, exif: bytes) -> Image.Image:
+def _upright(image: Image.Image, exif: bytes, deep: bool) -> Photo:
     # Pillow turns a TIFF by itself and leaves what its EXIF block says.
-    return normalise(image, 1 if image.format == "TIFF" else orientation(exif))
+    turn = 1 if image.format == "TIFF" else orientation(exif)
+    return replace(normalise(image, turn, deep), format=image.format)
 
 
 class _Meter(io.BytesIO):

@@ -1,9 +1,13 @@
 """A PIL image of any mode as upright sRGB pixels: orientation, depth, transparency, profile."""
 
 import io
+import re
 
 import numpy as np
 from PIL import Image, ImageCms
+
+from map_pipeline.images.forms import flatten
+from map_pipeline.images.photo import Photo
 
 UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -19,14 +23,26 @@ TOPS = {"I": (255, 65535, 2**32 - 1), "F": (1, 255, 65535, 2**32 - 1)}
 # Colour space of a profile -> the mode it's for. A picture is never forced into another space: a
 # CMYK picture with an RGB profile has a wrong profile, which is ignored, as browsers do.
 PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+# In what Pillow calls the packing of the stored pixels; "BGR;16" are 5 and 6 bits per colour.
+DEEP = re.compile(r"(?<!BGR);(12|16|32)")
+# Profiles of sRGB differ by rounding, and in how they write its curve near black.
+SAME_LEVELS = 3
 
 
-def normalise(image: Image.Image, orientation: int = 1) -> Image.Image:
-    """A new image in mode RGB, sRGB, on white where transparent, without any `info`.
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image whose pixels aren't loaded yet holds more than 8 bits per colour."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return True
+    return any(DEEP.search(str(part[3])) for part in getattr(image, "tile", ()))
+
+
+def normalise(image: Image.Image, orientation: int = 1, deep: bool = False) -> Photo:
+    """A new picture, upright and sRGB, without any `info`.
 
     Args:
         image: loaded, of any mode.
         orientation: the EXIF orientation; what is none of 1 to 8 means 1.
+        deep: whether its file held more than 8 bits per colour, see `is_deep`.
 
     Raises:
         ValueError: the mode can't be converted, or a pixel of mode "F" is no finite number.
@@ -41,29 +57,62 @@ def normalise(image: Image.Image, orientation: int = 1) -> Image.Image:
         colours = rgba.convert("L" if image.mode == "LA" else "RGB")
     else:
         colours = image
-    colours = _to_srgb(colours, profile)
-    if alpha is not None:
-        colours = Image.composite(colours, Image.new("RGB", colours.size, "white"), alpha)
+    notes = ["More than 8 bits per colour became 8."] if deep or is_deep(image) else []
+    colours, note = _to_srgb(colours, profile)
+    if note:
+        notes.append(note)
     if orientation in UPRIGHT:
         colours = colours.transpose(UPRIGHT[orientation])
-    return Image.fromarray(np.array(colours))
+    if alpha is None or alpha.getextrema() == (255, 255):
+        return Photo(Image.fromarray(np.array(colours)), notes=tuple(notes))
+    if orientation in UPRIGHT:
+        alpha = alpha.transpose(UPRIGHT[orientation])
+    cutout = _cut_out(colours, alpha)
+    return Photo(Image.fromarray(np.array(flatten(cutout))), cutout, tuple(notes))
 
 
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """An image of any 8-bit mode without alpha as sRGB in mode RGB."""
+def _cut_out(colours: Image.Image, alpha: Image.Image) -> Image.Image:
+    """Mode RGBA. What nobody sees becomes white: a removed background often still lies there."""
+    rgba = np.dstack([np.asarray(colours), np.asarray(alpha)])
+    rgba[rgba[..., 3] == 0, :3] = 255
+    return Image.fromarray(rgba)
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
+    """An image of any 8-bit mode without alpha as sRGB in mode RGB, and what that lost."""
     if image.mode == "LAB":
-        return _transform(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
+        lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+        return _transform(image, lab), "CIE Lab colours became sRGB."
+    note = "CMYK colours became sRGB." if image.mode == "CMYK" else None
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             mode = PROFILE_MODES.get(source.profile.xcolor_space.strip())
-            if mode == "RGB" and image.mode != "CMYK":
-                return _transform(image.convert("RGB"), source)
-            if mode is not None and mode == ("L" if image.mode in GREY else image.mode):
-                return _transform(image.convert(mode), source)
+            fits = mode == ("L" if image.mode in GREY else image.mode)
+            if mode is not None and (fits or (mode == "RGB" and image.mode != "CMYK")):
+                converted = _transform(image.convert(mode), source)
+                return converted, _profile_note(source, mode)
         except (ImageCms.PyCMSError, OSError):
             pass  # a damaged profile: show the pixels as they are, as browsers do
-    return image.convert("RGB")
+        note = "Its colour profile is damaged or of another kind of colours, and was ignored."
+    return image.convert("RGB"), note
+
+
+def _profile_note(profile: ImageCms.ImageCmsProfile, mode: str) -> str | None:
+    """What the conversion from a profile changed; None where it is sRGB in all but name."""
+    if mode != "CMYK":
+        levels = np.linspace(0, 255, 9).astype(np.uint8)
+        grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 1, 3)
+        probe = Image.fromarray(grid).convert(mode)
+        shown = np.array(_transform(probe, profile)).astype(int)
+        if np.abs(shown - np.array(probe.convert("RGB"))).max() <= SAME_LEVELS:
+            return None
+    try:
+        name = ImageCms.getProfileDescription(profile)
+    except ImageCms.PyCMSError:  # profiles needn't have a name
+        name = ""
+    name = " ".join("".join(c if c.isprintable() else " " for c in name).split())[:60]
+    return f"The colour profile “{name or 'without a name'}” became sRGB."
 
 
 def _transform(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:

@@ -56,12 +56,15 @@ HANDLING = (
     ("File name", "ignored: the content decides the format"),
     ("Animation, several pages, second picture of a phone's JPEG", "first frame"),
     ("EXIF orientation", "applied"),
-    ("Colour profile (RGB, grey, CMYK)", "converted to sRGB; a damaged or unfit one is ignored"),
-    ("Transparency", "laid on white"),
+    (
+        "Colour profile (RGB, grey, CMYK)",
+        "converted to sRGB, or ignored if damaged or unfit; the report says so",
+    ),
+    ("Transparency", "laid on white for the networks; kept in a PNG, flattened in a JPEG"),
     ("Grey, two colours, palette, CMYK, YCbCr, CIE Lab", "8-bit RGB"),
     (
         "16 or 32 bits, floating point",
-        "8-bit RGB; white is the first of 1, 8, 16, 32 bits that fits",
+        "8-bit RGB, as the report says; white is the first of 1, 8, 16, 32 bits that fits",
     ),
     ("TIFF packing for fax or film", "refused, as these hold no photos"),
     ("EXIF, GPS, XMP, comments, thumbnails, everything else", "dropped"),

@@ -4,15 +4,23 @@ import io
 import os
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from map_pipeline.errors import InvalidImageError
 from map_pipeline.files import write_atomically
 from map_pipeline.images.forms import to_array
 
+# 12 megapixels take 2 s; at Pillow's own level 6 they take 7 s and 15 % less room.
+PNG_LEVEL = 2
+FLATTENED = "JPEG has no transparency, so the photo was laid on white."
 
-def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
+
+def save_image(image: Image.Image, path: str | os.PathLike[str]) -> list[str]:
     """Write pixels and nothing else, atomically: PNG, or JPEG at quality 95 for .jpg/.jpeg.
+
+    Returns:
+        What the file couldn't hold, one sentence each: a JPEG has no transparency.
 
     Raises:
         InvalidImageError: the suffix is neither .png nor .jpg/.jpeg.
@@ -20,11 +28,16 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     buffer = io.BytesIO()
-    pixels = Image.fromarray(to_array(image))  # a fresh image: no `info`, so no metadata is kept
+    transparent = image.has_transparency_data
+    notes = []
+    # Fresh images: no `info`, so no metadata is kept.
     if path.suffix.lower() == ".png":
-        pixels.save(buffer, "PNG")
+        pixels = np.array(image.convert("RGBA")) if transparent else to_array(image)
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=PNG_LEVEL)
     elif path.suffix.lower() in (".jpg", ".jpeg"):
-        pixels.save(buffer, "JPEG", quality=95, subsampling=0)
+        Image.fromarray(to_array(image)).save(buffer, "JPEG", quality=95, subsampling=0)
+        notes = [FLATTENED] if transparent else []
     else:
         raise InvalidImageError(f"`OUT` must end in .png, .jpg or .jpeg, got {path.name!r}.")
     write_atomically(path, buffer.getvalue())
+    return notes
