@@ -14,6 +14,7 @@ from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.service import Files, Job, Progress, Protected, ProtectionService, read_photo
 from map_pipeline.ui.settings import MAX_FACES, Choices, PageSettings
 from map_pipeline.ui.style import TargetCard
+from map_pipeline.ui.uploads import UploadsOnly
 
 # Quick, and nothing for programs: never waits for a photo that is being protected.
 AT_ONCE = {"api_visibility": "private", "concurrency_limit": None}
@@ -142,7 +143,7 @@ def build_page(
         targets: the built-in targets of the gallery.
     """
     examples = load_examples(settings.examples)
-    with gr.Blocks(
+    with UploadsOnly(
         title=texts.TITLE,
         analytics_enabled=False,
         delete_cache=(settings.keep_seconds, settings.keep_seconds),

@@ -67,6 +67,7 @@ MARGIN_INFO = "High also protects from software that differs more, and changes m
 MARGIN_CHOICES = [("Normal", "normal"), ("High", "high")]
 SEED_INFO = "The same seed gives the same result."
 CHOOSE_PHOTO = "Choose a photo first."
+NO_ADDRESSES = "This page fetches no pictures: save the picture and upload it as a file."
 SAME_PHOTO = (
     "This compares the result with the very same photo, which is the hardest test. Other photos of "
     "you differ more: try them under “Check a photo”."

@@ -319,6 +319,40 @@ def test_files_of_the_server_are_no_uploads(demo: gr.Blocks, tmp_path: Path) -> 
     assert "clear" not in answer
 
 
+ADDRESS = "https://example.com/photo.png"
+
+
+@pytest.mark.parametrize(
+    "place", ["photo", "own_target", "emotion", "faces", "nested", "upper case", "other protocol"]
+)
+def test_pictures_named_by_address_are_not_fetched(
+    demo: gr.Blocks, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    fetched = []
+
+    async def fetch(url: str, *_: Any, **__: Any) -> str:
+        fetched.append(url)
+        return str(ASTRONAUT)
+
+    for name in ("async_ssrf_protected_download", "async_ssrf_protected_get"):
+        monkeypatch.setattr(f"gradio.processing_utils.{name}", fetch)
+    address = {"upper case": ADDRESS.upper(), "other protocol": "ftp://example.com/a.png"}
+    named = {"path": address.get(place, ADDRESS), "meta": {"_type": "gradio.FileData"}}
+    data: dict[str, Any] = {"photo": None}
+    data |= {
+        "nested": {"photo": [{"image": named}]},
+        "faces": {"faces": [named]},
+        "own_target": {"own_target": named},
+        "emotion": {"emotion": named},
+    }.get(place, {"photo": named})
+    call = f"{demo.local_api_url}call/v2/protect"
+    event = httpx.post(call, json=data).json()["event_id"]
+    answer = httpx.get(f"{demo.local_api_url}call/protect/{event}", timeout=20).text
+    assert "event: error" in answer
+    assert "upload it as a file" in answer
+    assert fetched == []
+
+
 def test_unforeseen_error_tells_nothing_about_the_photo(caplog: pytest.LogCaptureFixture) -> None:
     secret = "-".join(["me", "at", "home.jpg"])
     with pytest.raises(gr.Error) as error, errors_in_plain_words():
