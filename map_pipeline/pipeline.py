@@ -5,7 +5,7 @@ Letters in shape comments: H/W photo, s side of the aligned crop, D length of an
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,12 +23,7 @@ from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.ddim import check_scheduler
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import crop_size
-from map_pipeline.errors import (
-    GPUMemoryError,
-    InvalidImageError,
-    UnknownOptionError,
-    naming_photo,
-)
+from map_pipeline.errors import GPUMemoryError, UnknownOptionError, naming_photo
 from map_pipeline.expression.classifiers import ClassifierEnsemble
 from map_pipeline.expression.shapes import ExpressionShapes
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
@@ -46,11 +41,11 @@ from map_pipeline.identity.objectives import Objective
 from map_pipeline.identity.recognisers import RecogniserEnsemble
 from map_pipeline.identity.targets import Target, TargetBank, choose_target
 from map_pipeline.identity.views import photo_generators
-from map_pipeline.images import ImageInput, Photo, load_image, load_photo, to_array
+from map_pipeline.images import ImageInput, load_image, load_photo, to_array
 from map_pipeline.loading import CheckpointMixin
 from map_pipeline.measure import View, view_face
 from map_pipeline.output import MAPPipelineOutput, convert_photos
-from map_pipeline.report import PhotoReport
+from map_pipeline.photos import PhotoTask, name_photos
 from map_pipeline.stages import FaceStages, FaceTask, make_plan
 
 EXAMPLE_DOC_STRING = """
@@ -67,23 +62,6 @@ EXAMPLE_DOC_STRING = """
 
 OUT_OF_MEMORY = """The GPU must have more free memory for this photo. Choose mode 'fast', which \
 needs less, close other programs that use the GPU, or work on the CPU."""
-
-
-@dataclass(frozen=True)
-class PhotoTask:
-    """One photo of a call.
-
-    Attributes:
-        name: what errors call it, such as "`image[2]`"; None if it's the only one.
-        original: as it came; photo: its pixels, `uint8 [H,W,3]`.
-        found: all its faces; chosen: those to protect.
-    """
-
-    name: str | None
-    original: Photo
-    photo: np.ndarray
-    found: list[Face]
-    chosen: list[Face]
 
 
 class MAPPipeline(CheckpointMixin, DiffusionPipeline):
@@ -351,13 +329,13 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
                         finished.append((task, time.perf_counter() - started))
                     # 5. Measure on the finished photo, when all its faces are done.
                     with record_function("report"):
-                        detector, whole = self.face_detector, self._report_photo(one)
+                        detector = self.face_detector
+                        whole = one.report(self._doubt_finder)
                         measured = [
                             stages.report(one.photo, result, *each, detector, used)
                             for each in finished
                         ]
-                        notes = list(one.original.notes)
-                        reports.append([replace(x, photo=whole, notes=notes) for x in measured])
+                        reports.append([replace(face, photo=whole) for face in measured])
                     results.append(result)
 
         # 6. Convert.
@@ -438,12 +416,6 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         index = self.targets.index(name)
         return Target(name, {key: value[index : index + 1] for key, value in known.items()})
 
-    def _report_photo(self, task: PhotoTask) -> PhotoReport:
-        """What was found in a photo, and what of it isn't protected."""
-        left = [face.box for face in task.found if face not in task.chosen]
-        doubtful = self._doubt_finder.find(task.photo, task.found)
-        return PhotoReport(len(task.found), left, doubtful)
-
     def _own_target(self, target: str | ImageInput) -> Target | None:
         """Embed a user's own target picture; None if `target` is a name."""
         if isinstance(target, str) and not Path(target).is_file():
@@ -454,16 +426,3 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
             photo = to_array(load_image(target))
             [face] = select_faces(self.find_faces(photo), "largest")
         return Target("own image", self.embed(self.view(photo, face.landmarks)))
-
-
-def name_photos(image: Any) -> tuple[list[Any], list[str | None]]:
-    """The photos of a call, and what errors call each: nothing in particular if it's the only one.
-
-    Raises:
-        InvalidImageError: an empty list.
-    """
-    if not isinstance(image, list | tuple):
-        return [image], [None]
-    if not image:
-        raise InvalidImageError("`image` must be a photo or a list of at least one, got none.")
-    return list(image), [f"`image[{index}]`" for index in range(len(image))]

@@ -62,11 +62,13 @@ class PhotoReport:
         unprotected: boxes of those that are left as they were.
         doubtful: boxes of places where more faces may be, turned or half hidden, also left as they
             were.
+        notes: what was lost when the photo was read or written, such as 16 bits a colour.
     """
 
     faces_found: int
     unprotected: list[FourNumbers] = field(default_factory=list)
     doubtful: list[FourNumbers] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PhotoReport":
@@ -75,6 +77,7 @@ class PhotoReport:
             values["faces_found"],
             [_four(box) for box in values["unprotected"]],
             [_four(box) for box in values["doubtful"]],
+            list(values.get("notes", ())),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +87,7 @@ class PhotoReport:
             "faces_unprotected": len(self.unprotected),
             "unprotected": [list(box) for box in self.unprotected],
             "doubtful": [list(box) for box in self.doubtful],
+            "notes": list(self.notes),
         }
 
 
@@ -102,7 +106,6 @@ class FaceReport:
         problems: why this face can't be protected well, in plain words; see `faces.quality`.
         recognisers: one entry per recogniser; expressions: one per expression network.
         photo: all faces of the photo that this one is from; None if that isn't known.
-        notes: what that photo lost when it was read or written, one sentence each.
     """
 
     box: FourNumbers
@@ -116,7 +119,6 @@ class FaceReport:
     expressions: list[ExpressionReport] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     photo: PhotoReport | None = None
-    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, fit for JSON (an infinite PSNR becomes None)."""
@@ -142,20 +144,8 @@ class FaceReport:
             *format_table(RECOGNISER_HEADER, [recogniser_row(r) for r in self.recognisers]),
             "",
             *format_table(EXPRESSION_HEADER, [expression_row(e, self) for e in self.expressions]),
-            *([""] if self.notes else []),
-            *(f"Note: {note}" for note in self.notes),
         ]
         return "\n".join(lines)
-
-
-def with_notes(reports: Sequence[FaceReport], notes: Sequence[str]) -> list[FaceReport]:
-    """The reports of a photo with more notes on it."""
-    return [replace(one, notes=[*one.notes, *notes]) for one in reports]
-
-
-def photo_notes(reports: Sequence[FaceReport]) -> list[str]:
-    """What a photo lost when it was read or written; its reports are given."""
-    return reports[0].notes if reports else []
 
 
 RECOGNISER_HEADER = (
@@ -190,6 +180,21 @@ def remaining_matches(
 def judged(reports: Sequence[FaceReport]) -> bool:
     """Whether any recogniser has a threshold and so can say whether a face is protected."""
     return any(one.no_longer_matches is not None for face in reports for one in face.recognisers)
+
+
+def with_notes(reports: Sequence[FaceReport], notes: Sequence[str]) -> list[FaceReport]:
+    """The reports of a photo, with more of what was lost when it was read or written."""
+    if not notes:
+        return list(reports)
+    photos = [one.photo or PhotoReport(len(reports)) for one in reports]
+    photos = [replace(photo, notes=[*photo.notes, *notes]) for photo in photos]
+    return [replace(one, photo=photo) for one, photo in zip(reports, photos, strict=True)]
+
+
+def notes_of(reports: Sequence[FaceReport]) -> list[str]:
+    """What was lost when a photo was read or written; its reports are given."""
+    photo = reports[0].photo if reports else None
+    return [] if photo is None else photo.notes
 
 
 def unprotected_faces(reports: Sequence[FaceReport]) -> int:

@@ -8,8 +8,13 @@ import torch
 from PIL import Image
 
 from map_pipeline import MAPPipeline
-from map_pipeline.compare import compare_photos, judging_copy
-from map_pipeline.errors import FaceTooSmallError, InvalidImageError, NoFaceError
+from map_pipeline.compare import compare_faces, compare_photos, judging_copy
+from map_pipeline.errors import (
+    FaceTooSmallError,
+    InvalidImageError,
+    NoFaceError,
+    UnknownOptionError,
+)
 from map_pipeline.faces.face import Face
 from map_pipeline.images import load_image, to_array
 from map_pipeline.report import FaceReport
@@ -17,6 +22,27 @@ from map_pipeline.robustness import TREATMENTS, check_robustness
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ASTRONAUT, MAN = EXAMPLES / "astronaut.png", EXAMPLES / "man-older-dark.png"
+
+
+@pytest.fixture(scope="module")
+def portrait() -> Image.Image:
+    """A face 90 px wide in a photo of 256 x 256 px."""
+    return Image.open(ASTRONAUT).convert("RGB").crop((96, 0, 352, 256))
+
+
+@pytest.fixture(scope="module")
+def group(portrait: Image.Image) -> Image.Image:
+    """The portrait at the left, and a larger face, which reaches the edges, beside it."""
+    photo = Image.new("RGB", (512, 256))
+    photo.paste(portrait, (0, 0))
+    photo.paste(Image.open(MAN).convert("RGB").resize((256, 256)), (256, 0))
+    return photo
+
+
+@pytest.fixture(scope="module")
+def tiny_face(portrait: Image.Image) -> Image.Image:
+    """A face 35 px wide."""
+    return portrait.resize((96, 96))
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +85,85 @@ def test_errors_say_which_photo(tiny_pipeline: MAPPipeline) -> None:
     small = load_image(ASTRONAUT).resize((180, 180), Image.Resampling.LANCZOS)
     with pytest.raises(FaceTooSmallError, match=r"the second photo: .* at least 40 px"):
         compare_photos(tiny_pipeline, ASTRONAUT, small)
+
+
+def test_every_face_is_compared_with_every_other(
+    tiny_pipeline: MAPPipeline, group: Image.Image, portrait: Image.Image
+) -> None:
+    found = compare_faces(tiny_pipeline, group, portrait)
+    assert [face.number for face in found.first.faces] == [1, 2]
+    assert (
+        found.first.faces[0].box[0] > 256 > found.first.faces[1].box[2]
+    )  # the larger one is at the right
+    assert [(pair.first, pair.second) for pair in found.pairs] == [(1, 1), (2, 1)]
+    for pair in found.pairs:
+        assert [one.name for one in pair.recognisers] == list(tiny_pipeline.recognisers)
+    stranger, same = ([one.similarity for one in pair.recognisers] for pair in found.pairs)
+    assert all(a < b for a, b in zip(stranger, same, strict=True))
+    assert min(same) > 0.95
+    both = compare_faces(tiny_pipeline, group, group)
+    assert [(pair.first, pair.second) for pair in both.pairs] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+def test_only_the_largest_faces_on_request(
+    tiny_pipeline: MAPPipeline, group: Image.Image, portrait: Image.Image
+) -> None:
+    found = compare_faces(tiny_pipeline, portrait, group, "largest")
+    assert [face.compared for face in found.second.faces] == [True, False]
+    [pair] = found.pairs
+    assert (pair.first, pair.second) == (1, 1)
+    assert pair.recognisers == compare_photos(tiny_pipeline, portrait, group)
+    with pytest.raises(UnknownOptionError, match="`faces` must be 'largest', 'all'"):
+        compare_faces(tiny_pipeline, portrait, group, "biggest")
+
+
+def test_problems_of_faces_are_told(tiny_pipeline: MAPPipeline, portrait: Image.Image) -> None:
+    cut = Image.open(ASTRONAUT).convert("RGB").crop((0, 0, 235, 256))
+    found = compare_faces(tiny_pipeline, portrait, cut)
+    assert found.first.faces[0].problems == ()
+    [problem] = found.second.faces[0].problems
+    assert problem.startswith("cut off by the edge of the photo")
+    assert len(found.pairs) == 1  # it is compared nevertheless
+
+
+def test_too_small_faces_are_listed_but_not_compared(
+    tiny_pipeline: MAPPipeline, portrait: Image.Image, tiny_face: Image.Image
+) -> None:
+    photo = Image.new("RGB", (360, 256), "grey")
+    photo.paste(portrait, (0, 0))
+    photo.paste(tiny_face, (260, 100))
+    found = compare_faces(tiny_pipeline, photo, portrait)
+    assert [face.compared for face in found.first.faces] == [True, False]
+    assert "too small" in found.first.faces[1].problems[0]
+    assert [(pair.first, pair.second) for pair in found.pairs] == [(1, 1)]
+    with pytest.raises(
+        FaceTooSmallError,
+        match="the second photo: `faces` must be at least 40 px",
+    ):
+        compare_faces(tiny_pipeline, portrait, tiny_face)
+
+
+def test_faces_that_may_have_been_overlooked_are_told(
+    tiny_pipeline: MAPPipeline, portrait: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a detector that overlooks turned faces beside upright ones unless it's asked."""
+    mixed = np.concatenate([np.array(portrait), np.rot90(np.array(portrait))], 1)
+    detector, detect = tiny_pipeline.face_detector, tiny_pipeline.face_detector.detect
+
+    def see(photo: np.ndarray, rotate: bool = False) -> list[Face]:
+        return [face for face in detect(photo, rotate) if rotate or face.turns == 0]
+
+    monkeypatch.setattr(detector, "detect", see)
+    found = compare_faces(tiny_pipeline, portrait, mixed)
+    assert found.first.doubtful == []
+    [box] = found.second.doubtful
+    assert box[0] > 256
+    assert len(found.pairs) == 1
+    turned = compare_faces(tiny_pipeline, portrait, mixed, rotate=True)
+    assert turned.second.doubtful == []
+    for pair in turned.pairs:  # both are the portrait
+        assert min(one.similarity for one in pair.recognisers) > 0.95
+    assert len(turned.pairs) == 2
 
 
 def test_untreated_photo_gives_the_report_again(

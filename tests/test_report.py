@@ -119,6 +119,7 @@ def test_faces_of_the_photo_are_in_json_and_table() -> None:
         "faces_unprotected": 2,
         "unprotected": [[1, 2, 3, 4], [5, 6, 7, 8]],
         "doubtful": [[0, 0, 9, 9]],
+        "notes": [],
     }
     assert PhotoReport.from_dict(values) == photo
     assert "3 faces found, 2 left unprotected" in one.to_table().splitlines()

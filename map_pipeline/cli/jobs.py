@@ -13,7 +13,6 @@ from pathlib import Path
 from map_pipeline.errors import InvalidImageError, UnknownOptionError
 
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg")
-HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
 @dataclass(frozen=True)
@@ -197,7 +196,7 @@ def _entries(folder: Path, output: Path, recursive: bool) -> Iterator[Path]:
 
 def _reason_to_skip(path: Path) -> str | None:
     """Why an entry of a folder is no photo to protect; None for a photo."""
-    from map_pipeline.images import FORMATS, SUFFIXES
+    from map_pipeline.images import SUFFIXES
 
     if path.is_dir():
         if not os.access(path, os.R_OK):
@@ -209,25 +208,24 @@ def _reason_to_skip(path: Path) -> str | None:
         return "no file"
     if path.suffix.lower() in SUFFIXES:
         return None  # if it isn't one, that is an error worth telling
-    try:
-        with path.open("rb") as file:
-            head = file.read(12)
-    except OSError as error:
-        return f"it can't be read ({error.strerror})"
-    if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
-        return "HEIC can't be read; save it as JPEG, which phones do on export"
-    return None if _picture_format(path) in FORMATS else "no picture of a known format"
+    return None if _is_picture(path) else "no picture of a known format"
 
 
-def _picture_format(path: Path) -> str | None:
-    """What Pillow takes a file for by its first bytes."""
+def _is_picture(path: Path) -> bool:
+    """Whether the first bytes of a file are those of a picture, whatever its name."""
     from PIL import Image, UnidentifiedImageError
 
+    from map_pipeline.images import FORMATS
+    from map_pipeline.images.heic import HEAD, is_heic
+
     try:
-        with Image.open(path) as image:
-            return image.format
+        with path.open("rb") as file:
+            if is_heic(file.read(HEAD)):
+                return True
+        with Image.open(path, formats=FORMATS):
+            return True
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
+        return False
 
 
 def _distinct_names(photos: Sequence[str]) -> dict[str, str]:

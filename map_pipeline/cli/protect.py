@@ -212,6 +212,7 @@ def protect_file(pipe: "MAPPipeline", job: Job, options: Options) -> list["FaceR
         advice,
         doubtful_faces,
         headline,
+        notes_of,
         remaining_matches,
         unprotected_faces,
         with_notes,
@@ -236,6 +237,8 @@ def protect_file(pipe: "MAPPipeline", job: Job, options: Options) -> list["FaceR
     if unprotected_faces(reports) and options.faces is None:
         hints.append("--faces all protects all of them.")
     print(headline(reports), *hints)
+    for note in notes_of(reports):
+        print(f"{job.name}: {note}.", file=sys.stderr)
     if boxes := doubtful_faces(reports):
         print(f"{job.name}: {tell_doubts(boxes, options.rotate)}", file=sys.stderr)
     for number, face in enumerate(reports, 1):

@@ -21,25 +21,38 @@ from torch import Tensor
 
 from map_pipeline.errors import InvalidImageError
 from map_pipeline.images.forms import ImageInput, check_size, to_uint8
-from map_pipeline.images.metadata import JPEG_START, bare_jpeg, orientation
+from map_pipeline.images.heic import HEAD, can_read_heic, is_heic
+from map_pipeline.images.metadata import JPEG_END, JPEG_START, bare_jpeg, orientation
 from map_pipeline.images.normalise import is_deep, normalise
 from map_pipeline.images.photo import Photo
 from map_pipeline.images.rules import FORMATS, MAX_BYTES, MAX_SECONDS, TIFF_COMPRESSIONS, Rule
 
 READS_PER_BYTE = 4  # decoders read a file once, TIFF tags up to three times; bombs 65,000 times
+# A decoder fills what is missing of a JPEG with one colour: the last corner, px, shows that.
+CORNER, FLAT = 4, 2
 BLOCK = 4096  # bytes that a decoder gets at once, so that the time is looked at often enough
 
 
-def load_image(source: ImageInput) -> Image.Image:
+def load_image(source: ImageInput, notes: list[str] | None = None) -> Image.Image:
     """Read any accepted input as an upright PIL image in mode RGB without metadata.
 
-    See `load_photo`.
+    Args:
+        source: see `load_photo`.
+        notes: gets a line for everything that was lost on the way, such as 16 bits a colour.
+
+    Raises:
+        InvalidImageError: see `load_photo`.
     """
-    return load_photo(source).pixels
+    photo = load_photo(source)
+    if notes is not None:
+        notes += photo.notes
+        if photo.cutout is not None:
+            notes.append("transparent parts became white")
+    return photo.pixels
 
 
 def load_photo(source: ImageInput) -> Photo:
-    """Read any accepted input, with its transparency and what was lost in reading.
+    """Read any accepted input, with its transparency and what was lost on the way.
 
     Args:
         source: a path, the bytes of a file, a PIL image, a `uint8 [H,W]`, `[H,W,3]` or `[H,W,4]`
@@ -77,7 +90,7 @@ def _load_opened(image: Image.Image) -> Photo:
     with _refusing("a PIL image"):
         deep = is_deep(image)
         image.load()
-        return _upright(image, image.info.get("exif", b""), deep)
+        return _upright(image, image.info.get("exif") or b"", deep)
 
 
 def _read_file(path: str, name: str) -> bytes:
@@ -104,17 +117,54 @@ def _decode(content: bytes, name: str) -> Photo:
     """The picture in the content of a file; `name` is for the errors."""
     if len(content) > MAX_BYTES:
         raise Rule.BYTES.error(f"{name} of more")
+    heic = is_heic(content[:HEAD])
+    if heic and not can_read_heic():
+        raise Rule.FORMAT.error(
+            f"{name}, which is HEIC: save it as JPEG, or pip install 'map-pipeline[heic]'"
+        )
+    formats = ("HEIF",) if heic else FORMATS
     with _refusing(name):
-        content, exif = bare_jpeg(content) if content.startswith(JPEG_START) else (content, b"")
-        with Image.open(_Meter(content), formats=FORMATS) as image:
-            check_size(*image.size)
-            packing = image.info.get("compression") if image.format == "TIFF" else "raw"
-            if packing not in TIFF_COMPRESSIONS:
-                raise Rule.FORMAT.error(f"{name}, a TIFF packed as {packing}")
-            image.decodermaxblock = BLOCK
-            deep = is_deep(image)
-            image.load()
-            return _upright(image, exif or image.info.get("exif", b""), deep)
+        if not content.startswith(JPEG_START):
+            return _open(content, b"", name, formats)
+        content, exif = bare_jpeg(content)
+        try:
+            return _open(content, exif, name, formats)
+        except OSError:  # it ends early
+            photo = _open(content + JPEG_END, exif, name, formats, whole=False)
+        return replace(photo, notes=(*photo.notes, "the file has no end; all its pixels are there"))
+
+
+def _open(
+    content: bytes,
+    exif: bytes,
+    name: str,
+    formats: tuple[str, ...],
+    whole: bool = True,
+) -> Photo:
+    """The picture in the content of a file of one of these formats.
+
+    Args:
+        exif: of a JPEG, whose content has none.
+        whole: the file isn't known to end early.
+    """
+    with Image.open(_Meter(content), formats=formats) as image:
+        check_size(*image.size)
+        packing = image.info.get("compression") if image.format == "TIFF" else "raw"
+        if packing not in TIFF_COMPRESSIONS:
+            raise Rule.FORMAT.error(f"{name}, a TIFF packed as {packing}")
+        image.decodermaxblock = BLOCK
+        deep = is_deep(image)
+        image.load()
+        if not whole and _lacks_its_end(image):
+            raise OSError("image file is truncated")
+        return _upright(image, exif or image.info.get("exif") or b"", deep)
+
+
+def _lacks_its_end(image: Image.Image) -> bool:
+    """Whether the last block of a JPEG is flat, as where a decoder had nothing to draw."""
+    width, height = image.size
+    corner = image.convert("L").crop((width - CORNER, height - CORNER, width, height))
+    return int(np.ptp(np.asarray(corner))) <= FLAT
 
 
 def _upright(image: Image.Image, exif: bytes, deep: bool) -> Photo:

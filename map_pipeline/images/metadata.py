@@ -7,7 +7,7 @@ whose tags all name the whole block takes 60 GB. So a JPEG reaches Pillow withou
 import re
 import struct
 
-JPEG_START = b"\xff\xd8\xff"
+JPEG_START, JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 ORIENTATION = 0x0112  # EXIF tag
 EXIF_START = b"Exif\0\0"
 MAX_SEGMENTS = 10_000  # before the pixels; photos have some ten, at most a few hundred

@@ -33,6 +33,8 @@ def is_deep(image: Image.Image) -> bool:
     """Whether an image whose pixels aren't loaded yet holds more than 8 bits per colour."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return True
+    if image.info.get("bit_depth", 8) > 8:  # of HEIC
+        return True
     return any(DEEP.search(str(part[3])) for part in getattr(image, "tile", ()))
 
 
@@ -57,7 +59,7 @@ def normalise(image: Image.Image, orientation: int = 1, deep: bool = False) -> P
         colours = rgba.convert("L" if image.mode == "LA" else "RGB")
     else:
         colours = image
-    notes = ["More than 8 bits per colour became 8."] if deep or is_deep(image) else []
+    notes = ["more than 8 bits a colour became 8 bits"] if deep or is_deep(image) else []
     colours, note = _to_srgb(colours, profile)
     if note:
         notes.append(note)
@@ -82,8 +84,8 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, st
     """An image of any 8-bit mode without alpha as sRGB in mode RGB, and what that lost."""
     if image.mode == "LAB":
         lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
-        return _transform(image, lab), "CIE Lab colours became sRGB."
-    note = "CMYK colours became sRGB." if image.mode == "CMYK" else None
+        return _transform(image, lab), "CIE Lab colours became sRGB"
+    note = "CMYK colours became sRGB" if image.mode == "CMYK" else None
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -94,7 +96,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, st
                 return converted, _profile_note(source, mode)
         except (ImageCms.PyCMSError, OSError):
             pass  # a damaged profile: show the pixels as they are, as browsers do
-        note = "Its colour profile is damaged or of another kind of colours, and was ignored."
+        note = "the colour profile is damaged or for other colours, and was ignored"
     return image.convert("RGB"), note
 
 
@@ -112,7 +114,7 @@ def _profile_note(profile: ImageCms.ImageCmsProfile, mode: str) -> str | None:
     except ImageCms.PyCMSError:  # profiles needn't have a name
         name = ""
     name = " ".join("".join(c if c.isprintable() else " " for c in name).split())[:60]
-    return f"The colour profile “{name or 'without a name'}” became sRGB."
+    return f"colours of the profile {name or 'without a name'!r} became sRGB"
 
 
 def _transform(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:

@@ -15,7 +15,7 @@ class Photo:
     Attributes:
         pixels: upright, mode RGB, on white where transparent.
         cutout: the same in mode RGBA, white where nothing shows; None if all of it is opaque.
-        notes: what was lost on the way, one sentence each.
+        notes: what was lost on the way, a phrase each.
         format: of the file, such as "JPEG"; None for what came as pixels.
     """
 

@@ -9,8 +9,11 @@ from enum import StrEnum
 from map_pipeline.errors import InvalidImageError
 
 # Formats people photograph and share in; each is recognised by content, never by file name.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".heic", ".heif"),
+)
 # Of the packings of TIFF, those in which photos come. The others are for fax and film, and one of
 # them answers every damaged line with a line on the terminal.
 TIFF_COMPRESSIONS = (
@@ -55,16 +58,21 @@ class Rule(StrEnum):
 HANDLING = (
     ("File name", "ignored: the content decides the format"),
     ("Animation, several pages, second picture of a phone's JPEG", "first frame"),
+    ("HEIC format", "read where `pillow-heif` is installed, else refused with advice"),
+    ("No end marker, in a JPEG whose pixels are all there", "read; the report says so"),
     ("EXIF orientation", "applied"),
     (
         "Colour profile (RGB, grey, CMYK)",
         "converted to sRGB, or ignored if damaged or unfit; the report says so",
     ),
-    ("Transparency", "laid on white for the networks; kept in a PNG, flattened in a JPEG"),
+    (
+        "Transparency",
+        "laid on white for the networks; kept in a PNG, flattened in a JPEG, which is said",
+    ),
     ("Grey, two colours, palette, CMYK, YCbCr, CIE Lab", "8-bit RGB"),
     (
         "16 or 32 bits, floating point",
-        "8-bit RGB, as the report says; white is the first of 1, 8, 16, 32 bits that fits",
+        "8-bit RGB, and the report says so; white is the first of 1, 8, 16, 32 bits that fits",
     ),
     ("TIFF packing for fax or film", "refused, as these hold no photos"),
     ("EXIF, GPS, XMP, comments, thumbnails, everything else", "dropped"),

@@ -13,14 +13,14 @@ from map_pipeline.images.forms import to_array
 
 # 12 megapixels take 2 s; at Pillow's own level 6 they take 7 s and 15 % less room.
 PNG_LEVEL = 2
-FLATTENED = "JPEG has no transparency, so the photo was laid on white."
+FLATTENED = "transparent parts became white, as JPEG has no transparency"
 
 
 def save_image(image: Image.Image, path: str | os.PathLike[str]) -> list[str]:
     """Write pixels and nothing else, atomically: PNG, or JPEG at quality 95 for .jpg/.jpeg.
 
     Returns:
-        What the file couldn't hold, one sentence each: a JPEG has no transparency.
+        What the file couldn't hold, a phrase each: a JPEG has no transparency.
 
     Raises:
         InvalidImageError: the suffix is neither .png nor .jpg/.jpeg.

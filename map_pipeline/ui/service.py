@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from map_pipeline.robustness import RobustnessCheck
     from map_pipeline.ui.models import Models
 
-LOSSY_FORMATS = ("JPEG", "WEBP")
+LOSSY_FORMATS = ("JPEG", "WEBP", "AVIF", "HEIF")
 SHOWN_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # by every browser
 RESULT_NAMES = {"jpeg": "protected.jpg", "png": "protected.png"}
 
@@ -290,9 +290,9 @@ def write_files(
         if file_type == "auto":
             after.unlink()
             after = own / RESULT_NAMES["jpeg"]
-            notes = [*save_image(protected.photo, after), f"As PNG it was {limit}: it is a JPEG."]
+            notes = [*save_image(protected.photo, after), f"a PNG would be {limit}: this is a JPEG"]
         else:
-            notes = [f"This PNG is {limit}, so it can't be checked here."]
+            notes = [f"this PNG is {limit}, so it can't be checked here"]
     before = upload.path
     if photo.format not in SHOWN_FORMATS:
         before = str(own / "original.jpg")

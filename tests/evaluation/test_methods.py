@@ -20,7 +20,11 @@ from map_pipeline.images import load_image, to_array, uint8_tensor
 
 QUICK = {"refine_steps": 1, "num_inversion_steps": 2, "num_generation_steps": 2}
 # What tiny networks find isn't worth its price, so it's free here.
-FREE = {**QUICK, "objectives": [one for one in default_objectives() if one.side == "identity"]}
+FREE = {
+    **QUICK,
+    "refine_steps": 4,
+    "objectives": [one for one in default_objectives() if one.side == "identity"],
+}
 NOISE = ("pgd", "mifgsm", "tidim", "tipim")
 GREY = np.full((100, 100, 3), 128, np.uint8)
 ONE_PIXEL = 1.5 * 2 / 32  # of the tiny score network's crop: a diagonal, in half sides

@@ -478,5 +478,5 @@ def test_what_reading_lost_is_told(content: bytes, told: list[str]) -> None:
 def test_profile_is_named_in_one_line() -> None:
     content = encode(Image.fromarray(picture()), "PNG", icc_profile=wide_gamut_profile())
     [note] = load_photo(content).notes
-    assert "“Wide <b> 1”" in note
+    assert "'Wide <b> 1'" in note
     assert note.isprintable()

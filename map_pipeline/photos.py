@@ -1,0 +1,48 @@
+"""The photos of one call of the pipeline: their names in errors, and what is reported of each."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from map_pipeline.errors import InvalidImageError
+from map_pipeline.faces.doubts import DoubtFinder
+from map_pipeline.faces.face import Face
+from map_pipeline.images import Photo
+from map_pipeline.report import PhotoReport
+
+
+@dataclass(frozen=True)
+class PhotoTask:
+    """One photo of a call.
+
+    Attributes:
+        name: what errors call it, such as "`image[2]`"; None if it's the only one.
+        original: as it was read; photo: its pixels, `uint8 [H,W,3]`.
+        found: all its faces; chosen: those to protect.
+    """
+
+    name: str | None
+    original: Photo
+    photo: np.ndarray
+    found: list[Face]
+    chosen: list[Face]
+
+    def report(self, doubt_finder: DoubtFinder) -> PhotoReport:
+        """What was found in the photo, and what of it isn't protected."""
+        left = [face.box for face in self.found if face not in self.chosen]
+        doubtful = doubt_finder.find(self.photo, self.found)
+        return PhotoReport(len(self.found), left, doubtful, list(self.original.notes))
+
+
+def name_photos(image: Any) -> tuple[list[Any], list[str | None]]:
+    """The photos of a call, and what errors call each: nothing in particular if it's the only one.
+
+    Raises:
+        InvalidImageError: an empty list.
+    """
+    if not isinstance(image, list | tuple):
+        return [image], [None]
+    if not image:
+        raise InvalidImageError("`image` must be a photo or a list of at least one, got none.")
+    return list(image), [f"`image[{index}]`" for index in range(len(image))]

@@ -1,0 +1,107 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ASTRONAUT
+from PIL import Image
+
+from map_pipeline.cli.compare import DOUBT, describe_faces
+from map_pipeline.cli.main import main
+from map_pipeline.compare import FoundFace, PhotoFaces
+
+MAN = ASTRONAUT.parent / "man-older-dark.png"
+NETWORKS = ["tiny dlib", "tiny mobilefacenet", "tiny mobilefacenet"]
+
+
+@pytest.fixture
+def compare(tiny_checkpoint: Path) -> Callable[..., int]:
+    def call(first: Path, second: Path, *options: str) -> int:
+        defaults = ["--checkpoint", str(tiny_checkpoint), "--device", "cpu"]
+        return main(["compare", str(first), str(second), *defaults, *options])
+
+    return call
+
+
+@pytest.fixture
+def portrait(tmp_path: Path) -> Path:
+    path = tmp_path / "portrait.png"
+    Image.open(ASTRONAUT).convert("RGB").crop((96, 0, 352, 256)).save(path)
+    return path
+
+
+@pytest.fixture
+def group(tmp_path: Path, portrait: Path) -> Path:
+    """The portrait at the left, and a larger face beside it."""
+    photo = Image.new("RGB", (512, 256))
+    photo.paste(Image.open(portrait), (0, 0))
+    photo.paste(Image.open(MAN).convert("RGB").resize((256, 256)), (256, 0))
+    photo.save(tmp_path / "group.png")
+    return tmp_path / "group.png"
+
+
+@pytest.fixture
+def cut(tmp_path: Path) -> Path:
+    """A face of which nearly half lies outside the photo."""
+    Image.open(ASTRONAUT).convert("RGB").crop((0, 0, 235, 256)).save(tmp_path / "cut.png")
+    return tmp_path / "cut.png"
+
+
+def test_all_pairs_of_a_group_photo(
+    compare: Callable, group: Path, portrait: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert compare(group, portrait) == 0
+    told = capsys.readouterr()
+    assert f"A, {group}: 2 faces found" in told.err
+    assert f"B, {portrait}: 1 face found" in told.err
+    header, _, *rows = told.out.splitlines()
+    assert header.split()[:3] == ["A", "B", "recogniser"]
+    cells = [row.split("  ") for row in rows]
+    assert [(one[0], one[1], one[2].strip()) for one in cells] == [
+        (number, "1", title) for number in "12" for title in NETWORKS
+    ]
+    # The portrait is the group's second largest face; before, only the largest was looked at.
+    assert all(row.endswith("yes") for row in rows[3:])
+
+
+def test_largest_faces_only(
+    compare: Callable, group: Path, portrait: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert compare(group, portrait, "--faces", "largest") == 0
+    told = capsys.readouterr()
+    assert "2 faces found" in told.err
+    [left_out] = [line for line in told.err.splitlines() if "not compared" in line]
+    assert left_out.strip().startswith("face 2 at ")
+    header, _, *rows = told.out.splitlines()
+    assert header.split()[0] == "recogniser"
+    assert len(rows) == len(NETWORKS)
+
+
+def test_problems_are_told_and_clear_faces_are_not_doubted(
+    compare: Callable, cut: Path, portrait: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert compare(portrait, cut) == 0
+    problem, told = "cut off by the edge of the photo", capsys.readouterr().err
+    [line] = [line for line in told.splitlines() if problem in line]
+    assert line.strip().startswith("face 1 at ")
+    assert DOUBT in told
+    assert compare(portrait, portrait) == 0
+    told = capsys.readouterr().err
+    assert problem not in told
+    assert DOUBT not in told
+
+
+def test_too_small_face_of_a_photo_is_named(
+    compare: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    small = tmp_path / "small.png"
+    Image.open(portrait).resize((96, 96)).save(small)
+    assert compare(portrait, small) == 2
+    assert "the second photo: `faces` must be at least 40 px" in capsys.readouterr().err
+
+
+def test_places_of_perhaps_more_faces_are_told() -> None:
+    face = FoundFace(1, (0.0, 0.0, 90.0, 90.2), (), True)
+    lines = describe_faces("A", PhotoFaces([face], [(100.0, 5.0, 180.0, 80.0)]))
+    assert "0,0 - 90,90 px" in lines[1]
+    assert "100,5 - 180,80 px" in lines[2]
+    assert "not compared" in lines[2]
