@@ -337,7 +337,8 @@ def processes_leg(tally: Tally, options: argparse.Namespace) -> Result:
     for name, content in files.items():
         with contextlib.suppress(OSError, UnicodeEncodeError):  # not every name can be written
             (photos / name).write_bytes(content)
-    thrown = len(list(photos.iterdir()))
+    # A run of a folder leaves hidden files out, as file managers do.
+    thrown = sum(not path.name.startswith(".") for path in photos.iterdir())
     row = Row("processes", "a folder of mutated files", thrown)
     tally.rows[row.kind] = row
     started = children_time()
