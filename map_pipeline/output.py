@@ -9,7 +9,8 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from map_pipeline.images import Photo, to_tensor
+from map_pipeline.images import as_picture, to_tensor
+from map_pipeline.photos import PhotoTask
 from map_pipeline.report import FaceReport
 
 
@@ -30,11 +31,14 @@ class MAPPipelineOutput(BaseOutput):
 
 
 def convert_photos(
-    originals: Sequence[Photo], photos: Sequence[np.ndarray], output_type: str
+    photos: Sequence[np.ndarray], originals: Sequence[PhotoTask], output_type: str
 ) -> list[PIL.Image.Image] | np.ndarray | Tensor | list[np.ndarray] | list[Tensor]:
     """`MAPPipelineOutput.images` of an output type, from photos `uint8 [H,W,3]`."""
     if output_type == "pil":
-        return [one.with_changes(photo) for one, photo in zip(originals, photos, strict=True)]
+        return [
+            as_picture(photo, one.photo, one.cutout)
+            for photo, one in zip(photos, originals, strict=True)
+        ]
     same_size = len({photo.shape for photo in photos}) == 1
     tensors = [to_tensor(photo)[0] for photo in photos]  # [3,H,W] each
     if output_type == "pt":

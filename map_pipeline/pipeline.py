@@ -215,7 +215,7 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
 
         Args:
             image: path, bytes, PIL image, array or tensor (see `map_pipeline.images.load_image`),
-                or a list of them. Any size up to 50 megapixels.
+                or a list of them. Any size up to 120 megapixels.
             emotion: angry, disgust, fear, happy, neutral, sad or surprise.
             target: what recognisers shall see: name of a built-in composite, "auto" (one that
                 resembles the person without matching them), a picture with a face (only of people
@@ -286,10 +286,13 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         tasks: list[PhotoTask] = []
         for one, name in zip(images, names, strict=True):
             with naming_photo(name), record_function("detect"):
-                original = load_photo(one)
-                photo = to_array(original.pixels)  # [H,W,3]
+                read = load_photo(one)
+                photo, cutout, lost = to_array(read.pixels), read.cutout, read.notes  # [H,W,3]
+                del read  # a copy of the pixels
                 found = self.find_faces(photo, rotate)
-                tasks.append(PhotoTask(name, original, photo, found, select_faces(found, choice)))
+                tasks.append(
+                    PhotoTask(name, photo, cutout, found, select_faces(found, choice), lost)
+                )
         if target is None:
             target = HIDE
         hide = isinstance(target, str) and target == HIDE
@@ -339,7 +342,7 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
                     results.append(result)
 
         # 6. Convert.
-        outputs = convert_photos([one.original for one in tasks], results, output_type)
+        outputs = convert_photos(results, tasks, output_type)
         self.maybe_free_model_hooks()
         if not return_dict:
             return outputs, reports

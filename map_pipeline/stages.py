@@ -245,7 +245,8 @@ class FaceStages:
             flow = motions.flow(change.motion.cpu())
             edit = move_edit(no_edit(alignment.size) if edit is None else edit, flow)
             shown = apply_edit(photo, alignment, edit, fade)
-        return paste_residual(shown, change.residual.cpu(), alignment, mask)
+        own = shown is not photo
+        return paste_residual(shown, change.residual.cpu(), alignment, mask, in_place=own)
 
     def _refine_target(
         self, region: Tensor, crop: Tensor, landmarks68: Tensor | None, task: FaceTask

@@ -149,7 +149,7 @@ def apply_edit(
         mask: `[1,1,s,s]`, see `faces.paste.feather_mask`.
     """
     deformed = deform_photo(photo, alignment, edit.flow)
-    return paste_residual(deformed, edit.painting, alignment, mask)
+    return paste_residual(deformed, edit.painting, alignment, mask, in_place=True)
 
 
 def no_edit(size: int) -> ExpressionEdit:

@@ -36,6 +36,8 @@ TILE_OVERLAP = 0.25
 FINEST_SCALE = 0.5
 # Bound on the work for one photo (12 megapixels take about 130); finer levels are left out.
 MAX_TILES = 200
+# From so many px on, every second row and column is enough: `FINEST_SCALE` halves them anyway.
+LARGE_PIXELS = 60_000_000
 
 
 class OnnxNetwork:
@@ -89,7 +91,7 @@ class BoxFinder:
         """Boxes in photo px and scores of one pyramid level."""
         height, width = photo.shape[:2]
         size = (max(round(width * scale), 1), max(round(height * scale), 1))
-        level = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR))
+        level = shrink(photo, size)
         found = [self._find_in_tile(level, x, y) for x, y in tile_corners(*size)]
         boxes = np.concatenate([boxes for boxes, _ in found])
         factor = np.tile([width / size[0], height / size[1]], 2)
@@ -105,6 +107,16 @@ class BoxFinder:
         scores, boxes = scores[0, :, 1], boxes[0] * np.tile([TILE_WIDTH, TILE_HEIGHT], 2)
         keep = (scores >= SCORE_THRESHOLD) & ~_is_cut(boxes, level.shape, x, y)
         return boxes[keep] + np.tile([x, y], 2), scores[keep]
+
+
+def shrink(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A photo `uint8 [H,W,3]` at another size (width, height), px.
+
+    Of a very large one only every second row and column is looked at, so that it isn't copied.
+    """
+    step = 2 if photo.shape[0] * photo.shape[1] > LARGE_PIXELS else 1
+    image = Image.fromarray(photo[::step, ::step])
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR))
 
 
 def level_scales(width: int, height: int) -> list[float]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
-from map_pipeline.faces.boxes import BoxFinder, intersection, suppress_overlaps
+from map_pipeline.faces.boxes import BoxFinder, intersection, shrink, suppress_overlaps
 from map_pipeline.faces.detect import MAX_FACES
 from map_pipeline.faces.face import Face, FourNumbers, turn_box
 
@@ -56,7 +55,7 @@ class DoubtFinder:
         height, width = photo.shape[:2]
         scale = min(LOOK_SIDE / max(height, width), 1.0)
         size = (max(round(width * scale), 1), max(round(height * scale), 1))
-        small = np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR))
+        small = shrink(photo, size)
         turned = np.ascontiguousarray(np.rot90(small, turns))
         boxes, scores = self._boxes.find(turned)
         corners = [turn_box(box, -turns, *turned.shape[1::-1]) for box in boxes.tolist()]

@@ -111,15 +111,16 @@ def add_residual(
 
 @torch.no_grad()
 def paste_residual(
-    photo: np.ndarray, residual: Tensor, alignment: Alignment, mask: Tensor
+    photo: np.ndarray, residual: Tensor, alignment: Alignment, mask: Tensor, in_place: bool = False
 ) -> np.ndarray:
     """Add a change of the crop to a photo at full resolution.
 
     Args:
-        photo: uint8 RGB `[H, W, 3]`; left as it is.
+        photo: uint8 RGB `[H, W, 3]`; left as it is unless `in_place`.
         residual: `[1, 3, s, s]`, difference of two crops in [0, 1].
         alignment: where the crop lies in the photo; its size is s.
         mask: `[1, 1, s, s]` in [0, 1], see `feather_mask`.
+        in_place: change `photo` itself, which saves a copy of all its pixels.
 
     Returns:
         uint8 RGB `[H, W, 3]`, bit for bit `photo` outside the crop.
@@ -137,7 +138,7 @@ def paste_residual(
     in_photo = apply_affine(alignment.crop_to_image.cpu(), corners)
     x0, y0, x1, y1 = bounding_box(in_photo, photo.shape[1], photo.shape[0])
 
-    pasted = photo.copy()
+    pasted = photo if in_place else photo.copy()
     rows = max(STRIP_PIXELS // (x1 - x0), 1)
     for top in range(y0, y1, rows):
         part = pasted[top : min(top + rows, y1), x0:x1]

@@ -9,7 +9,7 @@ gives the alpha channel, and says what was lost.
 
 from map_pipeline.images.forms import ImageInput, to_array, to_pil, to_tensor, uint8_tensor
 from map_pipeline.images.gate import load_image, load_photo, quiet_pillow
-from map_pipeline.images.photo import Photo
+from map_pipeline.images.photo import Photo, as_picture
 from map_pipeline.images.rules import (
     FORMATS,
     MAX_BYTES,
@@ -32,6 +32,7 @@ __all__ = [
     "ImageInput",
     "Photo",
     "Rule",
+    "as_picture",
     "load_image",
     "load_photo",
     "quiet_pillow",

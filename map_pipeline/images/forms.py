@@ -20,7 +20,7 @@ def to_array(image: Image.Image) -> np.ndarray:
 def flatten(image: Image.Image) -> Image.Image:
     """A PIL image in mode RGB, on white where transparent."""
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return _as_rgb(image)
     rgba = image.convert("RGBA")
     white = Image.new("RGB", rgba.size, "white")
     return Image.composite(rgba.convert("RGB"), white, rgba.getchannel("A"))
@@ -39,7 +39,12 @@ def to_tensor(image: Image.Image | np.ndarray) -> Tensor:
 
 def to_pil(image: np.ndarray | Tensor) -> Image.Image:
     """Convert a `uint8 [H,W,3]` array or a `[3,H,W]` / `[1,3,H,W]` tensor in [0,1] to PIL RGB."""
-    return Image.fromarray(_eight_bits(_channels_last(image))).convert("RGB")
+    return _as_rgb(Image.fromarray(_eight_bits(_channels_last(image))))
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """An image in mode RGB, without a copy where it is so already: photos are large."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_uint8(image: np.ndarray | Tensor) -> np.ndarray:

@@ -66,11 +66,12 @@ def normalise(image: Image.Image, orientation: int = 1, deep: bool = False) -> P
     if orientation in UPRIGHT:
         colours = colours.transpose(UPRIGHT[orientation])
     if alpha is None or alpha.getextrema() == (255, 255):
-        return Photo(Image.fromarray(np.array(colours)), notes=tuple(notes))
+        colours.info = {}  # it's a new image by now
+        return Photo(colours, notes=tuple(notes))
     if orientation in UPRIGHT:
         alpha = alpha.transpose(UPRIGHT[orientation])
     cutout = _cut_out(colours, alpha)
-    return Photo(Image.fromarray(np.array(flatten(cutout))), cutout, tuple(notes))
+    return Photo(flatten(cutout), cutout, tuple(notes))
 
 
 def _cut_out(colours: Image.Image, alpha: Image.Image) -> Image.Image:

@@ -29,16 +29,21 @@ class Photo:
         """Mode RGB, or RGBA where it's transparent."""
         return self.pixels if self.cutout is None else self.cutout
 
-    def with_changes(self, changed: np.ndarray) -> Image.Image:
-        """What a changed version of `pixels`, `uint8 [H,W,3]`, is as a picture with this alpha.
 
-        Laid on white, it looks like `changed`; pixels that stayed keep their colour and alpha.
-        """
-        if self.cutout is None:
-            return to_pil(changed)
-        rgba, before = np.array(self.cutout), np.asarray(self.pixels)
-        places = (changed != before).any(-1) & (rgba[..., 3] > 0)
-        difference = changed[places].astype(np.float32) - before[places]
-        colours = rgba[places, :3] + difference * 255 / rgba[places, 3:]
-        rgba[places, :3] = np.rint(colours).clip(0, 255)
-        return Image.fromarray(rgba)
+def as_picture(changed: np.ndarray, before: np.ndarray, cutout: Image.Image | None) -> Image.Image:
+    """A changed photo as a picture with the alpha channel of the original.
+
+    Laid on white, it looks like `changed`; pixels that stayed keep their colour and alpha.
+
+    Args:
+        changed: `uint8 [H,W,3]`; before: `Photo.pixels` as such an array.
+        cutout: see `Photo`.
+    """
+    if cutout is None:
+        return to_pil(changed)
+    rgba = np.array(cutout)
+    places = (changed != before).any(-1) & (rgba[..., 3] > 0)
+    difference = changed[places].astype(np.float32) - before[places]
+    colours = rgba[places, :3] + difference * 255 / rgba[places, 3:]
+    rgba[places, :3] = np.rint(colours).clip(0, 255)
+    return Image.fromarray(rgba)

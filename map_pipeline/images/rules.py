@@ -25,7 +25,7 @@ TIFF_COMPRESSIONS = (
     "jpeg",
 )
 MAX_BYTES = 100_000_000  # a 16-megapixel TIFF of 16 bits per colour; a page may allow less
-MAX_PIXELS = 50_000_000  # a 50-megapixel photo is 150 MB as uint8 RGB; more is refused
+MAX_PIXELS = 120_000_000  # a 100-megapixel photo is 300 MB as uint8 RGB; more is refused
 MIN_SIDE = 40  # px; a smaller picture can't hold a face that can be protected
 # Computing time, not waiting time, so that a busy machine refuses nothing. A photo of
 # `MAX_PIXELS` takes 1 to 3 s; files made to be slow take hours.

@@ -4,12 +4,11 @@ import io
 import os
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from map_pipeline.errors import InvalidImageError
 from map_pipeline.files import write_atomically
-from map_pipeline.images.forms import to_array
+from map_pipeline.images.forms import flatten
 
 # 12 megapixels take 2 s; at Pillow's own level 6 they take 7 s and 15 % less room.
 PNG_LEVEL = 2
@@ -29,14 +28,16 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> list[str]:
     path = Path(path)
     buffer = io.BytesIO()
     transparent = image.has_transparency_data
-    notes = []
-    # Fresh images: no `info`, so no metadata is kept.
+    notes = [FLATTENED] if transparent and path.suffix.lower() != ".png" else []
+    pixels = image
+    if transparent or image.mode != "RGB" or image.info:
+        keeps = transparent and path.suffix.lower() == ".png"
+        pixels = (image.convert("RGBA") if keeps else flatten(image)).copy()
+        pixels.info = {}  # so no metadata is kept
     if path.suffix.lower() == ".png":
-        pixels = np.array(image.convert("RGBA")) if transparent else to_array(image)
-        Image.fromarray(pixels).save(buffer, "PNG", compress_level=PNG_LEVEL)
+        pixels.save(buffer, "PNG", compress_level=PNG_LEVEL)
     elif path.suffix.lower() in (".jpg", ".jpeg"):
-        Image.fromarray(to_array(image)).save(buffer, "JPEG", quality=95, subsampling=0)
-        notes = [FLATTENED] if transparent else []
+        pixels.save(buffer, "JPEG", quality=95, subsampling=0)
     else:
         raise InvalidImageError(f"`OUT` must end in .png, .jpg or .jpeg, got {path.name!r}.")
     write_atomically(path, buffer.getvalue())

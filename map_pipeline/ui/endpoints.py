@@ -107,7 +107,7 @@ class Endpoints:
         """Protect the faces of a photo from face recognition by changing their expression.
 
         Args:
-            photo: the photo; at most 100 MB and 50 megapixels.
+            photo: the photo; at most 100 MB and 120 megapixels.
             own_target: a picture with a face that recognisers should see, instead of `target`.
             emotion: angry, disgust, fear, happy, neutral, sad or surprise.
             expression_strength: how far the expression is changed, in [0, 1].
@@ -144,7 +144,7 @@ class Endpoints:
         """List the faces of a photo, largest first, with their boxes and what's wrong with them.
 
         Args:
-            photo: the photo; at most 100 MB and 50 megapixels.
+            photo: the photo; at most 100 MB and 120 megapixels.
             detector: what finds the faces; "auto" is the best one at hand.
         """
         with errors_in_plain_words():

@@ -185,7 +185,7 @@ def test_file_that_is_too_large(tmp_path: Path) -> None:
 
 def test_array_that_claims_more_than_the_memory_holds() -> None:
     claim = np.broadcast_to(np.zeros(3, np.uint8), (10**6, 10**6, 3))
-    with pytest.raises(InvalidImageError, match="at most 50,000,000 px"):
+    with pytest.raises(InvalidImageError, match="at most 120,000,000 px"):
         load_image(claim)
 
 
