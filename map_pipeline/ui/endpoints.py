@@ -121,8 +121,8 @@ class Endpoints:
             detector: what finds the faces; "auto" is the best one at hand.
             seed: the same seed gives the same result.
             random_seed: true takes a new seed instead.
-            file_type: "png", "jpeg", or "auto": JPEG for a photo that came as JPEG or WebP, else
-                PNG. A transparent photo is flattened only in "jpeg".
+            file_type: "png", "jpeg", or "auto": JPEG for a photo that came as JPEG, WebP, AVIF
+                or HEIC, else PNG. A transparent photo is flattened only in "jpeg".
 
         Returns:
             The protected photo as a file, the verdict, a report per face, and the seed used.
