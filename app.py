@@ -62,7 +62,7 @@ def start(settings: PageSettings, load: Callable[[], Any], **options: Any) -> gr
         theme=page.theme(),
         css=style.page_css(targets, photos),
         run_history=False,  # it would keep photos in the visitor's browser
-        max_file_size=f"{settings.max_upload_mb}mb",
+        max_file_size=settings.max_upload_bytes,
         enable_monitoring=False,
         allowed_paths=[str(settings.examples)],  # wherever the page is started from
         footer_links=["api", "gradio", "settings"],

@@ -9,7 +9,8 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from map_pipeline.images import to_pil, to_tensor
+from map_pipeline.images import as_picture, to_tensor
+from map_pipeline.photos import PhotoTask
 from map_pipeline.report import FaceReport
 
 
@@ -18,9 +19,10 @@ class MAPPipelineOutput(BaseOutput):
     """Result of `MAPPipeline`.
 
     Attributes:
-        images: protected photos in the order and size of the input: PIL images; or, for the output
-            types "np" and "pt", one float array `[N,H,W,C]` or tensor `[N,C,H,W]` in [0,1], and
-            a list of N arrays `[H,W,C]` or tensors `[C,H,W]` where the photos differ in size.
+        images: protected photos in the order and size of the input: PIL images in mode RGB, or RGBA
+            for a photo that is transparent somewhere; or, for the output types "np" and "pt", one
+            float array `[N,H,W,C]` or tensor `[N,C,H,W]` in [0,1] on white, and a list of N arrays
+            `[H,W,C]` or tensors `[C,H,W]` where the photos differ in size.
         reports: for each photo one `FaceReport` per protected face; its `photo` counts the others.
     """
 
@@ -29,11 +31,14 @@ class MAPPipelineOutput(BaseOutput):
 
 
 def convert_photos(
-    photos: Sequence[np.ndarray], output_type: str
+    photos: Sequence[np.ndarray], originals: Sequence[PhotoTask], output_type: str
 ) -> list[PIL.Image.Image] | np.ndarray | Tensor | list[np.ndarray] | list[Tensor]:
-    """Photos `uint8 [H,W,3]` as `MAPPipelineOutput.images` of an output type."""
+    """`MAPPipelineOutput.images` of an output type, from photos `uint8 [H,W,3]`."""
     if output_type == "pil":
-        return [to_pil(photo) for photo in photos]
+        return [
+            as_picture(photo, one.photo, one.cutout)
+            for photo, one in zip(photos, originals, strict=True)
+        ]
     same_size = len({photo.shape for photo in photos}) == 1
     tensors = [to_tensor(photo)[0] for photo in photos]  # [3,H,W] each
     if output_type == "pt":

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from map_pipeline.errors import InvalidImageError
 from map_pipeline.faces.doubts import DoubtFinder
@@ -17,22 +18,23 @@ class PhotoTask:
 
     Attributes:
         name: what errors call it, such as "`image[2]`"; None if it's the only one.
-        photo: `uint8 [H,W,3]`.
+        photo: `uint8 [H,W,3]`; cutout: the same with its alpha channel, None if it has none.
         found: all its faces; chosen: those to protect.
-        notes: what was lost when it was read, see `load_image`.
+        notes: what was lost when it was read, see `Photo`.
     """
 
     name: str | None
     photo: np.ndarray
+    cutout: Image.Image | None
     found: list[Face]
     chosen: list[Face]
-    notes: list[str]
+    notes: tuple[str, ...]
 
     def report(self, doubt_finder: DoubtFinder) -> PhotoReport:
         """What was found in the photo, and what of it isn't protected."""
         left = [face.box for face in self.found if face not in self.chosen]
         doubtful = doubt_finder.find(self.photo, self.found)
-        return PhotoReport(len(self.found), left, doubtful, self.notes)
+        return PhotoReport(len(self.found), left, doubtful, list(self.notes))
 
 
 def name_photos(image: Any) -> tuple[list[Any], list[str | None]]:

@@ -41,7 +41,7 @@ from map_pipeline.identity.objectives import Objective
 from map_pipeline.identity.recognisers import RecogniserEnsemble
 from map_pipeline.identity.targets import Target, TargetBank, choose_target
 from map_pipeline.identity.views import photo_generators
-from map_pipeline.images import ImageInput, load_image, to_array
+from map_pipeline.images import ImageInput, load_image, load_photo, to_array
 from map_pipeline.loading import CheckpointMixin
 from map_pipeline.measure import View, view_face
 from map_pipeline.output import MAPPipelineOutput, convert_photos
@@ -286,10 +286,13 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         tasks: list[PhotoTask] = []
         for one, name in zip(images, names, strict=True):
             with naming_photo(name), record_function("detect"):
-                notes: list[str] = []
-                photo = to_array(load_image(one, notes))  # [H,W,3]
+                read = load_photo(one)
+                photo, cutout, lost = to_array(read.pixels), read.cutout, read.notes  # [H,W,3]
+                del read  # a copy of the pixels
                 found = self.find_faces(photo, rotate)
-                tasks.append(PhotoTask(name, photo, found, select_faces(found, choice), notes))
+                tasks.append(
+                    PhotoTask(name, photo, cutout, found, select_faces(found, choice), lost)
+                )
         if target is None:
             target = HIDE
         hide = isinstance(target, str) and target == HIDE
@@ -339,7 +342,7 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
                     results.append(result)
 
         # 6. Convert.
-        outputs = convert_photos(results, output_type)
+        outputs = convert_photos(results, tasks, output_type)
         self.maybe_free_model_hooks()
         if not return_dict:
             return outputs, reports

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 FourNumbers = tuple[float, float, float, float]
@@ -62,7 +62,7 @@ class PhotoReport:
         unprotected: boxes of those that are left as they were.
         doubtful: boxes of places where more faces may be, turned or half hidden, also left as they
             were.
-        notes: what was lost when the photo was read, such as 16 bits a colour.
+        notes: what was lost when the photo was read or written, such as 16 bits a colour.
     """
 
     faces_found: int
@@ -182,8 +182,17 @@ def judged(reports: Sequence[FaceReport]) -> bool:
     return any(one.no_longer_matches is not None for face in reports for one in face.recognisers)
 
 
+def with_notes(reports: Sequence[FaceReport], notes: Sequence[str]) -> list[FaceReport]:
+    """The reports of a photo, with more of what was lost when it was read or written."""
+    if not notes:
+        return list(reports)
+    photos = [one.photo or PhotoReport(len(reports)) for one in reports]
+    photos = [replace(photo, notes=[*photo.notes, *notes]) for photo in photos]
+    return [replace(one, photo=photo) for one, photo in zip(reports, photos, strict=True)]
+
+
 def notes_of(reports: Sequence[FaceReport]) -> list[str]:
-    """What was lost when a photo was read; its reports are given."""
+    """What was lost when a photo was read or written; its reports are given."""
     photo = reports[0].photo if reports else None
     return [] if photo is None else photo.notes
 

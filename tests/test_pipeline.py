@@ -814,3 +814,28 @@ def test_bundled_checkpoint(bundled_pipeline: MAPPipeline) -> None:
             assert one.target_after > one.target_before
     json.dumps(report.to_dict(), allow_nan=False)
     assert report.to_table()
+
+
+def test_transparent_photo_stays_transparent(tiny_pipeline: MAPPipeline) -> None:
+    alpha = np.full((512, 512), 255, np.uint8)
+    alpha[:20] = np.linspace(0, 250, 20).astype(np.uint8)[:, None]
+    given = np.dstack([to_array(load_image(ASTRONAUT)), alpha])
+    settings = {"refine_steps": 1, "emotion": "happy"}
+    output = tiny_pipeline(given, **settings)
+    after = np.array(output.images[0])
+    assert output.images[0].mode == "RGBA"
+    np.testing.assert_array_equal(after[..., 3], alpha)
+    assert (after[1:, :, :3] != given[1:, :, :3]).any(-1).mean() > 0.001  # its face has changed
+    np.testing.assert_array_equal(after[1:20], given[1:20])
+    plain = tiny_pipeline(given, output_type="np", **settings).images
+    assert plain.shape == (1, 512, 512, 3)
+
+
+def test_report_says_what_reading_lost(tiny_pipeline: MAPPipeline) -> None:
+    cmyk = Image.open(ASTRONAUT).convert("RGB").convert("CMYK")
+    photos = [cmyk, Image.open(ASTRONAUT)]
+    [[converted], [plain]] = tiny_pipeline(photos, refine_steps=0).reports
+    [note] = converted.photo.notes
+    assert "CMYK" in note
+    assert converted.to_dict()["photo"]["notes"] == [note]
+    assert plain.photo.notes == []

@@ -215,6 +215,7 @@ def protect_file(pipe: "MAPPipeline", job: Job, options: Options) -> list["FaceR
         notes_of,
         remaining_matches,
         unprotected_faces,
+        with_notes,
     )
 
     result = pipe(
@@ -230,8 +231,8 @@ def protect_file(pipe: "MAPPipeline", job: Job, options: Options) -> list["FaceR
         config=replace(MODES[options.mode], compile=options.compile),
         generator=torch.Generator().manual_seed(options.seed),
     )
-    save_image(result.images[0], job.output)
-    reports = result.reports[0]
+    notes = save_image(result.images[0], job.output)
+    reports = with_notes(result.reports[0], notes)
     hints = [advice(options.mode)] if remaining_matches(reports) else []
     if unprotected_faces(reports) and options.faces is None:
         hints.append("--faces all protects all of them.")

@@ -13,8 +13,17 @@ ImageInput = str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """Convert a PIL image to a writable `uint8 [H,W,3]` RGB array."""
-    return np.array(_as_rgb(image))
+    """Convert a PIL image to a writable `uint8 [H,W,3]` RGB array, on white where transparent."""
+    return np.array(flatten(image))
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """A PIL image in mode RGB, on white where transparent."""
+    if not image.has_transparency_data:
+        return _as_rgb(image)
+    rgba = image.convert("RGBA")
+    white = Image.new("RGB", rgba.size, "white")
+    return Image.composite(rgba.convert("RGB"), white, rgba.getchannel("A"))
 
 
 def uint8_tensor(photo: np.ndarray) -> Tensor:

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from map_pipeline.errors import InvalidImageError
 from map_pipeline.images.forms import ImageInput, check_size, to_uint8
 from map_pipeline.images.heic import HEAD, can_read_heic, is_heic
 from map_pipeline.images.metadata import JPEG_END, JPEG_START, bare_jpeg, orientation
-from map_pipeline.images.normalise import normalise
+from map_pipeline.images.normalise import is_deep, normalise
+from map_pipeline.images.photo import Photo
 from map_pipeline.images.rules import FORMATS, MAX_BYTES, MAX_SECONDS, TIFF_COMPRESSIONS, Rule
 
 READS_PER_BYTE = 4  # decoders read a file once, TIFF tags up to three times; bombs 65,000 times
@@ -35,25 +37,41 @@ def load_image(source: ImageInput, notes: list[str] | None = None) -> Image.Imag
     """Read any accepted input as an upright PIL image in mode RGB without metadata.
 
     Args:
+        source: see `load_photo`.
+        notes: gets a line for everything that was lost on the way, such as 16 bits a colour.
+
+    Raises:
+        InvalidImageError: see `load_photo`.
+    """
+    photo = load_photo(source)
+    if notes is not None:
+        notes += photo.notes
+        if photo.cutout is not None:
+            notes.append("transparent parts became white")
+    return photo.pixels
+
+
+def load_photo(source: ImageInput) -> Photo:
+    """Read any accepted input, with its transparency and what was lost on the way.
+
+    Args:
         source: a path, the bytes of a file, a PIL image, a `uint8 [H,W]`, `[H,W,3]` or `[H,W,4]`
             array, a float array of these shapes in [0,1], or a tensor `[3,H,W]` or `[1,3,H,W]`,
             uint8 or float in [0,1].
-        notes: gets a line for everything that was lost on the way, such as 16 bits a colour.
 
     Raises:
         InvalidImageError: one of the rules in `rules.Rule` is broken; the text says which.
     """
-    notes = [] if notes is None else notes
     if isinstance(source, np.ndarray | Tensor):
         return normalise(Image.fromarray(to_uint8(source)))
     if isinstance(source, Image.Image):
-        return _load_opened(source, notes)
+        return _load_opened(source)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _decode(bytes(source), "the upload", notes)
+        return _decode(bytes(source), "the upload")
     if isinstance(source, str | os.PathLike):
         path = os.fsdecode(source)
         name = repr(Path(path).name)
-        return _decode(_read_file(path, name), name, notes)
+        return _decode(_read_file(path, name), name)
     raise Rule.KIND.error(type(source).__name__)
 
 
@@ -66,12 +84,13 @@ def quiet_pillow() -> None:
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-def _load_opened(image: Image.Image, notes: list[str]) -> Image.Image:
+def _load_opened(image: Image.Image) -> Photo:
     """A PIL image of the caller; perhaps of a file whose pixels are yet to be read."""
     check_size(*image.size)
     with _refusing("a PIL image"):
+        deep = is_deep(image)
         image.load()
-        return _upright(image, image.info.get("exif") or b"", notes)
+        return _upright(image, image.info.get("exif") or b"", deep)
 
 
 def _read_file(path: str, name: str) -> bytes:
@@ -94,7 +113,7 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _decode(content: bytes, name: str, notes: list[str]) -> Image.Image:
+def _decode(content: bytes, name: str) -> Photo:
     """The picture in the content of a file; `name` is for the errors."""
     if len(content) > MAX_BYTES:
         raise Rule.BYTES.error(f"{name} of more")
@@ -106,14 +125,13 @@ def _decode(content: bytes, name: str, notes: list[str]) -> Image.Image:
     formats = ("HEIF",) if heic else FORMATS
     with _refusing(name):
         if not content.startswith(JPEG_START):
-            return _open(content, b"", name, formats, notes)
+            return _open(content, b"", name, formats)
         content, exif = bare_jpeg(content)
         try:
-            return _open(content, exif, name, formats, notes)
+            return _open(content, exif, name, formats)
         except OSError:  # it ends early
-            image = _open(content + JPEG_END, exif, name, formats, notes, whole=False)
-        notes.append("the file has no end; all its pixels are there")
-        return image
+            photo = _open(content + JPEG_END, exif, name, formats, whole=False)
+        return replace(photo, notes=(*photo.notes, "the file has no end; all its pixels are there"))
 
 
 def _open(
@@ -121,9 +139,8 @@ def _open(
     exif: bytes,
     name: str,
     formats: tuple[str, ...],
-    notes: list[str],
     whole: bool = True,
-) -> Image.Image:
+) -> Photo:
     """The picture in the content of a file of one of these formats.
 
     Args:
@@ -136,10 +153,11 @@ def _open(
         if packing not in TIFF_COMPRESSIONS:
             raise Rule.FORMAT.error(f"{name}, a TIFF packed as {packing}")
         image.decodermaxblock = BLOCK
+        deep = is_deep(image)
         image.load()
         if not whole and _lacks_its_end(image):
             raise OSError("image file is truncated")
-        return _upright(image, exif or image.info.get("exif") or b"", notes)
+        return _upright(image, exif or image.info.get("exif") or b"", deep)
 
 
 def _lacks_its_end(image: Image.Image) -> bool:
@@ -149,9 +167,10 @@ def _lacks_its_end(image: Image.Image) -> bool:
     return int(np.ptp(np.asarray(corner))) <= FLAT
 
 
-def _upright(image: Image.Image, exif: bytes, notes: list[str]) -> Image.Image:
+def _upright(image: Image.Image, exif: bytes, deep: bool) -> Photo:
     # Pillow turns a TIFF by itself and leaves what its EXIF block says.
-    return normalise(image, 1 if image.format == "TIFF" else orientation(exif), notes)
+    turn = 1 if image.format == "TIFF" else orientation(exif)
+    return replace(normalise(image, turn, deep), format=image.format)
 
 
 class _Meter(io.BytesIO):

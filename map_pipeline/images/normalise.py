@@ -1,9 +1,13 @@
 """A PIL image of any mode as upright sRGB pixels: orientation, depth, transparency, profile."""
 
 import io
+import re
 
 import numpy as np
 from PIL import Image, ImageCms
+
+from map_pipeline.images.forms import flatten
+from map_pipeline.images.photo import Photo
 
 UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -19,49 +23,70 @@ TOPS = {"I": (255, 65535, 2**32 - 1), "F": (1, 255, 65535, 2**32 - 1)}
 # Colour space of a profile -> the mode it's for. A picture is never forced into another space: a
 # CMYK picture with an RGB profile has a wrong profile, which is ignored, as browsers do.
 PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+# In what Pillow calls the packing of the stored pixels; "BGR;16" are 5 and 6 bits per colour.
+DEEP = re.compile(r"(?<!BGR);(12|16|32)")
+# Profiles of sRGB differ by rounding, and in how they write its curve near black.
+SAME_LEVELS = 3
 
 
-def normalise(
-    image: Image.Image, orientation: int = 1, notes: list[str] | None = None
-) -> Image.Image:
-    """A new image in mode RGB, sRGB, on white where transparent, without any `info`.
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image whose pixels aren't loaded yet holds more than 8 bits per colour."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return True
+    if image.info.get("bit_depth", 8) > 8:  # of HEIC
+        return True
+    return any(DEEP.search(str(part[3])) for part in getattr(image, "tile", ()))
+
+
+def normalise(image: Image.Image, orientation: int = 1, deep: bool = False) -> Photo:
+    """A new picture, upright and sRGB, without any `info`.
 
     Args:
         image: loaded, of any mode.
         orientation: the EXIF orientation; what is none of 1 to 8 means 1.
-        notes: gets a line for what is lost.
+        deep: whether its file held more than 8 bits per colour, see `is_deep`.
 
     Raises:
         ValueError: the mode can't be converted, or a pixel of mode "F" is no finite number.
     """
-    notes = [] if notes is None else notes
     profile = image.info.get("icc_profile")
     alpha = None
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         colours = Image.fromarray(_to_eight_bits(image))
-        if np.asarray(image).max() > 255 or image.mode == "F":
-            notes.append("more than 8 bits a colour became 8 bits")
     elif image.has_transparency_data:
         rgba = image.convert("RGBA")
         alpha = rgba.getchannel("A")
-        if alpha.getextrema() != (255, 255):
-            notes.append("transparent parts became white")
         colours = rgba.convert("L" if image.mode == "LA" else "RGB")
     else:
         colours = image
-    colours = _to_srgb(colours, profile, notes)
-    if alpha is not None:
-        colours = Image.composite(colours, Image.new("RGB", colours.size, "white"), alpha)
+    notes = ["more than 8 bits a colour became 8 bits"] if deep or is_deep(image) else []
+    colours, note = _to_srgb(colours, profile)
+    if note:
+        notes.append(note)
     if orientation in UPRIGHT:
         colours = colours.transpose(UPRIGHT[orientation])
-    colours.info = {}  # it's a new image by now
-    return colours
+    if alpha is None or alpha.getextrema() == (255, 255):
+        colours.info = {}  # it's a new image by now
+        return Photo(colours, notes=tuple(notes))
+    if orientation in UPRIGHT:
+        alpha = alpha.transpose(UPRIGHT[orientation])
+    cutout = _cut_out(colours, alpha)
+    return Photo(flatten(cutout), cutout, tuple(notes))
 
 
-def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
-    """An image of any 8-bit mode without alpha as sRGB in mode RGB."""
+def _cut_out(colours: Image.Image, alpha: Image.Image) -> Image.Image:
+    """Mode RGBA. What nobody sees becomes white: a removed background often still lies there."""
+    rgba = np.dstack([np.asarray(colours), np.asarray(alpha)])
+    rgba[rgba[..., 3] == 0, :3] = 255
+    return Image.fromarray(rgba)
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str | None]:
+    """An image of any 8-bit mode without alpha as sRGB in mode RGB, and what that lost."""
     if image.mode == "LAB":
-        return _transform(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
+        lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+        return _transform(image, lab), "CIE Lab colours became sRGB"
+    note = "CMYK colours became sRGB" if image.mode == "CMYK" else None
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -69,13 +94,28 @@ def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
             fits = mode == ("L" if image.mode in GREY else image.mode)
             if mode is not None and (fits or (mode == "RGB" and image.mode != "CMYK")):
                 converted = _transform(image.convert(mode), source)
-                name = " ".join(ImageCms.getProfileDescription(source).split())
-                if "sRGB" not in name:
-                    notes.append(f"colours of the profile {name[:60]!r} became sRGB")
-                return converted
+                return converted, _profile_note(source, mode)
         except (ImageCms.PyCMSError, OSError):
             pass  # a damaged profile: show the pixels as they are, as browsers do
-    return image.convert("RGB")
+        note = "the colour profile is damaged or for other colours, and was ignored"
+    return image.convert("RGB"), note
+
+
+def _profile_note(profile: ImageCms.ImageCmsProfile, mode: str) -> str | None:
+    """What the conversion from a profile changed; None where it is sRGB in all but name."""
+    if mode != "CMYK":
+        levels = np.linspace(0, 255, 9).astype(np.uint8)
+        grid = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 1, 3)
+        probe = Image.fromarray(grid).convert(mode)
+        shown = np.array(_transform(probe, profile)).astype(int)
+        if np.abs(shown - np.array(probe.convert("RGB"))).max() <= SAME_LEVELS:
+            return None
+    try:
+        name = ImageCms.getProfileDescription(profile)
+    except ImageCms.PyCMSError:  # profiles needn't have a name
+        name = ""
+    name = " ".join("".join(c if c.isprintable() else " " for c in name).split())[:60]
+    return f"colours of the profile {name or 'without a name'!r} became sRGB"
 
 
 def _transform(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:

@@ -63,9 +63,12 @@ HANDLING = (
     ("EXIF orientation", "applied"),
     (
         "Colour profile (RGB, grey, CMYK)",
-        "converted to sRGB, and the report says so; a damaged or unfit one is ignored",
+        "converted to sRGB, or ignored if damaged or unfit; the report says so",
     ),
-    ("Transparency", "laid on white; the report says so"),
+    (
+        "Transparency",
+        "laid on white for the networks; kept in a PNG, flattened in a JPEG, which is said",
+    ),
     ("Grey, two colours, palette, CMYK, YCbCr, CIE Lab", "8-bit RGB"),
     (
         "16 or 32 bits, floating point",

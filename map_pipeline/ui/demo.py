@@ -11,9 +11,10 @@ from map_pipeline.ui.endpoints import Endpoints, File
 from map_pipeline.ui.examples import Example, load_examples
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words
-from map_pipeline.ui.service import Files, Job, Progress, Protected, ProtectionService, read_photo
+from map_pipeline.ui.service import Files, Job, Progress, Protected, ProtectionService, read_upload
 from map_pipeline.ui.settings import MAX_FACES, Choices, PageSettings
 from map_pipeline.ui.style import TargetCard
+from map_pipeline.ui.uploads import UploadsOnly
 
 # Quick, and nothing for programs: never waits for a photo that is being protected.
 AT_ONCE = {"api_visibility": "private", "concurrency_limit": None}
@@ -69,7 +70,7 @@ class Handlers:
             out.area: gr.Column(visible=True),
             out.verdict: results.verdict(reports, mode),
             out.slider: (files.before, files.after),
-            out.download: files.after,
+            out.download: page.download_button(files.after),
             out.download_report: files.report,
             out.recognisers: charts.similarity_chart(reports),
             out.expressions: charts.emotion_chart(reports),
@@ -93,7 +94,7 @@ class Handlers:
             return clear
         try:
             with errors_in_plain_words():
-                picture = read_photo(photo["path"])
+                picture = read_upload(photo["path"]).photo.pixels
                 found = self._service.find_faces(picture, detector)
         except gr.Error as error:
             gr.Warning(error.message)  # an error would leave the outlines of the photo before
@@ -142,7 +143,7 @@ def build_page(
         targets: the built-in targets of the gallery.
     """
     examples = load_examples(settings.examples)
-    with gr.Blocks(
+    with UploadsOnly(
         title=texts.TITLE,
         analytics_enabled=False,
         delete_cache=(settings.keep_seconds, settings.keep_seconds),
@@ -165,7 +166,9 @@ def build_page(
             page.explanations()
 
         limit = RateLimit(settings.rate_limit, settings.rate_seconds)
-        endpoints = Endpoints(service, run, limit, targets, top.photo.GRADIO_CACHE)
+        endpoints = Endpoints(
+            service, run, limit, targets, top.photo.GRADIO_CACHE, settings.max_upload_bytes
+        )
         parts = SimpleNamespace(top=top, form=form, out=out, status=status)
         handlers = Handlers(service, endpoints, examples, parts)
         _connect_photo(demo, handlers, parts)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from map_pipeline.report import with_notes
 from map_pipeline.ui import results, texts
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words, visitor
@@ -19,7 +20,7 @@ from map_pipeline.ui.service import (
     Progress,
     Protected,
     ProtectionService,
-    read_photo,
+    read_upload,
     write_files,
 )
 from map_pipeline.ui.settings import Choices
@@ -42,6 +43,7 @@ class Endpoints:
         limit: how often a visitor may have a photo protected.
         targets: the built-in targets.
         folder: where results are written; Gradio has to know it, or it doesn't hand them out.
+        max_bytes: size limit of uploads.
     """
 
     def __init__(
@@ -51,9 +53,10 @@ class Endpoints:
         limit: RateLimit,
         targets: Sequence[TargetCard],
         folder: str,
+        max_bytes: int,
     ) -> None:
         self._service, self._run, self._limit = service, run, limit
-        self._targets, self._folder = targets, folder
+        self._targets, self._folder, self._max_bytes = targets, folder, max_bytes
 
     def work(
         self, photo: File, own_target: File, choices: Choices, request: gr.Request
@@ -66,13 +69,22 @@ class Endpoints:
             yield Progress(
                 0, 1, "Loading the networks" if self._service.loading else "Looking for faces"
             )
-            own = read_photo(own_target["path"]) if own_target else None
-            job = self._service.prepare(read_photo(photo["path"]), own, choices.with_seed())
+            own = read_upload(own_target["path"]).photo.pixels if own_target else None
+            upload = read_upload(photo["path"])
+            job = self._service.prepare(upload.photo.picture, own, choices.with_seed())
             for update in self._run(job):
                 if isinstance(update, Progress):
                     yield update
                 else:
-                    yield job, update, write_files(job.photo, update, self._folder)
+                    reports = with_notes(update.reports, upload.photo.notes)
+                    files, protected = write_files(
+                        upload,
+                        Protected(update.photo, reports),
+                        self._folder,
+                        choices.file_type,
+                        self._max_bytes,
+                    )
+                    yield job, protected, files
 
     def protect(
         self,
@@ -89,12 +101,13 @@ class Endpoints:
         detector: str = DEFAULT.detector,
         seed: int = DEFAULT.seed,
         random_seed: bool = DEFAULT.random_seed,
+        file_type: str = DEFAULT.file_type,
         request: gr.Request = None,
     ) -> Iterator[tuple]:
         """Protect the faces of a photo from face recognition by changing their expression.
 
         Args:
-            photo: the photo; at most 20 MB and 120 megapixels.
+            photo: the photo; at most 100 MB and 120 megapixels.
             own_target: a picture with a face that recognisers should see, instead of `target`.
             emotion: angry, disgust, fear, happy, neutral, sad or surprise.
             expression_strength: how far the expression is changed, in [0, 1].
@@ -108,13 +121,15 @@ class Endpoints:
             detector: what finds the faces; "auto" is the best one at hand.
             seed: the same seed gives the same result.
             random_seed: true takes a new seed instead.
+            file_type: "png", "jpeg", or "auto": JPEG for a photo that came as JPEG, WebP, AVIF
+                or HEIC, else PNG. A transparent photo is flattened only in "jpeg".
 
         Returns:
-            The protected photo as PNG file, the verdict, a report per face, and the seed used.
+            The protected photo as a file, the verdict, a report per face, and the seed used.
         """
         choices = Choices(
             emotion, expression_strength, target, consent, faces, mode, margin, steps, detector,
-            seed, random_seed,
+            seed, random_seed, file_type,
         )  # fmt: skip
         for update in self.work(photo, own_target, choices, request):
             if isinstance(update, Progress):
@@ -129,13 +144,13 @@ class Endpoints:
         """List the faces of a photo, largest first, with their boxes and what's wrong with them.
 
         Args:
-            photo: the photo; at most 20 MB and 120 megapixels.
+            photo: the photo; at most 100 MB and 120 megapixels.
             detector: what finds the faces; "auto" is the best one at hand.
         """
         with errors_in_plain_words():
             if not photo:
                 raise gr.Error(texts.CHOOSE_PHOTO, print_exception=False)
-            found = self._service.find_faces(read_photo(photo["path"]), detector)
+            found = self._service.find_faces(read_upload(photo["path"]).photo.pixels, detector)
             return [{**asdict(one), "clear": one.clear} for one in found]
 
     def compare(self, first: File, second: File) -> list[dict]:
@@ -152,7 +167,8 @@ class Endpoints:
         with errors_in_plain_words():
             if not (first and second):
                 raise gr.Error("Choose two photos first.", print_exception=False)
-            return self._service.compare(read_photo(first["path"]), read_photo(second["path"]))
+            photos = (read_upload(one["path"]).photo.pixels for one in (first, second))
+            return self._service.compare(*photos)
 
     def targets(self) -> list[dict]:
         """List the built-in targets; they are averages of several faces and show nobody real."""

@@ -49,6 +49,7 @@ class Form:
     detector: gr.Dropdown
     seed: gr.Number
     random_seed: gr.Checkbox
+    file_type: gr.Radio
     own_target: gr.Image
 
     @property
@@ -137,10 +138,14 @@ def form(faces: gr.CheckboxGroup, targets: Sequence[TargetCard]) -> Form:
             ["auto", "bundled"], value=DEFAULT.detector, label="Face detector",
             info="Auto uses the best one installed.",
         )  # fmt: skip
+        file_type = gr.Radio(
+            texts.FILE_TYPE_CHOICES, value=DEFAULT.file_type, label="File of the result",
+            info=texts.FILE_TYPE_INFO,
+        )  # fmt: skip
     return Form(
         emotion=emotion, expression_strength=expression_strength, target=target, consent=consent,
         faces=faces, mode=mode, margin=margin, steps=steps, detector=detector, seed=seed,
-        random_seed=random_seed, own_target=own_target,
+        random_seed=random_seed, file_type=file_type, own_target=own_target,
     )  # fmt: skip
 
 
@@ -154,7 +159,7 @@ def result_area() -> ResultArea:
             buttons=["fullscreen"], elem_id="slider",
         )  # fmt: skip
         with gr.Row():
-            download = gr.DownloadButton("Download the photo (PNG)", variant="primary")
+            download = download_button(None)
             download_report = gr.DownloadButton("Download the report (JSON)")
         with gr.Accordion("What each recogniser says", open=True):
             recognisers = gr.HTML(padding=False)
@@ -168,6 +173,12 @@ def result_area() -> ResultArea:
         empty, area, verdict, slider, download, download_report, recognisers, expressions,
         robustness, numbers,
     )  # fmt: skip
+
+
+def download_button(path: str | None) -> gr.DownloadButton:
+    """The button for the result at `path`, with its file type."""
+    kind = "JPEG" if path and path.endswith(".jpg") else "PNG"
+    return gr.DownloadButton(f"Download the photo ({kind})", value=path, variant="primary")
 
 
 def check_tab() -> tuple[gr.Image, gr.Image, gr.Button, gr.HTML]:

@@ -12,6 +12,7 @@ from map_pipeline.report import (
     expression_row,
     headline,
     judged,
+    notes_of,
     recogniser_row,
     remaining_matches,
     unprotected_faces,
@@ -29,7 +30,7 @@ def verdict(reports: Sequence[FaceReport], mode: str) -> str:
     """
     lines = _lines(reports)
     if not judged(reports):
-        return _box("warn", headline(reports), _doubts(reports))
+        return _box("warn", headline(reports), [*_doubts(reports), *_notes(reports)])
     if remaining_matches(reports):
         return _box("warn", headline(reports), [*lines, texts.SAME_PHOTO, advice(mode)])
     complete = not unprotected_faces(reports) and not doubtful_faces(reports)
@@ -85,7 +86,11 @@ def progress_bar(progress: Progress) -> str:
 
 def _lines(reports: Sequence[FaceReport]) -> list[str]:
     lines = [_face_line(face, number, len(reports)) for number, face in enumerate(reports, 1)]
-    return [*_doubts(reports), *lines]
+    return [*_doubts(reports), *lines, *_notes(reports)]
+
+
+def _notes(reports: Sequence[FaceReport]) -> list[str]:
+    return [f"{note[0].upper()}{note[1:]}." for note in notes_of(reports)]
 
 
 def _doubts(reports: Sequence[FaceReport]) -> list[str]:

@@ -20,7 +20,7 @@ from map_pipeline.errors import (
     NoFaceError,
     UnknownOptionError,
 )
-from map_pipeline.report import FaceReport
+from map_pipeline.report import FaceReport, with_notes
 from map_pipeline.ui.jobs import run_in_steps
 from map_pipeline.ui.settings import MAX_FACES, Choices
 
@@ -28,9 +28,14 @@ from map_pipeline.ui.settings import MAX_FACES, Choices
 if TYPE_CHECKING:
     from map_pipeline.compare import Comparison
     from map_pipeline.faces.detect import Box
+    from map_pipeline.images import Photo
     from map_pipeline.pipeline import MAPPipeline
     from map_pipeline.robustness import RobustnessCheck
     from map_pipeline.ui.models import Models
+
+LOSSY_FORMATS = ("JPEG", "WEBP", "AVIF", "HEIF")
+SHOWN_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # by every browser
+RESULT_NAMES = {"jpeg": "protected.jpg", "png": "protected.png"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Job:
     """One protection as it travels to the GPU process and must pickle.
 
     Attributes:
-        photo: upright RGB.
+        photo: upright RGB, or RGBA where it's transparent.
         target: "auto", the name of a built-in target, or the visitor's own picture.
         boxes: of the faces to protect, photo px.
         choices: all other settings.
@@ -82,6 +87,14 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Upload:
+    """A visitor's photo: where its file is, and the picture in it."""
+
+    path: str
+    photo: "Photo"
+
+
+@dataclass(frozen=True)
 class Protected:
     """A finished protection: the photo and one report per face."""
 
@@ -90,7 +103,7 @@ class Protected:
 
 
 class Files(NamedTuple):
-    """Paths of a result: both photos as PNG without metadata, and the reports as JSON."""
+    """Paths of a result: the photo as a browser shows it, protected, and the reports as JSON."""
 
     before: str
     after: str
@@ -237,32 +250,57 @@ class ProtectionService:
         return Protected(output.images[0], output.reports[0])
 
 
-def read_photo(path: str | None) -> Image.Image:
-    """An upload as an upright RGB picture without metadata.
+def read_upload(path: str | None) -> Upload:
+    """An upload as an upright sRGB picture without metadata.
 
     Raises:
         InvalidImageError: it isn't a picture this package accepts, or was deleted meanwhile.
     """
-    from map_pipeline.images import load_image
+    from map_pipeline.images import load_photo
 
     if not (path and Path(path).is_file()):  # programs can send a file without a path
         raise InvalidImageError(
             "This upload has expired and was deleted. Please choose the photo again."
         )
-    return load_image(path)
+    return Upload(path, load_photo(path))
 
 
-def write_files(before: Image.Image, protected: Protected, folder: str) -> Files:
-    """Write a result into a new folder inside of `folder`, under names that give nothing away."""
+def write_files(
+    upload: "Upload", protected: Protected, folder: str, file_type: str, max_bytes: int
+) -> tuple[Files, Protected]:
+    """Write a result into a new folder inside of `folder`, under names that give nothing away.
+
+    Args:
+        upload: what was protected.
+        file_type: of the result, see `Choices`.
+        max_bytes: the page's limit for uploads. What is larger can't be checked there.
+
+    Returns:
+        The paths, and the result with notes on what the file couldn't hold.
+    """
     from map_pipeline.images import save_image
 
-    own = Path(tempfile.mkdtemp(dir=folder))
-    files = Files(*(str(own / name) for name in ("original.png", "protected.png", "report.json")))
-    save_image(before, files.before)
-    save_image(protected.photo, files.after)
-    reports = [report.to_dict() for report in protected.reports]
-    Path(files.report).write_text(json.dumps(reports, indent=2))
-    return files
+    own, photo = Path(tempfile.mkdtemp(dir=folder)), upload.photo
+    lossy = photo.format in LOSSY_FORMATS and photo.cutout is None
+    kind = ("jpeg" if lossy else "png") if file_type == "auto" else file_type
+    after = own / RESULT_NAMES[kind]
+    notes = save_image(protected.photo, after)
+    if kind == "png" and after.stat().st_size > max_bytes:
+        limit = f"larger than the {max_bytes // 10**6} MB that this page reads"
+        if file_type == "auto":
+            after.unlink()
+            after = own / RESULT_NAMES["jpeg"]
+            notes = [*save_image(protected.photo, after), f"a PNG would be {limit}: this is a JPEG"]
+        else:
+            notes = [f"this PNG is {limit}, so it can't be checked here"]
+    before = upload.path
+    if photo.format not in SHOWN_FORMATS:
+        before = str(own / "original.jpg")
+        save_image(photo.pixels, before)
+    protected = Protected(protected.photo, with_notes(protected.reports, notes))
+    report = own / "report.json"
+    report.write_text(json.dumps([one.to_dict() for one in protected.reports], indent=2))
+    return Files(before, str(after), str(report)), protected
 
 
 def choose_faces(found: Sequence[FoundFace], numbers: Sequence[int]) -> list[FoundFace]:

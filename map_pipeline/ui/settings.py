@@ -16,6 +16,7 @@ MAX_STEPS = 60  # fine-tuning steps offered on the page
 MAX_FACES = 8  # protected in one go, so that a photo of a crowd doesn't block the queue for minutes
 MAX_SEED = 2**32 - 1  # a number that people can still copy
 ZERO_GPU_CONCURRENCY = 8
+FILE_TYPES = ("auto", "png", "jpeg")
 SECONDS = {"minute": 60, "hour": 3600, "day": 86400}
 
 # Seconds of GPU time to ask for. Chosen with a margin, as ZeroGPU aborts what overruns, but a
@@ -32,7 +33,8 @@ class PageSettings:
     Attributes:
         checkpoint: folder of the trained networks.
         examples: folder with `examples.json` and the pictures it names.
-        max_upload_mb: size limit of an upload, megabytes.
+        max_upload_mb: size limit of an upload, megabytes. As much as `map_pipeline.images` reads,
+            so that every result can be checked on the page again.
         keep_seconds: age at which uploads and results are deleted.
         queue_size: how many visitors may wait; more are asked to come back.
         concurrency: how many photos are protected at once.
@@ -42,12 +44,17 @@ class PageSettings:
 
     checkpoint: Path = PACKAGE / "checkpoint"
     examples: Path = PACKAGE.parent / "examples"
-    max_upload_mb: int = 20
+    max_upload_mb: int = 100
     keep_seconds: int = 600
     queue_size: int = 20
     concurrency: int = 1
     rate_limit: int = 0
     rate_seconds: int = 3600
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """The size limit of an upload, as `map_pipeline.images` counts megabytes."""
+        return self.max_upload_mb * 10**6
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -84,6 +91,8 @@ class Choices:
         detector: what finds the faces; "auto" is the best one at hand.
         seed: of the random views, >= 0.
         random_seed: take a new seed for every run, see `with_seed`.
+        file_type: of the result: "png", "jpeg", or "auto", which is JPEG for a photo that came in a
+            lossy format, where a PNG would be many times larger for no gain.
     """
 
     emotion: str = "happy"
@@ -97,6 +106,7 @@ class Choices:
     detector: str = "auto"
     seed: int = 0
     random_seed: bool = False
+    file_type: str = "auto"
 
     def check(self, targets: Collection[str], detectors: Collection[str]) -> None:
         """Raise `UnknownOptionError` for a value outside its choices or range.
@@ -114,6 +124,7 @@ class Choices:
         _check_number("seed", self.seed, 0, MAX_SEED, whole=True)
         _check_choice("margin", self.margin, tuple(MARGINS))
         _check_number("steps", self.steps, 0, MAX_STEPS, whole=True)
+        _check_choice("file_type", self.file_type, FILE_TYPES)
         _check_choice("detector", self.detector, detectors)
 
     def with_seed(self) -> Self:

@@ -35,7 +35,7 @@ PRIVACY = """### Privacy
 - Your photo is used only for this result. It isn't logged, kept in a run history in your browser,
   or used for training. There are no analytics and no requests to other servers.
 - Temporary copies of uploads and results are deleted after ten minutes.
-- The result is a lossless PNG without location, time, camera data or comments.
+- The result has no location, time, camera data or comments.
 - The same holds for photos you compare under *Check a photo*."""
 
 PAPER = """### Paper
@@ -65,8 +65,11 @@ FACES_INFO = "If none is ticked, all clear faces are protected."
 EXPRESSION_INFO = "0 hardly changes the expression, 1 applies it fully."
 MARGIN_INFO = "High also protects from software that differs more, and changes more."
 MARGIN_CHOICES = [("Normal", "normal"), ("High", "high")]
+FILE_TYPE_CHOICES = [("As uploaded", "auto"), ("PNG", "png"), ("JPEG", "jpeg")]
+FILE_TYPE_INFO = "PNG is exact, but several times larger for photos from phones."
 SEED_INFO = "The same seed gives the same result."
 CHOOSE_PHOTO = "Choose a photo first."
+NO_ADDRESSES = "This page fetches no pictures: save the picture and upload it as a file."
 SAME_PHOTO = (
     "This compares the result with the very same photo, which is the hardest test. Other photos of "
     "you differ more: try them under “Check a photo”."

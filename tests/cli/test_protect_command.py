@@ -363,3 +363,26 @@ def test_without_a_known_command_the_choices_are_named(
     line = capsys.readouterr().err
     assert "must be one of" in line
     assert ("protect" if arguments[:1] not in (["train"], ["lineup"]) else "score") in line
+
+
+def test_jpeg_says_what_it_lost_and_png_keeps_it(
+    protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with Image.open(portrait) as image:
+        alpha = np.full(image.size[::-1], 255, np.uint8)
+        alpha[:, :8] = 0
+        image.putalpha(Image.fromarray(alpha))
+        image.save(tmp_path / "cutout.png")
+    noted = []
+    for suffix in (".png", ".jpg"):
+        report = tmp_path / f"report{suffix}.json"
+        out = tmp_path / f"out{suffix}"
+        assert protect(tmp_path / "cutout.png", out, "--report", str(report)) == 0
+        [[face]] = json.loads(report.read_text()).values()
+        told, notes = capsys.readouterr().err, face["photo"]["notes"]
+        assert all(note in told for note in notes)
+        noted.append(len(notes))
+    assert noted == [0, 1]
+    with Image.open(tmp_path / "out.png") as kept:
+        np.testing.assert_array_equal(np.array(kept)[..., 3], alpha)
+    assert pixels(tmp_path / "out.jpg")[:, :4].min() > 240

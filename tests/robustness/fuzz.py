@@ -30,7 +30,7 @@ import torch
 from hypothesis import strategies as st
 
 from map_pipeline.errors import MAPError
-from map_pipeline.images import MAX_PIXELS, MIN_SIDE, load_image
+from map_pipeline.images import MAX_PIXELS, MIN_SIDE, load_image, load_photo
 
 HANG = 30  # seconds of computing from which an answer comes too late
 DEAD = 400  # seconds on the wall, of a machine that may be busy, after which a leg is ended
@@ -177,11 +177,16 @@ def check_refusal(error: MAPError) -> None:
 def read(case: Any) -> bool:
     """Whether the gate takes an input."""
     try:
-        image = load_image(case)
+        photo = load_photo(case)
     except MAPError as error:
         check_refusal(error)
         return False
+    image, clear = photo.pixels, photo.cutout
     width, height = image.size
+    if clear is not None and (clear.mode != "RGBA" or clear.info or clear.size != image.size):
+        raise AssertionError(f"odd transparency: {clear}, {clear.info}")
+    if any(not note.isprintable() or len(note) > 200 for note in photo.notes):
+        raise AssertionError(f"not short lines: {photo.notes}")
     if image.mode != "RGB" or image.info or min(width, height) < MIN_SIDE:
         raise AssertionError(f"odd picture: {image}, {image.info}")
     if width * height > MAX_PIXELS:
@@ -332,7 +337,8 @@ def processes_leg(tally: Tally, options: argparse.Namespace) -> Result:
     for name, content in files.items():
         with contextlib.suppress(OSError, UnicodeEncodeError):  # not every name can be written
             (photos / name).write_bytes(content)
-    thrown = len(list(photos.iterdir()))
+    # A run of a folder leaves hidden files out, as file managers do.
+    thrown = sum(not path.name.startswith(".") for path in photos.iterdir())
     row = Row("processes", "a folder of mutated files", thrown)
     tally.rows[row.kind] = row
     started = children_time()

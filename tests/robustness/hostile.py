@@ -104,7 +104,45 @@ def samples() -> dict[str, bytes]:
         "tiff 32 bit": encode(Image.fromarray(deep.astype(np.int32)), "TIFF"),
         "tiff float": encode(Image.fromarray((deep / 65535).astype(np.float32)), "TIFF"),
         "tiff pages": frames("TIFF"),
+        "png 16 bit colour": deep_png(),
+        "png cutout": encode(cutout(photo), "PNG", **meta),
+        "webp cutout": encode(cutout(photo), "WEBP", exif=exif_block()),
+        "avif": encode(photo, "AVIF", **meta),
+        "avif cutout": encode(cutout(photo), "AVIF"),
+        **heic(photo),
     }
+
+
+def cutout(photo: Image.Image) -> Image.Image:
+    """Mode RGBA: opaque in the middle, nothing at the left, and all between at the top."""
+    alpha = np.full((photo.height, photo.width), 255, np.uint8)
+    alpha[:16] = np.linspace(0, 255, 16).astype(np.uint8)[:, None]
+    alpha[:, :8] = 0
+    clear = photo.convert("RGBA")
+    clear.putalpha(Image.fromarray(alpha))
+    return clear
+
+
+def deep_png() -> bytes:
+    """A PNG of 16 bits a colour, which Pillow can't write."""
+    rows = np.zeros((48, 1 + 64 * 6), np.uint8)
+    rows[:, 1:] = np.random.default_rng(0).integers(0, 256, (48, 64 * 6))
+    pixels = chunk(b"IDAT", zlib.compress(rows.tobytes()))
+    return png_header(64, 48, depth=16) + pixels + chunk(b"IEND", b"")
+
+
+def heic(photo: Image.Image) -> dict[str, bytes]:
+    """HEIC files, where the extra is installed that writes and reads them."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return {}
+    files = {}
+    for name, image in (("heic", photo), ("heic cutout", cutout(photo))):
+        buffer = io.BytesIO()
+        pillow_heif.from_pillow(image).save(buffer, quality=90)
+        files[name] = buffer.getvalue()
+    return files
 
 
 @cache
@@ -117,6 +155,9 @@ def faces() -> dict[str, bytes]:
         "webp": encode(photo, "WEBP"),
         "gif": encode(photo, "GIF"),
         "tiff": encode(photo, "TIFF"),
+        "png cutout": encode(cutout(photo), "PNG"),
+        "avif": encode(photo, "AVIF"),
+        "jpeg without its end": encode(photo, "JPEG")[:-2],
     }
 
 

@@ -294,6 +294,7 @@ def test_bad_upload_is_told_in_plain_words(
         ({"margin": "huge"}, "margin must be one of normal, high"),
         ({"steps": 10_000}, "steps must be a whole number in"),
         ({"detector": "insightface-download"}, "detector must be one of"),
+        ({"file_type": "webp"}, "file_type must be one of auto, png, jpeg"),
     ],
 )
 def test_bad_choice_is_told_in_plain_words(client: Client, change: dict, message: str) -> None:
@@ -317,6 +318,84 @@ def test_files_of_the_server_are_no_uploads(demo: gr.Blocks, tmp_path: Path) -> 
     answer = httpx.get(f"{call}/{event}", timeout=20).text
     assert "event: error" in answer
     assert "clear" not in answer
+
+
+def jpeg_of_astronaut(folder: Path) -> Path:
+    Image.open(ASTRONAUT).convert("RGB").save(folder / "photo.jpg", quality=90)
+    return folder / "photo.jpg"
+
+
+def test_jpeg_comes_back_as_jpeg_with_full_colour(client: Client, tmp_path: Path) -> None:
+    photo = jpeg_of_astronaut(tmp_path)
+    exact, small = (protect(client, photo, **options)[0] for options in ({"file_type": "png"}, {}))
+    with Image.open(exact) as png, Image.open(small) as jpeg:
+        assert (png.format, jpeg.format) == ("PNG", "JPEG")
+        assert jpeg.layer[0][1:3] == jpeg.layer[1][1:3]  # 4:4:4
+        assert jpeg.info.keys() <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+    assert np.abs(pixels(exact).astype(int) - pixels(small)).mean() < 2
+    assert Path(small).stat().st_size < Path(exact).stat().st_size / 2
+    assert client.predict(handle_file(photo), handle_file(small), api_name="/compare")
+
+
+def test_png_comes_back_as_jpeg_on_request(client: Client) -> None:
+    with Image.open(protect(client, ASTRONAUT, file_type="jpeg")[0]) as image:
+        assert image.format == "JPEG"
+
+
+def test_page_says_what_the_photo_lost(client: Client, tmp_path: Path) -> None:
+    image = Image.open(ASTRONAUT).convert("RGB")
+    alpha = Image.new("L", image.size, 255)
+    alpha.paste(0, (0, 0, 30, 512))
+    image.putalpha(alpha)
+    image.save(tmp_path / "cutout.png")
+    kept, text, [face], _ = protect(client, tmp_path / "cutout.png")
+    flat, flat_text, [flat_face], _ = protect(client, tmp_path / "cutout.png", file_type="jpeg")
+    with Image.open(kept) as result:
+        np.testing.assert_array_equal(np.array(result)[..., 3], np.array(alpha))
+    assert pixels(flat)[:, :20].min() > 240
+    assert face["photo"]["notes"] == []
+    [note] = flat_face["photo"]["notes"]
+    assert note[1:] in flat_text
+    assert note[1:] not in text
+    image.convert("RGB").convert("CMYK").save(tmp_path / "cmyk.jpg")
+    _, text, [face], _ = protect(client, tmp_path / "cmyk.jpg")
+    [note] = face["photo"]["notes"]
+    assert "CMYK" in note
+    assert note[1:] in text
+
+
+ADDRESS = "https://example.com/photo.png"
+
+
+@pytest.mark.parametrize(
+    "place", ["photo", "own_target", "emotion", "faces", "nested", "upper case", "other protocol"]
+)
+def test_pictures_named_by_address_are_not_fetched(
+    demo: gr.Blocks, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    fetched = []
+
+    async def fetch(url: str, *_: Any, **__: Any) -> str:
+        fetched.append(url)
+        return str(ASTRONAUT)
+
+    for name in ("async_ssrf_protected_download", "async_ssrf_protected_get"):
+        monkeypatch.setattr(f"gradio.processing_utils.{name}", fetch)
+    address = {"upper case": ADDRESS.upper(), "other protocol": "ftp://example.com/a.png"}
+    named = {"path": address.get(place, ADDRESS), "meta": {"_type": "gradio.FileData"}}
+    data: dict[str, Any] = {"photo": None}
+    data |= {
+        "nested": {"photo": [{"image": named}]},
+        "faces": {"faces": [named]},
+        "own_target": {"own_target": named},
+        "emotion": {"emotion": named},
+    }.get(place, {"photo": named})
+    call = f"{demo.local_api_url}call/v2/protect"
+    event = httpx.post(call, json=data).json()["event_id"]
+    answer = httpx.get(f"{demo.local_api_url}call/protect/{event}", timeout=20).text
+    assert "event: error" in answer
+    assert "upload it as a file" in answer
+    assert fetched == []
 
 
 def test_unforeseen_error_tells_nothing_about_the_photo(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,6 @@
 """The parts of the page one by one, without a server."""
 
+import json
 import os
 import re
 import threading
@@ -10,17 +11,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from map_pipeline import MAPPipeline
 from map_pipeline.config import EMOTIONS, MODES
 from map_pipeline.errors import FaceTooSmallError, NoFaceError, UnknownOptionError
-from map_pipeline.report import FaceReport, PhotoReport, RecogniserReport
+from map_pipeline.images import MAX_BYTES
+from map_pipeline.report import FaceReport, PhotoReport, RecogniserReport, notes_of
 from map_pipeline.ui import face_outlines, page, results, style, texts
 from map_pipeline.ui.cache import sweep
 from map_pipeline.ui.jobs import run_in_steps
 from map_pipeline.ui.limits import RateLimit, RateLimitError
 from map_pipeline.ui.models import expected_seconds, prepare_models
-from map_pipeline.ui.service import FoundFace, choose_faces, step_text
+from map_pipeline.ui.service import (
+    Files,
+    FoundFace,
+    Protected,
+    choose_faces,
+    read_upload,
+    step_text,
+    write_files,
+)
 from map_pipeline.ui.settings import Choices, PageSettings
 
 # Settings
@@ -53,6 +64,72 @@ def test_form_has_a_component_for_every_choice() -> None:
     assert defaults[4] == []  # no face is ticked before a photo is there
     defaults[4] = ()
     assert Choices(*defaults) == Choices()
+
+
+# Files of a result
+
+
+def protected_file(
+    folder: Path, upload: Path, file_type: str = "auto", max_bytes: int = 10**8
+) -> tuple[Files, list[str]]:
+    read = read_upload(str(upload))
+    report = FaceReport((0, 0, 9, 9), "d", "happy", "t", 0.97, 33.0, 1.0)
+    result = Protected(read.photo.picture, [report])
+    files, noted = write_files(read, result, str(folder), file_type, max_bytes)
+    assert json.loads(Path(files.report).read_text()) == [noted.reports[0].to_dict()]
+    return files, notes_of(noted.reports)
+
+
+def upload_of(folder: Path, name: str, mode: str = "RGB") -> Path:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8)
+    Image.fromarray(noise).convert(mode).save(folder / name)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "suffix"),
+    [
+        ("a.jpg", "RGB", ".jpg"),
+        ("a.jpg", "L", ".jpg"),
+        ("a.webp", "RGB", ".jpg"),
+        ("a.webp", "RGBA", ".png"),
+        ("a.avif", "RGB", ".jpg"),
+        ("a.png", "RGB", ".png"),
+        ("a.png", "RGBA", ".png"),
+        ("a.tif", "RGB", ".png"),
+        ("a.gif", "L", ".png"),
+    ],
+)
+def test_result_is_written_once_in_the_type_of_the_photo(
+    tmp_path: Path, name: str, mode: str, suffix: str
+) -> None:
+    upload, folder = upload_of(tmp_path, name, mode), tmp_path / "cache"
+    folder.mkdir()
+    files, notes = protected_file(folder, upload)
+    assert Path(files.after).name == f"protected{suffix}"
+    assert notes == []
+    written = {path.name for path in folder.rglob("*.*")}
+    if name.endswith((".tif", ".avif")):  # not every browser shows them
+        assert written == {"original.jpg", f"protected{suffix}", "report.json"}
+    else:
+        assert files.before == str(upload)
+        assert written == {f"protected{suffix}", "report.json"}
+
+
+def test_result_is_never_larger_than_the_page_reads(tmp_path: Path) -> None:
+    upload = upload_of(tmp_path, "a.png")
+    limit = upload.stat().st_size // 2
+    files, notes = protected_file(tmp_path, upload, max_bytes=limit)
+    assert Path(files.after).name == "protected.jpg"
+    assert len(notes) == 1
+    assert not list(tmp_path.rglob("protected.png"))
+    files, notes = protected_file(tmp_path, upload, "png", limit)
+    assert Path(files.after).name == "protected.png"
+    assert len(notes) == 1
+
+
+def test_uploads_may_be_as_large_as_what_is_read() -> None:
+    assert PageSettings().max_upload_bytes == MAX_BYTES
 
 
 # Rate limit
