@@ -103,10 +103,10 @@ def test_lonely_photos_are_listed(place: Path) -> None:
 
 
 def test_other_files_are_listed(place: Path) -> None:
-    more = {"005_a.heic": b"", "holiday.png": b"", "001_a.jpg": b"again", "__MACOSX/001_a.png": b""}
+    more = {"005_a.psd": b"", "holiday.png": b"", "001_a.jpg": b"again", "__MACOSX/001_a.png": b""}
     photos = PhotoSet(write(place, {**FILES, **more}))
     assert [pair.name for pair in photos.pairs] == ["001", "002"]
-    assert {problem.name for problem in photos.problems} >= {"005_a.heic", "holiday.png"}
+    assert {problem.name for problem in photos.problems} >= {"005_a.psd", "holiday.png"}
     # Whichever of the two comes first by name is used, and the other is named.
     assert photos.pairs[0].first == "001_a.jpg"
     taken = Problem("001_a.png", "the place is taken by 001_a.jpg; left out")
