@@ -38,7 +38,7 @@ class Options:
             auto, your own picture, or none: the person is only hidden.
         faces: Which faces to protect; the largest if not given.
         rotate: Find faces that lie on their side or are upside down also beside upright ones.
-        mode: fast takes seconds, strong protects better.
+        mode: fast takes seconds; strong takes three times as long, for a cleaner picture.
         margin: How sure the protection shall be: normal, high, or a number of steps beyond the
             match threshold, each a tenth of the false accept rate. More is more visible.
         expression_strength: How far the expression is changed, 0 to 1.

@@ -14,11 +14,10 @@ PRIVACY_LINE = """Your photo is used only for this result and never logged. Copi
 HOW_IT_WORKS = """### Step by step
 1. The face is detected, and its features are warped to the expression you chose. A small diffusion
    network paints what warping can't produce, such as teeth and wrinkles.
-2. The same network turns the face into noise and back. On the way back it is steered, by what it
-   learned from many faces and by some fine-tuning on this photo, until recognition software no
-   longer sees you. It moves your features a little, too, as expressions do. Every visible change
-   counts against it, so it stops where the protection is sure enough. *Strong* spends more time on
-   this, keeps the expression in check, and resolves conflicts between the two.
+2. The same network turns the face into noise and back. On the way back it is fine-tuned on this
+   photo until recognition software no longer sees you. It moves your features a little, too. Every
+   visible change counts against it, so it stops where the protection is sure enough. *Strong*
+   spends more time on this and gets there with a cleaner picture.
 3. Only the change to the face is applied to your photo. All other pixels stay as they were.
 
 The targets are averages of several faces. None of them is a real person."""
@@ -85,7 +84,7 @@ def mode_choices(seconds: Mapping[str, float] | None) -> list[tuple[str, str]]:
         "" if seconds is None else f" · about {_seconds(seconds[mode])}"
         for mode in ("fast", "strong")
     )
-    return [(f"Fast{fast}", "fast"), (f"Strong{strong}, protects better", "strong")]
+    return [(f"Fast{fast}", "fast"), (f"Strong{strong}, cleaner picture", "strong")]
 
 
 def caption(target: str) -> str:
