@@ -490,9 +490,11 @@ def test_protection_goes_on_from_the_edit(editing_pipeline: MAPPipeline, photo: 
     """With all components at work: it runs, the seed decides, and without steps it's not empty."""
 
     def run(**settings: Any) -> np.ndarray:
-        generator = torch.Generator().manual_seed(0)
-        settings = {**QUICK, "generator": generator, **settings}
-        return np.array(editing_pipeline(photo, **settings).images[0])
+        # What tiny networks find isn't worth its price, so it's free here.
+        free = [one for one in default_objectives() if one.side == "identity"]
+        given = {**QUICK, "refine_steps": 4, "objectives": free, **settings}
+        given["generator"] = torch.Generator().manual_seed(0)
+        return np.array(editing_pipeline(photo, **given).images[0])
 
     result = run()
     np.testing.assert_array_equal(result, run())
