@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from map_pipeline.faces.boxes import BoxFinder, intersection, shrink, suppress_overlaps
+from map_pipeline.faces.boxes import BoxFinder, box_area, intersection, shrink, suppress_overlaps
 from map_pipeline.faces.detect import MAX_FACES
 from map_pipeline.faces.face import Face, FourNumbers, turn_box
 
@@ -64,4 +64,4 @@ class DoubtFinder:
 
 
 def _is_known(box: np.ndarray, known: np.ndarray) -> bool:
-    return bool((intersection(box, known) > MAX_SHARED * (box[2:] - box[:2]).prod()).any())
+    return bool((intersection(box, known) > MAX_SHARED * box_area(box)).any())
