@@ -95,6 +95,8 @@ class TfjsReader:
             return self.pool(node)
         if operation == "Pad":
             return self.pad(node)
+        if operation == "Prelu":
+            return self.graph.prelu(self.emit(inputs[0]), self.arrays[inputs[1]])
         if operation == "Mean":
             return self.graph.add("global_mean", self.emit(inputs[0]))
         if operation == "Reshape" and self.arrays[inputs[1]].size == 2:
@@ -128,16 +130,19 @@ class TfjsReader:
     def fused(self, x: str, node: dict[str, Any]) -> str:
         """Append the operations that TensorFlow fused into a convolution or product."""
         steps = node["attr"].get("fused_ops", {}).get("list", {}).get("s", [])
+        arguments = iter(node["input"][2:])
         for step in (base64.b64decode(s).decode() for s in steps):
             if step == "BiasAdd":
-                bias = self.arrays[node["input"][2]]
+                bias = self.arrays[next(arguments)]
                 x = self.graph.affine(x, np.ones_like(bias), bias)
+            elif step == "Prelu":
+                x = self.graph.prelu(x, self.arrays[next(arguments)])
             elif step == "Relu":
                 x = self.graph.add("relu", x)
             elif step == "Relu6":
                 x = self.graph.add("clip", x, min=0.0, max=6.0)
             else:
-                raise CheckpointError(f"`source` must fuse only biases and ReLUs, got {step}.")
+                raise CheckpointError(f"`source` must fuse only biases and (P)ReLUs, got {step}.")
         return x
 
     def arithmetic(self, node: dict[str, Any]) -> str:
@@ -193,11 +198,10 @@ class TfjsReader:
         )
 
     def pad(self, node: dict[str, Any]) -> str:
-        """Zero padding of rows and columns."""
-        (top, bottom), (left, right) = self.arrays[node["input"][1]].tolist()[1:3]
-        return self.graph.add(
-            "pad", self.emit(node["input"][0]), amounts=[left, right, top, bottom]
-        )
+        """Zero padding of rows, columns and channels."""
+        rows, columns, channels = self.arrays[node["input"][1]].tolist()[1:]
+        amounts = [*columns, *rows, *channels] if any(channels) else [*columns, *rows]
+        return self.graph.add("pad", self.emit(node["input"][0]), amounts=amounts)
 
 
 def numbers(node: dict[str, Any], key: str) -> list[int]:

@@ -1,0 +1,69 @@
+"""The 468 points of MediaPipe's face mesh, denser than the 68 landmarks: cheeks, forehead, lips.
+
+Kartynnik et al. 2019, https://arxiv.org/abs/1907.06724; the order of the points is that of
+https://github.com/google-ai-edge/mediapipe/blob/master/mediapipe/modules/face_geometry/data.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from map_pipeline.faces.align import aligned_crop, apply_affine, invert_affine, similarity_transform
+from map_pipeline.graph.executor import GraphNetwork
+
+MESH_POINTS = 468
+# Loops of points, in the order of a polygon.
+OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377)
+OVAL += (152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)
+LEFT_EYE = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)
+RIGHT_EYE = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
+INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
+INNER_LIPS += (324, 318, 402, 317, 14, 87, 178, 88, 95)
+MOUTH_CORNERS = (61, 291)
+LIPS_MIDDLE = (13, 14)  # of the upper and of the lower lip, inside
+
+
+class FaceMesh(ModelMixin, ConfigMixin):
+    """The mesh network with its alignment.
+
+    Args:
+        nodes: the network, see `map_pipeline.graph.executor`.
+        input_size: side of the aligned crop, px.
+        template: `[5][2]`, where eyes, nose tip and mouth corners lie in the crop, px.
+        licence: licence of the weights.
+        source: package and file they were converted from.
+    """
+
+    __module__ = "map_pipeline"  # what a saved model_index.json names, wherever this file moves
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        nodes: Sequence[dict[str, Any]],
+        input_size: int,
+        template: Sequence[Sequence[float]],
+        licence: str = "",  # noqa: ARG002 (read from self.config)
+        source: str = "",  # noqa: ARG002
+    ) -> None:
+        super().__init__()
+        self.network = GraphNetwork(nodes)
+
+    @torch.no_grad()
+    def find(self, images: Tensor, landmarks: Tensor) -> Tensor:
+        """The points `[B,468,2]`, px of the images; what lies beyond a picture is guessed.
+
+        Args:
+            images: `[B,3,H,W]` in [0,1], of about the network's own resolution.
+            landmarks: `[B,5,2]` px: eyes, nose tip, mouth corners.
+        """
+        size, template = self.config.input_size, torch.tensor(self.config.template)
+        crops = aligned_crop(images.float(), landmarks, self.config.template, size)
+        points = self.network(crops.to(self.dtype)).float().view(-1, MESH_POINTS, 3)[..., :2]
+        to_image = invert_affine(similarity_transform(landmarks.float(), template.to(landmarks)))
+        return apply_affine(to_image, points)
