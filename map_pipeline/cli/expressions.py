@@ -79,5 +79,5 @@ def run(options: Options) -> int:
         pd.DataFrame(rows).to_csv(options.out, index=False)
     if options.sheet:
         shown = persons[: options.sheet_people]
-        sheet(people, shown, truth.edit, options.strengths).save(options.sheet)
+        sheet(truth, people, shown).save(options.sheet)
     return 0

@@ -4,83 +4,79 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from map_pipeline.evaluation.expression_truth import MEAN, NEUTRAL, NO_EDIT, RETAKE, Edit, Row
+from map_pipeline.evaluation.expression_truth import MEAN, NEUTRAL, NO_EDIT, RETAKE, Row, Truth
 from map_pipeline.expression.people import LabelledPhoto, PeoplePhotos
 from map_pipeline.images import to_pil
 
-KEYS = ["subject", "source", "emotion", "file", "neutral", "method"]
-RESAMPLES = 2000
+KEYS = ("subject", "source", "emotion", "file", "neutral", "method")
+# How values are shown; what isn't here is a median in per cent.
+FORMS = {"error": ".0%", "size": ".2f", "cosine": ".2f"}
 ALL = "all"
-SIDE, CAPTION, GAP = 320, 26, 8  # px of a picture on the sheet
+RESAMPLES = 2000
+SIDE, CAPTION, GAP = 384, 26, 8  # px of a picture on the sheet
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Medians over people as Markdown, with the bootstrap's 95 % interval where it matters.
+    """Medians over people as Markdown, with the bootstrap's 95 % interval of those in `FORMS`.
 
-    The pairs of a person and an emotion count as one value, their median. "all" takes all of these
-    together; its interval resamples people. Classifiers' answers are shares, edited / real.
+    The pairs of a person and an emotion count as one value, their median. In "all" each emotion has
+    the same weight. Classifiers' answers are mean shares, of edited and of real photos.
     """
     pairs = pd.DataFrame(rows)
     values = [name for name in pairs if name not in KEYS]
     how = {name: "mean" if "named" in name else "median" for name in values}
     grouped = pairs.groupby(["method", "emotion", "subject"], sort=False)
     people = grouped.agg(how).join(grouped.size().rename("pairs")).reset_index()
-    every = people.assign(emotion=ALL)
-    order = [RETAKE, NO_EDIT, MEAN]
-    methods = sorted(
-        people["method"].unique(), key=lambda m: (order.index(m) if m in order else 9, m)
-    )
+    yardsticks = [RETAKE, NO_EDIT, MEAN]
+    edits = sorted(set(people["method"]) - {*yardsticks})
     lines = []
-    for method in methods:
-        emotions = [] if method == NO_EDIT else sorted(people["emotion"].unique())
+    for method in (*yardsticks, *edits):
+        of_method = people[people["method"] == method]
+        emotions = [] if method == NO_EDIT else sorted(of_method["emotion"].unique())
         for emotion in (ALL, *emotions):
-            chosen = every if emotion == ALL else people
-            group = chosen[(chosen["method"] == method) & (chosen["emotion"] == emotion)]
+            group = of_method if emotion == ALL else of_method[of_method["emotion"] == emotion]
             if len(group):
-                lines.append({"method": method, "emotion": emotion, **_line(group, values)})
-    return pd.DataFrame(lines).fillna("-").to_markdown(index=False, disable_numparse=True)
+                line = {"people": group["subject"].nunique(), "pairs": group["pairs"].sum()}
+                cells = {name: _cell(group, name) for name in values if "real" not in name}
+                lines.append({"method": method, "emotion": emotion, **line, **cells})
+    return pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)
 
 
-def _line(group: pd.DataFrame, values: Sequence[str]) -> dict[str, str | int]:
-    """One line of the table from a method's values, one for each person and emotion."""
-    line: dict[str, str | int] = {
-        "people": group["subject"].nunique(),
-        "pairs": int(group["pairs"].sum()),
-    }
-    for name in values:
-        if not group[name].notna().any():
-            continue
-        if name.startswith("named"):
-            real = group[f"real {name}"].mean()
-            line[f"{name}, edited / real"] = f"{group[name].mean():.0%} / {real:.0%}"
-        elif name.startswith("real"):
-            continue
-        elif name in ("size", "cosine"):
-            line[name] = f"{group[name].median():.2f} ({_interval(group, name, '.2f')})"
-        elif name == "error":
-            line[name] = f"{group[name].median():.0%} ({_interval(group, name, '.0%')})"
-        else:
-            line[name] = f"{group[name].median():.0%}"
-    return line
+def _cell(group: pd.DataFrame, name: str) -> str:
+    """One measure of a method's values, a line for each person and emotion; "-" without any."""
+    known = group[group[name].notna()]
+    if known.empty:
+        return "-"
+    share = 1 / known.groupby("emotion")["emotion"].transform("size").to_numpy()
+    if name.startswith("named"):
+        edited, real = (np.average(known[key], weights=share) for key in (name, f"real {name}"))
+        return f"{edited:.0%} (real {real:.0%})"
+    values = known[name].to_numpy()
+    form = FORMS.get(name, ".0%")
+    middle = f"{_medians(values, share[None])[0]:{form}}"
+    if name not in FORMS:
+        return middle
+    # People are drawn with all of their emotions, as these aren't independent.
+    subjects, person = np.unique(known["subject"], return_inverse=True)
+    drawn = np.random.default_rng(0).multinomial(
+        len(subjects), np.full(len(subjects), 1 / len(subjects)), RESAMPLES
+    )
+    low, high = np.quantile(_medians(values, share * drawn[:, person]), [0.025, 0.975])
+    return f"{middle} ({low:{form}} to {high:{form}})"
 
 
-def _interval(group: pd.DataFrame, name: str, form: str) -> str:
-    """Bootstrap's 95 % interval of the median: people are drawn, with all of their emotions."""
-    random = np.random.default_rng(0)
-    people = [one[name].dropna().to_numpy() for _, one in group.groupby("subject")]
-    drawn = random.integers(len(people), size=(RESAMPLES, len(people)))
-    medians = [np.median(np.concatenate([people[i] for i in draw])) for draw in drawn]
-    low, high = np.nanquantile(medians, [0.025, 0.975])
-    return f"{low:{form}} to {high:{form}}"
+def _medians(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Medians `[R]` of values `[N]` with R sets of weights `[R,N]`."""
+    order = values.argsort()
+    reached = weights[:, order].cumsum(1) / weights.sum(1, keepdims=True)
+    lower, upper = (reached > 0.5 - 1e-9).argmax(1), (reached > 0.5 + 1e-9).argmax(1)
+    return values[order][np.stack([lower, upper])].mean(0)
 
 
 def sheet(
-    people: PeoplePhotos,
-    persons: Sequence[Sequence[LabelledPhoto]],
-    edit: Edit,
-    strengths: Sequence[float],
+    truth: Truth, people: PeoplePhotos, persons: Sequence[Sequence[LabelledPhoto]]
 ) -> Image.Image:
     """A line for each person and emotion: neutral photo, edit at each strength, real photo."""
     lines = []
@@ -88,18 +84,18 @@ def sheet(
         firsts = {photo.emotion: photo for photo in reversed(photos)}
         neutral = people.read(firsts.pop(NEUTRAL))
         for emotion, real in sorted(firsts.items()):
-            pictures = [edit(neutral, emotion, strength) for strength in strengths]
-            names = [f"{emotion}, {strength:g}" for strength in strengths]
-            captions = [photos[0].subject, *names, "the real photo"]
-            lines.append((captions, [neutral, *pictures, people.read(real)]))
+            line = [(photos[0].subject, neutral)]
+            line += [
+                (f"{emotion}, {s:g}", truth.edit(neutral, emotion, s)) for s in truth.strengths
+            ]
+            lines.append([*line, ("the real photo", people.read(real))])
     width, height = SIDE + GAP, SIDE + CAPTION + GAP
-    result = Image.new("RGB", ((len(strengths) + 2) * width, len(lines) * height), "white")
+    result = Image.new("RGB", (len(lines[0]) * width, len(lines) * height), "white")
     draw, font = ImageDraw.Draw(result), ImageFont.load_default(CAPTION - 8)
-    for row, (captions, pictures) in enumerate(lines):
-        for column, (caption, picture) in enumerate(zip(captions, pictures, strict=True)):
-            place = (column * width, row * height)
-            draw.text((place[0] + SIDE / 2, place[1] + 2), caption, "black", font, anchor="ma")
-            shown = to_pil(picture)
-            shown.thumbnail((SIDE, SIDE)) if max(shown.size) > SIDE else None
-            result.paste(shown.resize((SIDE, SIDE)), (place[0], place[1] + CAPTION))
+    for row, line in enumerate(lines):
+        for column, (caption, photo) in enumerate(line):
+            left, top = column * width, row * height
+            draw.text((left + SIDE / 2, top + 2), caption, "black", font, anchor="ma")
+            face = ImageOps.pad(to_pil(truth.cut_out(photo)), (SIDE, SIDE), color="white")
+            result.paste(face, (left, top + CAPTION))
     return result

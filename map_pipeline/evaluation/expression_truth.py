@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from map_pipeline.config import EMOTIONS, MAPConfig
 from map_pipeline.evaluation.gallery import Embeddings, embed_face
 from map_pipeline.expression.editor import apply_edit
 from map_pipeline.expression.people import LabelledPhoto, PeoplePhotos, name_hash
 from map_pipeline.expression.shapes import straighten
+from map_pipeline.faces.align import extract_region
 from map_pipeline.faces.paste import feather_mask
+from map_pipeline.images import uint8_tensor
 from map_pipeline.pipeline import MAPPipeline
 from map_pipeline.stages import FaceTask, Plan
 
@@ -173,10 +176,18 @@ class Truth:
         }
         return Seen(torch.from_numpy(landmarks68), face.embeddings, answers)
 
+    def cut_out(self, photo: np.ndarray) -> np.ndarray:
+        """The largest face of a photo `uint8 [H,W,3]` with its surroundings; else all of it."""
+        faces = self.pipe.find_faces(photo)
+        if not faces:
+            return photo
+        x0, y0, x1, y1 = extract_region(uint8_tensor(photo), faces[0].landmarks).box
+        return photo[y0:y1, x0:x1]
+
     def shapes(self, people: PeoplePhotos) -> dict[str, dict[str, list[Tensor]]]:
         """Person -> emotion -> landmarks, for `MeanExpressions`."""
         found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
-        for photo in people.photos:
+        for photo in tqdm(people.photos, unit="photo", desc="other people"):
             landmarks68 = self.find(people.read(photo))
             if landmarks68 is not None:
                 found[photo.subject][photo.emotion].append(torch.from_numpy(landmarks68))
