@@ -1,5 +1,6 @@
 """`map-protect evaluate expressions`: edited expressions against real ones of the same people."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -86,6 +87,9 @@ def run(options: Options) -> int:
     for photos in tqdm(persons, unit="person"):
         rows += truth.compare_person(people, photos, mean)
     print(table(rows))
+    used = {row[name] for row in rows for name in ("file", "neutral")}
+    if lost := sorted({photo.file for photos in persons for photo in photos} - used):
+        print(f"\nwithout a face that is found, so left out: {', '.join(lost)}", file=sys.stderr)
     if options.out:
         pd.DataFrame(rows).to_csv(options.out, index=False)
     if options.sheet:

@@ -187,6 +187,7 @@ def test_nothing_is_overwritten(people: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
+@pytest.mark.weights
 def test_the_command_writes_table_rows_and_sheet(
     tmp_path: Path, people: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
