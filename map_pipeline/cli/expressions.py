@@ -82,7 +82,8 @@ def run(options: Options) -> int:
     pipe = load_pipeline(options.model)
     find = landmark_finder(pipe, options.landmarks)
     truth = Truth(pipe, pipeline_edit(pipe), find, options.strengths, judges)
-    mean = MeanExpressions(truth.shapes(PeoplePhotos(options.people, "tuning")))
+    others = PeoplePhotos(options.people, "tuning")
+    mean = MeanExpressions(truth.shapes(others, by_person(others, takes=options.takes)))
     rows = []
     for photos in tqdm(persons, unit="person"):
         rows += truth.compare_person(people, photos, mean)

@@ -8,6 +8,7 @@ on eyes and nose, and relative to what the neutral photo itself has: no edit has
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -191,10 +192,12 @@ class Truth:
         x0, y0, x1, y1 = extract_region(uint8_tensor(photo), faces[0].landmarks).box
         return photo[y0:y1, x0:x1]
 
-    def shapes(self, people: PeoplePhotos) -> dict[str, dict[str, list[Tensor]]]:
+    def shapes(
+        self, people: PeoplePhotos, persons: Iterable[Iterable[LabelledPhoto]]
+    ) -> dict[str, dict[str, list[Tensor]]]:
         """Person -> emotion -> landmarks, for `MeanExpressions`."""
         found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
-        for photo in tqdm(people.photos, unit="photo", desc="other people"):
+        for photo in tqdm([*chain(*persons)], unit="photo", desc="other people"):
             landmarks68 = self.find(people.read(photo))
             if landmarks68 is not None:
                 found[photo.subject][photo.emotion].append(torch.from_numpy(landmarks68))

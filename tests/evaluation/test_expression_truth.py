@@ -123,7 +123,8 @@ def test_an_editor_that_knows_the_truth_makes_no_error(
     (person,) = by_person(kept)  # the other one has no neutral photo
     assert [photo.emotion for photo in by_person(kept, takes=1)[0]] == ["neutral", "happy", "sad"]
     assert by_person(kept, source="another") == []
-    mean = MeanExpressions(truth.shapes(PeoplePhotos(people, "tuning")))
+    tuning = PeoplePhotos(people, "tuning")
+    mean = MeanExpressions(truth.shapes(tuning, by_person(tuning)))
     rows = list(truth.compare_person(kept, person, mean))
     assert asked == [("happy", 0.5), ("happy", 1.0)]  # of the black photo no face is known
     assert len({row["file"] for row in rows}) == 2
