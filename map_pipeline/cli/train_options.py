@@ -134,7 +134,8 @@ class Shapes:
 
     Attributes:
         faces: Zips or folders of labelled faces.
-        people: Zip of people in several expressions, with labels of subject and emotion.
+        people: Zip of people in several expressions, with labels of subject and emotion; a third of
+            them is kept for `map-protect evaluate expressions`.
         out: Folder of the component.
         motions: Number of free motions.
     """

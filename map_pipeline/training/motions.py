@@ -1,19 +1,16 @@
 """The free motions of `expression.motion`: principal components of real people's expressions."""
 
-import json
-import zipfile
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from map_pipeline.errors import InvalidImageError, MAPError
+from map_pipeline.errors import MAPError
+from map_pipeline.expression.people import PeoplePhotos
 from map_pipeline.expression.shapes import straighten
 from map_pipeline.faces.detect import FaceDetector
 from map_pipeline.faces.landmarks import MIRRORED
-from map_pipeline.images import load_image, to_array
 
 # Points that stay: the outline of the head and the nose. People know a face by them.
 FIXED = (*range(17), *range(27, 36))
@@ -26,29 +23,17 @@ APART = {FACING_LIPS: 0.0, FACING_LIDS: 0.5}
 People = Mapping[str, Mapping[str, list[Tensor]]]
 
 
-def read_people(source: Path, detector: FaceDetector) -> People:
-    """Person -> emotion -> landmarks `[68,2]` px, of a zip with `labels.jsonl`.
-
-    Each line of it names a `file`, its `subject` and the `emotion`. Photos without a face are left
-    out.
+def read_people(source: PeoplePhotos, detector: FaceDetector) -> People:
+    """Person -> emotion -> landmarks `[68,2]` px. Photos without a face are left out.
 
     Raises:
-        InvalidImageError: `source` isn't such a zip.
+        InvalidImageError: a photo can't be read.
     """
     found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
-    try:
-        with zipfile.ZipFile(source) as archive:
-            for line in archive.read("labels.jsonl").decode().splitlines():
-                label = json.loads(line)
-                subject, emotion = label["subject"], label["emotion"]
-                photo = to_array(load_image(archive.read(label["file"])))
-                if faces := detector.detect(photo):
-                    found[subject][emotion].append(torch.from_numpy(faces[0].landmarks68))
-    except (OSError, zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
-        raise InvalidImageError(
-            f"`people` must be a zip file with labels of subject and emotion, got {source} "
-            f"({error})."
-        ) from None
+    for photo in source.photos:
+        if faces := detector.detect(source.read(photo)):
+            shape = torch.from_numpy(faces[0].landmarks68)
+            found[photo.subject][photo.emotion].append(shape)
     return found
 
 

@@ -1,15 +1,13 @@
-import io
-import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from people_zip import write_people
 from torch import Tensor
 
-from map_pipeline.errors import InvalidImageError, MAPError
+from map_pipeline.errors import MAPError
+from map_pipeline.expression.people import PeoplePhotos, split_of
 from map_pipeline.faces.detect import Face
 from map_pipeline.faces.landmarks import MIRRORED
 from map_pipeline.training.motions import (
@@ -76,26 +74,21 @@ class Detector:
         return [Face((0, 0, 9, 9), points[:5], 1.0, landmarks68=points)]
 
 
-def test_people_are_read_with_their_emotions(tmp_path: Path) -> None:
-    path = tmp_path / "people.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        lines = []
-        for grey, subject, emotion in ((9, "a", "happy"), (7, "a", "neutral"), (0, "b", "sad")):
-            content = io.BytesIO()
-            Image.new("RGB", (64, 64), (grey, 1 if grey else 0, 0)).save(content, "PNG")
-            archive.writestr(f"set/{grey}.png", content.getvalue())
-            label = {"file": f"set/{grey}.png", "subject": subject, "emotion": emotion}
-            lines.append(json.dumps(label))
-        archive.writestr("labels.jsonl", "\n".join(lines))
-    found = read_people(path, Detector())
-    assert found["a"]["happy"][0].unique().tolist() == [9]
-    assert found["a"]["neutral"][0].unique().tolist() == [7]
-    assert not found.get("b")
-
-
-@pytest.mark.parametrize("content", [b"", b"no zip"])
-def test_a_file_that_is_no_such_zip(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "people.zip"
-    path.write_bytes(content)
-    with pytest.raises(InvalidImageError, match="`people` must be a zip file"):
-        read_people(path, Detector())
+def test_people_to_tune_on_are_read_with_their_emotions(tmp_path: Path) -> None:
+    named = {split_of(str(n)): str(n) for n in range(20)}
+    one, kept = named["tuning"], named["kept"]
+    pictures = [
+        (subject, emotion, np.full((64, 64, 3), grey, np.uint8))
+        for subject, emotion, grey in (
+            (one, "happy", 9),
+            (one, "neutral", 7),
+            (one, "sad", 0),
+            (kept, "happy", 5),
+        )
+    ]
+    path = write_people(tmp_path / "people.zip", pictures)
+    found = read_people(PeoplePhotos(path, "tuning"), Detector())
+    assert set(found) == {one}
+    assert set(found[one]) == {"happy", "neutral"}
+    assert found[one]["happy"][0].unique().tolist() == [9]
+    assert found[one]["neutral"][0].unique().tolist() == [7]
