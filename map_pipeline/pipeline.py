@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from map_pipeline.callbacks import Callback, check_tensor_inputs, step_callback
-from map_pipeline.config import DEFAULT_MODE, EMOTIONS, FAR, HIDE, MAPConfig, resolve_config
+from map_pipeline.config import DEFAULT_MODE, FAR, HIDE, MAPConfig, check_emotion, resolve_config
 from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.ddim import check_scheduler
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import crop_size
+from map_pipeline.editing import EditingMixin
 from map_pipeline.errors import GPUMemoryError, UnknownOptionError, naming_photo
 from map_pipeline.expression.classifiers import ClassifierEnsemble
 from map_pipeline.expression.shapes import ExpressionShapes
@@ -64,7 +65,7 @@ OUT_OF_MEMORY = """The GPU must have more free memory for this photo. Choose mod
 needs less, close other programs that use the GPU, or work on the CPU."""
 
 
-class MAPPipeline(CheckpointMixin, DiffusionPipeline):
+class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
     """Protects faces in photos by fine-tuning a score network towards another identity.
 
     Args:
@@ -361,10 +362,7 @@ class MAPPipeline(CheckpointMixin, DiffusionPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = (),
     ) -> None:
         """Raise `UnknownOptionError` for a name that isn't among the choices."""
-        if emotion not in EMOTIONS:
-            raise UnknownOptionError(
-                f"`emotion` must be one of {', '.join(EMOTIONS)}; got {emotion!r}."
-            )
+        check_emotion(emotion)
         unknown = [name for name in surrogates if name not in self.recognisers]
         if unknown or not surrogates:
             raise UnknownOptionError(

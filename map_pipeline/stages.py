@@ -174,13 +174,15 @@ class FaceStages:
         self, photo: np.ndarray, alignment: Alignment, task: FaceTask
     ) -> ExpressionEdit | None:
         """The asked expression for a face of a photo `uint8 [H,W,3]`; None if none is possible."""
-        config = task.plan.config
+        return self.edit(*self.aligned_crop(photo, alignment), task.plan.emotion, task.plan.config)
+
+    def edit(
+        self, crop: Tensor, landmarks68: Tensor | None, emotion: str, config: MAPConfig
+    ) -> ExpressionEdit | None:
+        """The asked expression for a face of `aligned_crop`; None if none is possible."""
         if self.conditioner is None or self.expression_shapes is None:
             return None
-        if config.expression_strength == 0:
-            return None
-        crop, landmarks68 = self.aligned_crop(photo, alignment)
-        if landmarks68 is None:  # half hidden: nothing to move
+        if config.expression_strength == 0 or landmarks68 is None:  # half hidden: nothing to move
             return None
         return edit_expression(
             self.unet,
@@ -189,7 +191,7 @@ class FaceStages:
             self.expression_shapes,
             crop,
             landmarks68,
-            EMOTIONS.index(task.plan.emotion),
+            EMOTIONS.index(emotion),
             config.expression_strength,
             settings=EditSettings(guidance_scale=config.guidance_scale),
             present=self._present_emotion(crop),

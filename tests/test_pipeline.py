@@ -485,6 +485,39 @@ def test_hidden_landmarks_mean_no_edit(
     assert landmarks.shape == (5, 2)
 
 
+def test_expression_alone_is_the_one_that_the_protection_starts_from(
+    edit: Callable, editing_pipeline: MAPPipeline, photo: np.ndarray
+) -> None:
+    alone = editing_pipeline.edit_expression([photo, photo], "surprise", 0.5)
+    for one in alone:
+        np.testing.assert_array_equal(np.array(one), edit(photo, emotion="surprise")[0])
+    [still] = editing_pipeline.edit_expression(photo, strength=0)
+    np.testing.assert_array_equal(np.array(still), photo)
+
+
+def test_expression_alone_keeps_what_is_transparent(
+    editing_pipeline: MAPPipeline, photo: np.ndarray
+) -> None:
+    cutout = Image.fromarray(photo).convert("RGBA")
+    cutout.putpixel((0, 0), (0, 0, 0, 0))
+    [edited] = editing_pipeline.edit_expression(cutout)
+    assert edited.getpixel((0, 0))[3] == 0
+    assert (np.array(edited)[..., :3] != photo)[1:].any()
+
+
+def test_bad_input_of_the_expression_alone_is_told(
+    editing_pipeline: MAPPipeline, tiny_pipeline: MAPPipeline, photo: np.ndarray
+) -> None:
+    with pytest.raises(UnknownOptionError, match=r"`emotion` must be one of .*; got 'bored'"):
+        editing_pipeline.edit_expression(photo, "bored")
+    with pytest.raises(UnknownOptionError, match=r"must be in \[0, 1\], got 1.5"):
+        editing_pipeline.edit_expression(photo, strength=1.5)
+    with pytest.raises(NoFaceError, match=r"image\[1\]"):
+        editing_pipeline.edit_expression([photo, np.zeros_like(photo)])
+    with pytest.raises(CheckpointError, match="must have a conditioner"):
+        tiny_pipeline.edit_expression(photo)
+
+
 @pytest.mark.slow
 def test_protection_goes_on_from_the_edit(editing_pipeline: MAPPipeline, photo: np.ndarray) -> None:
     """With all components at work: it runs, the seed decides, and without steps it's not empty."""

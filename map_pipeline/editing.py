@@ -1,0 +1,116 @@
+"""`MAPPipeline.edit_expression`: another expression alone, without protection."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from map_pipeline.config import DEFAULT_MODE, check_emotion, resolve_config
+from map_pipeline.errors import CheckpointError, naming_photo
+from map_pipeline.expression.editor import apply_edit
+from map_pipeline.faces.align import Alignment
+from map_pipeline.faces.detect import FaceChoice, check_choice, select_faces
+from map_pipeline.faces.face import Face
+from map_pipeline.faces.paste import feather_mask
+from map_pipeline.images import ImageInput, as_picture, load_photo, to_array
+from map_pipeline.photos import name_photos
+from map_pipeline.stages import FaceStages
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedFace:
+    """What an edit needs of a face of a photo; found once, it serves for any number of edits.
+
+    Attributes:
+        alignment: where its crop lies in the photo.
+        crop: `[1,3,s,s]` in [0,1].
+        landmarks68: `[68,2]` crop px; None if the face is half hidden and stays as it is.
+    """
+
+    alignment: Alignment
+    crop: Tensor
+    landmarks68: Tensor | None
+
+
+class EditingMixin:
+    """The expression editor of `MAPPipeline`; stands before `DiffusionPipeline`."""
+
+    # Of the pipeline itself.
+    scheduler: Any
+    find_faces: Callable[[np.ndarray], list[Face]]
+    maybe_free_model_hooks: Callable[[], None]
+
+    @property
+    def stages(self) -> FaceStages:
+        """The stages of one face."""
+        raise NotImplementedError
+
+    def edit_expression(
+        self,
+        image: ImageInput | Sequence[ImageInput],
+        emotion: str = "happy",
+        strength: float = 0.5,
+        faces: FaceChoice | None = "largest",
+    ) -> list[Image.Image]:
+        """Give faces another expression without protecting them; nothing in it is random.
+
+        Args:
+            image: a photo or a list of them, as for a protection.
+            emotion: one of `EMOTIONS`.
+            strength: how far the expression is changed, in [0,1].
+            faces: which ones, as for a protection. Half hidden ones stay as they are.
+
+        Returns:
+            Photos of unchanged size, RGB, or RGBA where they are transparent; bit for bit the
+            input outside the faces.
+
+        Raises:
+            CheckpointError: the checkpoint can't edit expressions.
+            InvalidImageError, NoFaceError, FaceTooSmallError, UnknownOptionError: see their texts.
+        """
+        choice, edited = check_choice(faces), []
+        images, names = name_photos(image)
+        for one, name in zip(images, names, strict=True):
+            with naming_photo(name):
+                read = load_photo(one)
+                photo = to_array(read.pixels)  # [H,W,3]
+                prepared = self.prepare_faces(photo, select_faces(self.find_faces(photo), choice))
+                after = self.express_faces(photo, prepared, emotion, strength)
+                edited.append(as_picture(after, photo, read.cutout))
+        self.maybe_free_model_hooks()
+        return edited
+
+    @torch.no_grad()
+    def prepare_faces(self, photo: np.ndarray, faces: Sequence[Face]) -> list[PreparedFace]:
+        """Align faces of a photo `uint8 [H,W,3]` and find their landmarks."""
+        stages = self.stages
+        alignments = [stages.align(face) for face in faces]
+        return [PreparedFace(one, *stages.aligned_crop(photo, one)) for one in alignments]
+
+    @torch.no_grad()
+    def express_faces(
+        self, photo: np.ndarray, faces: Sequence[PreparedFace], emotion: str, strength: float
+    ) -> np.ndarray:
+        """The photo `uint8 [H,W,3]` with another expression of faces from `prepare_faces`.
+
+        Raises:
+            CheckpointError: the checkpoint can't edit expressions.
+            UnknownOptionError: there is no such emotion, or the strength isn't in [0,1].
+        """
+        check_emotion(emotion)
+        levels = self.scheduler.config.num_train_timesteps
+        config = resolve_config(None, DEFAULT_MODE, levels, expression_strength=strength)
+        stages = self.stages
+        if stages.conditioner is None or stages.expression_shapes is None:
+            raise CheckpointError(
+                "`checkpoint` must have a conditioner and expression shapes to edit expressions."
+            )
+        for face in faces:
+            edit = stages.edit(face.crop, face.landmarks68, emotion, config)
+            if edit is not None:
+                photo = apply_edit(photo, face.alignment, edit, feather_mask(face.alignment.size))
+        return photo
