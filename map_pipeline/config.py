@@ -31,9 +31,6 @@ class MAPConfig:
         refine_steps: fine-tuning steps on the photo, >= 0; 0 takes what a `MAPNetwork` makes in one
             pass.
         expression_strength: how far the expression is changed before the protection, in [0,1].
-        guidance_scale: how far the painting of an expression goes from the present condition to the
-            asked one, >= 0; 1 is no guidance. Ho and Salimans 2022,
-            https://arxiv.org/abs/2207.12598.
         objectives: "projected" weighs L_SM and projects the gradients of L_A and L_E onto each
             other; "summed" takes one gradient of the sum of all losses, without L_SM and with
             little weight on L_E. See `identity.objectives.objectives_for`.
@@ -63,7 +60,6 @@ class MAPConfig:
     steps_saved: int = 0
     refine_steps: int = 14
     expression_strength: float = 0.5
-    guidance_scale: float = 11.0
     objectives: Literal["projected", "summed"] = "projected"
     learning_rate: float = 3e-4
     motion_rate: float = 0.12
@@ -86,7 +82,6 @@ class MAPConfig:
         saved = 0 <= self.steps_saved <= self.refine_steps
         check_setting(self, "steps_saved", saved, f"in [0, {self.refine_steps}]")
         check_setting(self, "expression_strength", 0 <= self.expression_strength <= 1, "in [0, 1]")
-        check_setting(self, "guidance_scale", self.guidance_scale >= 0, ">= 0")
         known = self.objectives in ("projected", "summed")
         check_setting(self, "objectives", known, "'projected' or 'summed'")
         check_setting(self, "learning_rate", self.learning_rate > 0, "> 0")

@@ -1,39 +1,21 @@
 """`MAPPipeline.edit_expression`: another expression alone, without protection."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from map_pipeline.config import DEFAULT_MODE, check_emotion, resolve_config
 from map_pipeline.errors import CheckpointError, naming_photo
-from map_pipeline.expression.editor import apply_edit
-from map_pipeline.faces.align import Alignment
+from map_pipeline.expression.editor import EditableFace, apply_edit
 from map_pipeline.faces.detect import FaceChoice, check_choice, select_faces
 from map_pipeline.faces.face import Face
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.images import ImageInput, as_picture, load_photo, to_array
 from map_pipeline.photos import name_photos
 from map_pipeline.stages import FaceStages
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedFace:
-    """What an edit needs of a face of a photo; found once, it serves for any number of edits.
-
-    Attributes:
-        alignment: where its crop lies in the photo.
-        crop: `[1,3,s,s]` in [0,1].
-        landmarks68: `[68,2]` crop px; None if the face is half hidden and stays as it is.
-    """
-
-    alignment: Alignment
-    crop: Tensor
-    landmarks68: Tensor | None
 
 
 class EditingMixin:
@@ -85,15 +67,15 @@ class EditingMixin:
         return edited
 
     @torch.no_grad()
-    def prepare_faces(self, photo: np.ndarray, faces: Sequence[Face]) -> list[PreparedFace]:
-        """Align faces of a photo `uint8 [H,W,3]` and find their landmarks."""
+    def prepare_faces(self, photo: np.ndarray, faces: Sequence[Face]) -> list[EditableFace]:
+        """What an edit needs of faces of a photo `uint8 [H,W,3]`; half hidden ones are left out."""
         stages = self.stages
-        alignments = [stages.align(face) for face in faces]
-        return [PreparedFace(one, *stages.aligned_crop(photo, one)) for one in alignments]
+        found = [stages.editable(photo, stages.align(face)) for face in faces]
+        return [face for face in found if face is not None]
 
     @torch.no_grad()
     def express_faces(
-        self, photo: np.ndarray, faces: Sequence[PreparedFace], emotion: str, strength: float
+        self, photo: np.ndarray, faces: Sequence[EditableFace], emotion: str, strength: float
     ) -> np.ndarray:
         """The photo `uint8 [H,W,3]` with another expression of faces from `prepare_faces`.
 
@@ -105,12 +87,11 @@ class EditingMixin:
         levels = self.scheduler.config.num_train_timesteps
         config = resolve_config(None, DEFAULT_MODE, levels, expression_strength=strength)
         stages = self.stages
-        if stages.conditioner is None or stages.expression_shapes is None:
+        if stages.face_mesh is None or stages.expression_space is None:
             raise CheckpointError(
-                "`checkpoint` must have a conditioner and expression shapes to edit expressions."
+                "`checkpoint` must have a face mesh and an expression space to edit expressions."
             )
         for face in faces:
-            edit = stages.edit(face.crop, face.landmarks68, emotion, config)
-            if edit is not None:
-                photo = apply_edit(photo, face.alignment, edit, feather_mask(face.alignment.size))
+            edit = stages.edit(face, emotion, config)
+            photo = apply_edit(photo, face.alignment, edit, feather_mask(face.alignment.size))
         return photo

@@ -26,7 +26,7 @@ from map_pipeline.diffusion.unet import crop_size
 from map_pipeline.editing import EditingMixin
 from map_pipeline.errors import GPUMemoryError, UnknownOptionError, naming_photo
 from map_pipeline.expression.classifiers import ClassifierEnsemble
-from map_pipeline.expression.shapes import ExpressionShapes
+from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.faces.detect import (
     FaceChoice,
@@ -38,6 +38,7 @@ from map_pipeline.faces.detect import (
 from map_pipeline.faces.doubts import DoubtFinder
 from map_pipeline.faces.face import Face
 from map_pipeline.faces.landmarks import LandmarkFinder
+from map_pipeline.faces.mesh import FaceMesh
 from map_pipeline.identity.objectives import Objective
 from map_pipeline.identity.recognisers import RecogniserEnsemble
 from map_pipeline.identity.targets import Target, TargetBank, choose_target
@@ -77,8 +78,10 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
         map_network: what training on many faces changes in the prior: what it makes of a face in
             one pass is the start of the steps. It is used where all recognisers that it was trained
             on are among the surrogates; elsewhere the steps start from the prior.
-        expression_shapes: where emotions move landmarks; without it or the conditioner the
+        face_mesh: finds the dense points of a face.
+        expression_space: what faces do when they show an expression; without it or the mesh the
             expression is not edited before the protection.
+        mouth_painter: paints teeth between lips that part, see `expression.mouth`.
         targets: built-in target identities.
         recognisers: all report; `surrogates` names those that the protection is tuned on.
         expression_classifiers: all of them steer the expression and report.
@@ -97,7 +100,9 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
     model_cpu_offload_seq = "conditioner->unet"
     _exclude_from_cpu_offload = [  # noqa: RUF012 (diffusers reads these class attributes as lists)
         "map_network",
-        "expression_shapes",
+        "face_mesh",
+        "expression_space",
+        "mouth_painter",
         "targets",
         "recognisers",
         "expression_classifiers",
@@ -105,7 +110,9 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
     _optional_components = [  # noqa: RUF012
         "conditioner",
         "map_network",
-        "expression_shapes",
+        "face_mesh",
+        "expression_space",
+        "mouth_painter",
         "targets",
         "recognisers",
         "expression_classifiers",
@@ -123,7 +130,9 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
         scheduler: DDIMScheduler,
         conditioner: FaceConditioner | None = None,
         map_network: MAPNetwork | None = None,
-        expression_shapes: ExpressionShapes | None = None,
+        face_mesh: FaceMesh | None = None,
+        expression_space: ExpressionSpace | None = None,
+        mouth_painter: UNet2DModel | None = None,
         targets: TargetBank | None = None,
         recognisers: RecogniserEnsemble | None = None,
         expression_classifiers: ClassifierEnsemble | None = None,
@@ -139,7 +148,9 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
             scheduler=scheduler,
             conditioner=conditioner,
             map_network=map_network,
-            expression_shapes=expression_shapes,
+            face_mesh=face_mesh,
+            expression_space=expression_space,
+            mouth_painter=mouth_painter,
             targets=targets,
             recognisers=RecogniserEnsemble() if recognisers is None else recognisers,
             expression_classifiers=(
@@ -198,7 +209,6 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
         mode: str = DEFAULT_MODE,
         margin: str | float | None = None,
         expression_strength: float | None = None,
-        guidance_scale: float | None = None,
         num_inversion_steps: int | None = None,
         num_generation_steps: int | None = None,
         refine_steps: int | None = None,
@@ -228,7 +238,6 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
                 `MAPConfig.margin`; more of it is more visible.
             expression_strength: how far the expression is changed, in [0,1]; 0 leaves it to what
                 the protection does.
-            guidance_scale: of the painting of an expression, >= 0; 1 is no guidance.
             num_inversion_steps: network calls of the DDIM inversion, >= 2.
             num_generation_steps: network calls of one generation, >= 1.
             refine_steps: most fine-tuning steps on each face, >= 0. 0 takes one pass of a trained
@@ -268,7 +277,6 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
             self.scheduler.config.num_train_timesteps,
             margin=margin,
             expression_strength=expression_strength,
-            guidance_scale=guidance_scale,
             num_inversion_steps=num_inversion_steps,
             num_generation_steps=num_generation_steps,
             refine_steps=refine_steps,
@@ -380,7 +388,9 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
             unet=self.unet,
             scheduler=self.scheduler,
             conditioner=self.conditioner,
-            expression_shapes=self.expression_shapes,
+            face_mesh=self.face_mesh,
+            expression_space=self.expression_space,
+            mouth_painter=self.mouth_painter,
             recognisers=self.recognisers,
             expression_classifiers=self.expression_classifiers,
             template=torch.tensor(self.config.alignment_template) * crop_size(self.unet),

@@ -17,27 +17,31 @@ from map_pipeline.config import EMOTIONS, MAPConfig
 from map_pipeline.diffusion.conditioner import FaceConditioner, describe
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import crop_size
-from map_pipeline.expression.classifiers import ClassifierEnsemble, mean_probabilities
+from map_pipeline.expression.classifiers import ClassifierEnsemble
 from map_pipeline.expression.editor import (
-    EditSettings,
+    FINE,
+    EditableFace,
     ExpressionEdit,
     apply_edit,
     edit_expression,
+    fine_alignment,
     move_edit,
     no_edit,
 )
 from map_pipeline.expression.motion import face_motions
-from map_pipeline.expression.shapes import ExpressionShapes
+from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import (
     Alignment,
     apply_affine,
     compose_affine,
     extract_region,
+    invert_affine,
     warp_affine,
 )
 from map_pipeline.faces.detect import FaceDetector
 from map_pipeline.faces.face import Face
 from map_pipeline.faces.landmarks import LandmarkFinder, five_points
+from map_pipeline.faces.mesh import FaceMesh
 from map_pipeline.faces.paste import feather_mask, paste_residual, quiet_features
 from map_pipeline.faces.quality import quality_issues
 from map_pipeline.identity.objectives import (
@@ -60,6 +64,9 @@ from map_pipeline.measure import (
     view_face,
 )
 from map_pipeline.report import FaceReport
+
+# Distance of the eyes in the picture that an expression is edited on, px: that of a crop of 256 px.
+EDIT_FACE_PX = 90.0
 
 FourNumbers = tuple[float, float, float, float]
 
@@ -148,8 +155,8 @@ class FaceStages:
     """What the stages need of a pipeline.
 
     Attributes:
-        unet, scheduler, conditioner, expression_shapes, recognisers, expression_classifiers: its
-            components; see `MAPPipeline`.
+        unet, scheduler, conditioner, face_mesh, expression_space, mouth_painter, recognisers,
+            expression_classifiers: its components; see `MAPPipeline`.
         template: `[5,2]`, where eyes, nose and mouth corners lie in the crop, crop px.
         landmark_finder: finds the 68 landmarks.
         device: where the networks run.
@@ -158,7 +165,9 @@ class FaceStages:
     unet: UNet2DModel
     scheduler: DDIMScheduler
     conditioner: FaceConditioner | None
-    expression_shapes: ExpressionShapes | None
+    face_mesh: FaceMesh | None
+    expression_space: ExpressionSpace | None
+    mouth_painter: UNet2DModel | None
     recognisers: RecogniserEnsemble
     expression_classifiers: ClassifierEnsemble
     template: Tensor
@@ -174,29 +183,38 @@ class FaceStages:
         self, photo: np.ndarray, alignment: Alignment, task: FaceTask
     ) -> ExpressionEdit | None:
         """The asked expression for a face of a photo `uint8 [H,W,3]`; None if none is possible."""
-        return self.edit(*self.aligned_crop(photo, alignment), task.plan.emotion, task.plan.config)
+        config = task.plan.config
+        if self.expression_space is None or not config.expression_strength:
+            return None
+        face = self.editable(photo, alignment)
+        return None if face is None else self.edit(face, task.plan.emotion, config)
 
-    def edit(
-        self, crop: Tensor, landmarks68: Tensor | None, emotion: str, config: MAPConfig
-    ) -> ExpressionEdit | None:
-        """The asked expression for a face of `aligned_crop`; None if none is possible."""
-        if self.conditioner is None or self.expression_shapes is None:
-            return None
-        if config.expression_strength == 0 or landmarks68 is None:  # half hidden: nothing to move
-            return None
+    def edit(self, face: EditableFace, emotion: str, config: MAPConfig) -> ExpressionEdit:
+        """The asked expression for a face; there must be an `expression_space`."""
         return edit_expression(
-            self.unet,
-            self.conditioner,
-            self.scheduler,
-            self.expression_shapes,
-            crop,
-            landmarks68,
+            cast(ExpressionSpace, self.expression_space),
+            self.mouth_painter,
+            face,
             EMOTIONS.index(emotion),
             config.expression_strength,
-            settings=EditSettings(guidance_scale=config.guidance_scale),
-            present=self._present_emotion(crop),
-            autocast_dtype=torch.bfloat16 if config.autocast == "bf16" else None,
         )
+
+    def editable(self, photo: np.ndarray, alignment: Alignment) -> EditableFace | None:
+        """What an edit needs of a face; None without a mesh network, or of a half hidden face."""
+        _, landmarks68 = self.aligned_crop(photo, alignment)
+        if self.face_mesh is None or landmarks68 is None:
+            return None
+        points = apply_affine(alignment.crop_to_image, self.template)
+        region = extract_region(uint8_tensor(photo), points, max_face_px=EDIT_FACE_PX)
+        image = region.image.to(self.device)
+        fine = compose_affine(fine_alignment(alignment).crop_to_image, region.photo_to_region)
+        size = (FINE * alignment.size, FINE * alignment.size)
+        crop = warp_affine(image, fine[None], size, "reflection")
+        five = torch.from_numpy(five_points(landmarks68.numpy()))
+        in_region = compose_affine(alignment.crop_to_image, region.photo_to_region)
+        mesh = self.face_mesh.find(image, apply_affine(in_region, five)[None].to(image))[0].cpu()
+        in_crop = apply_affine(invert_affine(in_region), mesh)
+        return EditableFace(alignment, crop, torch.cat([landmarks68.float(), in_crop]))
 
     def change_identity(
         self,
@@ -224,8 +242,8 @@ class FaceStages:
         in_crop = apply_affine(alignment.image_to_crop, landmarks.float())
         mask = fade * quiet_features(in_crop, alignment.size)
         motions = None
-        if landmarks68 is not None and self.expression_shapes is not None:
-            motions = face_motions(self.expression_shapes, landmarks68, alignment.size)
+        if landmarks68 is not None and self.expression_space is not None:
+            motions = face_motions(self.expression_space, landmarks68, alignment.size)
         geometry = CropGeometry(
             landmarks=region.landmarks[None].to(self.device),
             region_to_crop=region_to_crop[None].to(self.device),
@@ -334,13 +352,6 @@ class FaceStages:
         )
         found = self.landmark_finder.find_aligned(to_array(to_pil(crop)), self.template.numpy())
         return crop, None if found is None else torch.from_numpy(found)
-
-    def _present_emotion(self, crop: Tensor) -> Tensor | None:
-        """Probabilities `[7]` of the expression of a crop `[1,3,s,s]`; None without classifier."""
-        if not self.expression_classifiers:
-            return None
-        landmarks = self.template.to(crop)[None]
-        return mean_probabilities(self.expression_classifiers.values(), crop, landmarks)[0]
 
     def _conditions(
         self, crop: Tensor, landmarks68: Tensor | None, task: FaceTask

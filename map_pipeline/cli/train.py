@@ -105,7 +105,7 @@ def run_map(options: Map) -> int:
     """Train the MAP network."""
     import torch
 
-    from map_pipeline.expression.shapes import ExpressionShapes
+    from map_pipeline.expression.space import ExpressionSpace
     from map_pipeline.identity.objectives import default_objectives, with_weights
     from map_pipeline.training.faces import load_faces
     from map_pipeline.training.map_training import train_map
@@ -144,7 +144,7 @@ def run_map(options: Map) -> int:
         pipe.expression_classifiers,
         targets,
         template,
-        pipe.expression_shapes or ExpressionShapes(),
+        pipe.expression_space or ExpressionSpace(),
         _say,
     )
     if reports:
@@ -164,7 +164,7 @@ def run_shapes(options: Shapes) -> int:
     """Measure the expression shapes of labelled faces, and the motions of people."""
     from map_pipeline.expression.people import PeoplePhotos
     from map_pipeline.faces.detect import BundledDetector
-    from map_pipeline.training.expression_shapes import measure_shapes
+    from map_pipeline.training.expression_space import measure_shapes
     from map_pipeline.training.faces import load_faces
     from map_pipeline.training.motions import read_people
 

@@ -21,7 +21,7 @@ from map_pipeline.evaluation.expression_distances import Judge
 from map_pipeline.evaluation.gallery import Embeddings, embed_face
 from map_pipeline.expression.editor import apply_edit
 from map_pipeline.expression.people import LabelledPhoto, PeoplePhotos, name_hash
-from map_pipeline.expression.shapes import straighten
+from map_pipeline.expression.space import straighten
 from map_pipeline.faces.align import extract_region
 from map_pipeline.faces.paste import feather_mask
 from map_pipeline.images import uint8_tensor

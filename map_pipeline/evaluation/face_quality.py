@@ -15,8 +15,9 @@ from torch import Tensor
 
 from map_pipeline.evaluation.metrics import pair_quality
 from map_pipeline.expression.classifiers import to_grey
-from map_pipeline.expression.editor import EYES, MOUTH, polygon_mask, smooth
+from map_pipeline.expression.drawing import polygon_mask, smooth
 from map_pipeline.expression.warp import deform_crop, displacement
+from map_pipeline.faces.landmarks import EYES, MOUTH
 from map_pipeline.images import to_array, to_pil
 from map_pipeline.pipeline import MAPPipeline
 

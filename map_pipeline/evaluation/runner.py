@@ -54,8 +54,6 @@ from map_pipeline.evaluation.results import (
 from map_pipeline.evaluation.settings import RESUMABLE_FIELDS, Settings, check_same_run
 from map_pipeline.evaluation.subjects import Goals, Subject, Tools, label, one_line
 from map_pipeline.evaluation.treatments import resolve, transform
-from map_pipeline.expression.editor import EditSettings
-from map_pipeline.expression.shapes import INTENSITY
 from map_pipeline.images import save_image, to_pil
 from map_pipeline.pipeline import MAPPipeline
 
@@ -397,7 +395,6 @@ class Evaluation:
             "lpips": self.tools.lpips is not None,
             "facepp": self.tools.facepp is not None,
             "modes": {name: asdict(mode) for name, mode in MODES.items()},
-            "edit": asdict(EditSettings()) | {"intensity": INTENSITY},
         }
 
 

@@ -1,72 +1,68 @@
-"""An expression that people can see: features are moved by a warp, the rest is painted by a prior.
+"""An expression that people can see: features and skin are moved, shaded, and mouths filled.
 
-1. The landmarks' displacement from the person's present expression to the asked one deforms the
-   photo at its own resolution (`expression.warp`).
-2. The score network, conditioned on emotion and landmarks, repaints the deformed crop where a warp
-   has nothing to show: teeth, the dark of an open mouth, folds, lids. Only the difference between
-   two generations - asked and plain - is used, so that the network's blur stays out of the photo.
+1. The axes of expression (`expression.space`) from the face's present expression to the asked one
+   say where its points go, and the photo is deformed at its own resolution (`expression.warp`).
+2. The same axes say where skin gets darker or lighter: folds and cheeks. That multiplies the
+   photo's own brightness, so that every pore and every skin tone stays what it is.
+3. Between lips that part, a small diffusion network paints teeth and the dark of the mouth
+   (`expression.mouth`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, UNet2DModel
-from PIL import Image, ImageDraw
+from diffusers import UNet2DModel
 from torch import Tensor
 
-from map_pipeline.config import EMOTIONS
-from map_pipeline.diffusion.conditioner import Condition, FaceConditioner, is_grey
-from map_pipeline.diffusion.ddim import generate, invert
-from map_pipeline.diffusion.unet import patch_size, patchify, unpatchify
-from map_pipeline.expression.classifiers import GREY_WEIGHTS, to_grey
-from map_pipeline.expression.shapes import ExpressionShapes, lip_gap
-from map_pipeline.expression.warp import deform_crop, deform_photo, displacement, join_flows
-from map_pipeline.faces.align import Alignment
+from map_pipeline.diffusion.conditioner import POINTS
+from map_pipeline.expression.action_units import displacement_of, shown_by
+from map_pipeline.expression.mouth import paint_mouth
+from map_pipeline.expression.space import ExpressionSpace, straighten
+from map_pipeline.expression.warp import (
+    GRID,
+    deform,
+    deform_photo,
+    displacement,
+    enlarge,
+    flow_grid,
+    join_flows,
+    spread,
+)
+from map_pipeline.faces.align import Alignment, apply_affine, compose_affine, invert_affine
 from map_pipeline.faces.paste import paste_residual
 
-MOUTH, INNER_MOUTH = slice(48, 60), slice(60, 68)
-EYES = (slice(36, 42), slice(42, 48))
-POLYGON_SCALE = 4  # polygons are drawn this many times larger
-OPENING = 0.03  # share of the side that lips part until the mouth between them is all dark
-# Colour of a mouth's inside in a picture of this mean brightness, RGB in [0,1].
-MOUTH_COLOUR, MEAN_BRIGHTNESS = (0.20, 0.09, 0.08), 0.45
-FOREHEAD = 0.8  # see `_face_outline`
-REDDEST = 0.98  # quantile of a crop's redness that counts as its reddest
-WHITE_TINT = 0.3  # how far teeth and the whites of eyes go from grey to the mean colour of the crop
+FINE = 2  # the painting has this many pixels for each of the crop's
+GAMMA = 2.2  # of sRGB, roughly: shading is a factor of linear brightness
+REACH = 0.35  # of the interpolation that lays shading on a face, of the side
+# How far the outline of the jaw goes along; all of it would drag neck and collar.
+JAW_MOBILITY = 0.7
+# Facing pairs of the inner lips; points of the upper and of the lower lip.
+INNER_UPPER, INNER_LOWER = (61, 62, 63), (67, 66, 65)
+UPPER_LIP = (49, 50, 51, 52, 53, 61, 62, 63)
+LOWER_LIP = (55, 56, 57, 58, 59, 65, 66, 67)
+INNER_MOUTH = slice(60, 68)
+# What the landmark network sees between closed lips, of the side; how far lips part until what's
+# between them is all painted; and how far they may be apart before, so that nothing of the
+# person's own teeth is painted over.
+CLOSED_GAP, OPENING, OWN_TEETH = 0.006, 0.02, 0.02
 
 
-@dataclass(frozen=True)
-class EditSettings:
-    """How an expression is painted; chosen on twelve faces by a judge and by eye.
+@dataclass(frozen=True, eq=False)
+class EditableFace:
+    """What an edit needs of a face; found once, it serves for any number of edits.
 
     Attributes:
-        timestep: noise level of the inversion.
-        inversion_steps, generation_steps: of DDIM.
-        guidance_scale: how many times the way from the present to the asked condition is gone.
-        guided_steps: how many of the generation's steps are guided. The last one paints fine
-            texture only, which guidance makes metallic.
-        exaggeration: strength of the shape that conditions the score network, relative to the
-            asked.
-        warp: strength of the warp relative to the asked strength.
-        cavity: opacity of the dark painted between lips that part, before the inversion.
-        chroma: share of the painting's colour that is kept on the skin; mouth and eyes keep all.
-        noise: amplitude of the painting below which it counts as noise of the network, of 1.
-        limit: largest change of a pixel on the skin, of 1.
+        alignment: where the crop of side s lies in the photo.
+        crop: `[1,3,2s,2s]` in [0,1], the same crop at twice the resolution.
+        shape: `[536,2]` landmarks and mesh, crop px.
     """
 
-    timestep: int = 400
-    inversion_steps: int = 5
-    generation_steps: int = 4
-    guidance_scale: float = 11.0
-    guided_steps: int = 3
-    exaggeration: float = 1.0
-    warp: float = 0.75
-    cavity: float = 0.9
-    chroma: float = 0.4
-    noise: float = 0.015
-    limit: float = 0.5
+    alignment: Alignment
+    crop: Tensor
+    shape: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +70,9 @@ class ExpressionEdit:
     """Another expression for one aligned face; apply it with `apply_edit`.
 
     Attributes:
-        flow: `[1,2,2s,2s]` crop px, see `faces.warp`.
-        painting: `[1,3,s,s]` in [-1,1], what is added to the deformed crop.
+        flow: `[1,2,2s,2s]` crop px, see `expression.warp`.
+        painting: `[1,3,2s,2s]` in [-1,1], what is added to the deformed crop, at twice its
+            resolution.
     """
 
     flow: Tensor
@@ -84,59 +81,47 @@ class ExpressionEdit:
 
 @torch.no_grad()
 def edit_expression(
-    unet: UNet2DModel,
-    conditioner: FaceConditioner,
-    scheduler: DDIMScheduler,
-    shapes: ExpressionShapes,
-    crop: Tensor,
-    landmarks68: Tensor,
-    emotion: int,
+    space: ExpressionSpace,
+    mouth_painter: UNet2DModel | None,
+    face: EditableFace,
+    emotion: int | None,
     strength: float,
-    settings: EditSettings | None = None,
-    present: Tensor | None = None,
-    autocast_dtype: torch.dtype | None = None,
+    action_units: Mapping[str, float] | None = None,
 ) -> ExpressionEdit:
-    """Give the face of an aligned crop another expression. Nothing in it is random.
+    """Give a face another expression. Nothing in it is random.
 
     Args:
-        crop: `[1,3,s,s]` in [0,1].
-        landmarks68: `[68,2]` crop px.
-        emotion: index in `EMOTIONS`.
-        strength: 0 (no change) to 1.
-        present: `[7]` probabilities of the expression that the face has now, which is what the
-            score network is led away from; None if unknown.
-        autocast_dtype: precision of the score network's passes, or None for its own.
+        mouth_painter: see `expression.mouth`; without it lips that part show what a warp makes.
+        emotion: index in `EMOTIONS`, or None for action units alone.
+        strength: of the emotion, 0 for none, 1 for what people do.
+        action_units: what is added to it; see `expression.action_units`.
     """
-    settings = settings or EditSettings()
-    size = crop.shape[-1]
-    landmarks68 = landmarks68.cpu().float()
-    if strength == 0:
+    size = face.alignment.size
+    shape, to_frame = straighten(face.shape[None].cpu() / size, space.mean)
+    shape = shape[0]
+    axes = torch.zeros(space.config.axis_count)
+    if emotion is not None and strength:
+        axes = space.towards(shape, emotion, strength)
+    moved = space.move(axes)
+    for name, amount in (action_units or {}).items():
+        units = displacement_of(name, amount, shape[:POINTS])
+        likely = space.complete(units)
+        skin = space.move(likely) * shown_by(name, space.mean)
+        skin[:POINTS] = units
+        moved, axes = moved + skin, axes + likely
+    if not moved.any():
         return no_edit(size)
-    unit = landmarks68 / size
-    moved = shapes.target(unit, emotion, strength * settings.warp)
-    painted_shape = shapes.target(unit, emotion, strength * settings.exaggeration)
-    flow, reached = displacement(landmarks68, moved * size, size)
-    warped = deform_crop(crop, flow)
-    opened = _darken_mouth(warped, landmarks68, reached, settings.cavity)
-    grey = is_grey(crop)[0].float()
-    wanted = F.one_hot(torch.tensor(emotion), len(EMOTIONS)).float()
-    now = torch.zeros_like(wanted) if present is None else present.cpu().float()
-    conditions = [
-        _condition(conditioner, strength * now, reached / size, grey),
-        _condition(conditioner, strength * wanted, painted_shape, grey),
-    ]
-    with torch.autocast(crop.device.type, autocast_dtype, enabled=autocast_dtype is not None):
-        plain, asked = _paint(unet, scheduler, opened, conditions, settings)
-    change = asked - plain
-    parts = [polygon_mask(reached[part], size) for part in (MOUTH, *EYES)]
-    features = smooth(torch.stack(parts).amax(0), size / 100).to(crop)
-    change = _clean(change, features, settings)
-    change = change * smooth(polygon_mask(_face_outline(reached), size), size / 24).to(crop)
-    painted = natural_colours((opened + change).float(), warped.float())
-    painting = painted - warped
-    if grey:
-        painting = to_grey(painting).expand_as(painting)
-    return ExpressionEdit(flow, painting.cpu())
+    reached = shape + moved * mobility()
+    reached[:POINTS] = _closed_at_most(shape[:POINTS], reached[:POINTS])
+    in_crop = apply_affine(invert_affine(to_frame[0]), reached) * size
+    controls = space.controls
+    flow, places = displacement(face.shape.cpu()[controls], in_crop[controls], size)
+    warped = deform(face.crop, fine_to_crop(), flow)
+    painted = _shaded(space, warped, axes, places, to_frame[0], size)
+    if mouth_painter is not None:
+        opacity = _opening(face.shape.cpu()[:POINTS] / size, places[:POINTS] / size)
+        painted = paint_mouth(mouth_painter, painted, places[:POINTS] * FINE, opacity)
+    return ExpressionEdit(flow, (painted - warped).cpu())
 
 
 def apply_edit(
@@ -149,115 +134,91 @@ def apply_edit(
         mask: `[1,1,s,s]`, see `faces.paste.feather_mask`.
     """
     deformed = deform_photo(photo, alignment, edit.flow)
-    return paste_residual(deformed, edit.painting, alignment, mask, in_place=True)
+    fine = fine_alignment(alignment)
+    fine_mask = F.interpolate(mask, scale_factor=FINE, mode="bilinear")
+    return paste_residual(deformed, edit.painting, fine, fine_mask, in_place=True)
 
 
 def no_edit(size: int) -> ExpressionEdit:
     """The edit that changes nothing, of crops of this side."""
-    return ExpressionEdit(torch.zeros(1, 2, 2 * size, 2 * size), torch.zeros(1, 3, size, size))
+    side = FINE * size
+    return ExpressionEdit(torch.zeros(1, 2, 2 * size, 2 * size), torch.zeros(1, 3, side, side))
 
 
 def move_edit(edit: ExpressionEdit, flow: Tensor) -> ExpressionEdit:
     """An edit whose result is deformed once more by a flow `[1,2,2s,2s]`, the painting with it."""
     # The painting is negative in places, and `deform` keeps pictures in [0,1].
-    painting = 2 * deform_crop((edit.painting + 1) / 2, flow) - 1
+    painting = 2 * deform((edit.painting + 1) / 2, fine_to_crop(), flow) - 1
     return ExpressionEdit(join_flows(edit.flow, flow), painting)
 
 
-def polygon_mask(points: Tensor, size: int) -> Tensor:
-    """`[1,1,size,size]` in [0,1]: 1 inside the polygon `[N,2]` px, with smooth edges."""
-    picture = Image.new("L", (size * POLYGON_SCALE, size * POLYGON_SCALE))
-    corners = [(x, y) for x, y in ((points + 0.5) * POLYGON_SCALE).tolist()]
-    ImageDraw.Draw(picture).polygon(corners, fill=255)
-    mask = torch.from_numpy(np.array(picture)).float()[None, None] / 255
-    return F.avg_pool2d(mask, POLYGON_SCALE)
+def fine_to_crop() -> Tensor:
+    """Affine `[2,3]` from px of the finer crop to px of the crop."""
+    return torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.5]]) / FINE - torch.tensor([0.0, 0.0, 0.5])
 
 
-def smooth(images: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of `[B,C,H,W]`; `sigma` in px."""
-    reach = max(round(3 * sigma), 1)
-    line = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
-    weights = (-(line**2) / (2 * sigma**2)).exp()
-    weights = (weights / weights.sum()).expand(images.shape[1], 1, 1, -1)
-    groups = images.shape[1]
-    across = F.conv2d(F.pad(images, [reach, reach, 0, 0], "replicate"), weights, groups=groups)
-    upright = weights.transpose(-1, -2)
-    return F.conv2d(F.pad(across, [0, 0, reach, reach], "replicate"), upright, groups=groups)
+def fine_alignment(alignment: Alignment) -> Alignment:
+    """The alignment of the crop at twice its resolution."""
+    to_image = compose_affine(fine_to_crop(), alignment.crop_to_image.cpu().float())
+    return Alignment(invert_affine(to_image), to_image, FINE * alignment.size)
 
 
-def natural_colours(painted: Tensor, before: Tensor) -> Tensor:
-    """Bring a face `[1,3,s,s]` to colours that faces have, of the same luma.
-
-    No bluer and no greener than teeth are in the light of the photo, no redder than the reddest of
-    the face as it was (its lips); what was beyond that before may stay.
-    """
-    luma, luma_before = to_grey(painted), to_grey(before)
-    red, _, blue = (painted - luma).unbind(1)
-    red_before, _, blue_before = (before - luma_before).unbind(1)
-    reddest = red_before.flatten().quantile(REDDEST).clamp(min=0)
-    tint = WHITE_TINT * luma[:, 0] / luma_before.mean().clamp(min=1e-3)
-    least_red = tint * red_before.mean().clamp(min=0)
-    most_blue = tint * blue_before.mean().clamp(max=0)
-    red = red.maximum(red_before.minimum(least_red)).minimum(red_before.maximum(reddest))
-    blue = blue.minimum(blue_before.maximum(most_blue))
-    weight_red, weight_green, weight_blue = GREY_WEIGHTS
-    green = -(weight_red * red + weight_blue * blue) / weight_green
-    return luma + torch.stack([red, green, blue], 1)
+def mobility() -> Tensor:
+    """`[536,1]` in [0,1]: share of its motion that a point makes; 0 where only the head moves."""
+    weights = torch.ones(POINTS, 1)
+    weights[[0, 1, 2, 14, 15, 16, 27, 28]] = 0
+    weights[[3, 13, 29, 30]] = 0.5
+    weights[4:13] = JAW_MOBILITY
+    return F.pad(weights, [0, 0, 0, 468], value=1.0)
 
 
-def _paint(
-    unet: UNet2DModel,
-    scheduler: DDIMScheduler,
-    crop: Tensor,
-    conditions: list[Tensor],
-    settings: EditSettings,
-) -> tuple[Tensor, Tensor]:
-    """The crop `[1,3,s,s]` generated again as it is, and as asked, from the same noise."""
-    patch = patch_size(unet)
-    plain, asked = conditions
-    latents = patchify(crop, patch)
-    noise = invert(
-        unet, scheduler, latents, settings.timestep, settings.inversion_steps, plain
-    ).float()
-    schedule = (settings.timestep, settings.generation_steps)
-    first = generate(unet, scheduler, noise, *schedule, plain)
-    guidance = (settings.guidance_scale, settings.guided_steps)
-    second = generate(unet, scheduler, noise, *schedule, asked, plain, *guidance)
-    first, second = (unpatchify(x.float(), patch).clamp(0, 1) for x in (first, second))
-    return first, second
+def lip_gap(shape: Tensor) -> Tensor:
+    """Mean distance of the inner lips of `[68,2]`, in its unit; negative where they cross."""
+    return (shape[list(INNER_LOWER), 1] - shape[list(INNER_UPPER), 1]).mean()
 
 
-def _condition(
-    conditioner: FaceConditioner, emotions: Tensor, shape: Tensor, grey: Tensor
+def _closed_at_most(before: Tensor, after: Tensor) -> Tensor:
+    """Landmarks `[68,2]` whose lips don't cross, nor part by an error of the landmarks."""
+    wanted = lip_gap(after).clamp(min=min(float(lip_gap(before)), CLOSED_GAP))
+    missing = wanted - lip_gap(after)
+    result = after.clone()
+    result[list(UPPER_LIP), 1] -= missing / 2
+    result[list(LOWER_LIP), 1] += missing / 2
+    return result
+
+
+def _opening(before: Tensor, after: Tensor) -> float:
+    """Opacity in [0,1] of what is painted between lips, from landmarks `[68,2]` of the side."""
+    own = float((lip_gap(before) - CLOSED_GAP).clamp(min=0))
+    parted = float((lip_gap(after) - lip_gap(before)).clamp(min=0))
+    return min(parted / OPENING, 1.0) * max(1 - own / OWN_TEETH, 0.0)
+
+
+def _shaded(
+    space: ExpressionSpace,
+    warped: Tensor,
+    axes: Tensor,
+    places: Tensor,
+    to_frame: Tensor,
+    size: int,
 ) -> Tensor:
-    """The score network's condition `[1,width]` for emotions `[7]` and landmarks `[68,2]`."""
-    device = conditioner.mean_shape.device
-    parts = (emotions, shape, torch.ones(()), grey)
-    return conditioner(Condition(*(part[None].to(device) for part in parts)))
+    """The deformed crop `[1,3,2s,2s]` with the shading of its new expression.
 
-
-def _darken_mouth(warped: Tensor, before: Tensor, after: Tensor, opacity: float) -> Tensor:
-    """Paint the dark of the mouth between lips that part: a warp only stretches the lips' line."""
-    size = warped.shape[-1]
-    opening = (lip_gap(after) - lip_gap(before)) / size
-    share = opacity * (opening / OPENING).clamp(0, 1)
-    alpha = smooth(polygon_mask(after[INNER_MOUTH], size), size / 128).to(warped) * share
-    dark = warped.new_tensor(MOUTH_COLOUR).view(1, 3, 1, 1) * warped.mean() / MEAN_BRIGHTNESS
-    return warped * (1 - alpha) + dark.to(warped) * alpha
-
-
-def _clean(change: Tensor, features: Tensor, settings: EditSettings) -> Tensor:
-    """Keep of a painting `[1,3,s,s]` what is meant; on skin, what is moderate, of little colour."""
-    size = change.shape[-1]
-    energy = smooth(change.square().mean(1, keepdim=True), size / 64)
-    change = change * energy / (energy + settings.noise**2)
-    luma = to_grey(change)
-    skin = luma + (change - luma) * settings.chroma
-    skin = settings.limit * torch.tanh(skin / settings.limit)
-    return torch.lerp(skin, change, features)
-
-
-def _face_outline(shape: Tensor) -> Tensor:
-    """Polygon `[N,2]` along the jaw and above the brows of `[68,2]`, in its unit."""
-    brows = shape[17:27] - torch.tensor([0.0, 1.0]) * (shape[30, 1] - shape[27, 1]) * FOREHEAD
-    return torch.cat([shape[0:17], brows.flip(0)])
+    Args:
+        axes: `[K]`; places: `[M,2]` crop px, where the controls are now.
+        to_frame: `[2,3]` from the crop, in units of its side, to the upright frame.
+    """
+    grid = flow_grid(size)
+    straight = apply_affine(to_frame, places / size)
+    shares = spread(places.double(), size, grid, REACH)
+    back = (
+        apply_affine(to_frame, (grid / size).float())
+        + (shares @ (space.mean[space.controls] - straight).double()).float()
+    )
+    coarse = 2 * size // GRID
+    where = enlarge(back.T.reshape(1, 2, coarse, coarse), size)  # of the side, crop and around
+    inner = where[..., size // 2 : size // 2 + size, size // 2 : size // 2 + size]
+    inner = F.interpolate(inner, scale_factor=FINE, mode="bilinear")
+    unit = (2 * inner - 1).permute(0, 2, 3, 1)
+    shading = F.grid_sample(space.shade(axes), unit, mode="bicubic", align_corners=False)
+    return (warped * (shading / GAMMA).exp().to(warped)).clamp(0, 1)

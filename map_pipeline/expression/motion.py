@@ -3,7 +3,7 @@
 Recognisers hang on where features are, and people much less: every smile moves them. So the
 cheapest protection is a motion. Two kinds are added up, both alike on the left and on the right:
 
-- the principal components of real people's expressions (`ExpressionShapes.motions`), and
+- the principal components of real people's expressions (`ExpressionSpace.motions`), and
 - a coarse grid of free shifts, which moves cheeks, forehead, mouth and chin by a hundredth of the
   face's width.
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from map_pipeline.expression.shapes import ExpressionShapes, straighten
+from map_pipeline.expression.space import ExpressionSpace, straighten
 from map_pipeline.expression.warp import GRID, enlarge, flow_grid, spread
 from map_pipeline.faces.align import apply_affine, invert_affine
 from map_pipeline.faces.landmarks import five_points
@@ -57,12 +57,12 @@ class FaceMotions:
         return enlarge(coarse, self.size) * feather_mask(2 * self.size).to(coarse)
 
 
-def count_motions(shapes: ExpressionShapes) -> int:
+def count_motions(shapes: ExpressionSpace) -> int:
     """K: how many motions `face_motions` finds."""
     return len(shapes.motions) + len(ROWS) * (2 * len(COLUMNS) - 1)
 
 
-def face_motions(shapes: ExpressionShapes, landmarks68: Tensor, size: int) -> FaceMotions:
+def face_motions(shapes: ExpressionSpace, landmarks68: Tensor, size: int) -> FaceMotions:
     """The motions of one face.
 
     Args:

@@ -50,6 +50,8 @@ STEADY_BOXES = ((0.15, 1.0), (-0.15, 1.0), (0.0, 1.3), (0.0, 0.8))
 STEADY_DISTANCE = 0.15
 # The photo is kept this many times finer than the crop: the network likes its input crisp.
 OVERSAMPLING = 2.0
+# The outer lips, and both eyes, among the 68.
+MOUTH, EYES = slice(48, 60), (slice(36, 42), slice(42, 48))
 # Eyes, nose tip and mouth corners among the 68, as index ranges.
 _LEFT_EYE, _RIGHT_EYE, _NOSE_TIP, _MOUTH_LEFT, _MOUTH_RIGHT = (
     slice(36, 42),

@@ -55,8 +55,8 @@ DENSENET_ZOOM, DENSENET_RAISE = 1.1, 0.04
 # The last node before the softmax.
 MINI_XCEPTION_LOGITS = "StatefulPartitionedCall/model_1/global_average_pooling2d_1/Mean"
 
-# What MediaPipe's rule for the crop (1.5 times the mesh's longer side, upright) comes to in the mean
-# of 30 faces: eyes, nose tip and mouth corners, in units of the crop's side.
+# Eyes, nose tip and mouth corners, in units of the crop's side: the mean of 30 faces in crops that
+# follow MediaPipe's rule (upright, 1.5 times the mesh's longer side).
 MESH_TEMPLATE = [[0.376, 0.382], [0.624, 0.382], [0.5, 0.512], [0.397, 0.6525], [0.603, 0.6525]]
 MESH_OUTPUT = "StatefulPartitionedCall/model_1/output_mesh/Reshape"
 

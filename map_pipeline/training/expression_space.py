@@ -22,7 +22,7 @@ from tqdm import tqdm
 from map_pipeline.config import EMOTIONS
 from map_pipeline.diffusion.conditioner import POINTS
 from map_pipeline.errors import MAPError
-from map_pipeline.expression.editor import polygon_mask, smooth
+from map_pipeline.expression.drawing import polygon_mask, smooth
 from map_pipeline.expression.people import LabelledPhoto, PeoplePhotos
 from map_pipeline.expression.space import SHAPE_POINTS, ExpressionSpace, straighten
 from map_pipeline.expression.warp import spread
@@ -164,7 +164,7 @@ def upright(shapes: Tensor, neutral: Tensor, template: Tensor) -> tuple[Tensor, 
 
 
 def counterparts(mesh: Tensor) -> Tensor:
-    """Which point `[468]` of a nearly symmetric mesh `[468,2]` lies where each one's mirror does."""
+    """Index `[468]` of each point's mirror image in a nearly symmetric mesh `[468,2]`."""
     flip = mesh * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
     costs = torch.cdist(flip, mesh).square()
     return torch.from_numpy(linear_sum_assignment((costs + costs.T).numpy())[1])
@@ -349,4 +349,3 @@ def wiener_filter(persons: Tensor, expressions: Tensor) -> Tensor:
     expression = EVERYDAY * expressions.T @ expressions / len(expressions)
     noise = 1e-3 * identity.diagonal().mean() * torch.eye(len(identity))
     return torch.linalg.solve(expression + identity + noise, expression).T
-

@@ -16,7 +16,7 @@ from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import patch_size, patchify, unpatchify
 from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.expression.motion import FaceMotions, count_motions, face_motions, limit
-from map_pipeline.expression.shapes import ExpressionShapes
+from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.expression.warp import GRID, deform, deform_crop
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.faces.paste import feather_mask, quiet_features
@@ -83,7 +83,7 @@ def prepare(
     scheduler: DDIMScheduler,
     faces: FaceSet,
     recognisers: Mapping[str, FaceRecogniser],
-    shapes: ExpressionShapes,
+    shapes: ExpressionSpace,
     template: Tensor,
     config: MAPTrainingConfig,
     accelerator: Accelerator,
@@ -139,7 +139,7 @@ def prepare(
     )
 
 
-def free_motions(shapes: ExpressionShapes, known: Tensor, landmarks68: Tensor, side: int) -> Tensor:
+def free_motions(shapes: ExpressionSpace, known: Tensor, landmarks68: Tensor, side: int) -> Tensor:
     """`float16 [N,K,2,c,c]` for landmarks `[N,68,2]` px; zeros where they aren't `known` `[N]`."""
     coarse = 2 * side // GRID
     count = count_motions(shapes)

@@ -28,7 +28,7 @@ from map_pipeline.diffusion.unet import compile_network, patch_size
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.expression.motion import count_motions
-from map_pipeline.expression.shapes import ExpressionShapes
+from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.identity.gradients import GradientCombiner, side_gradients
 from map_pipeline.identity.objectives import objectives_for, with_weights
 from map_pipeline.identity.recognisers import FaceRecogniser
@@ -61,7 +61,7 @@ def train_map(
     classifiers: Mapping[str, ExpressionClassifier],
     composites: Mapping[str, Tensor],
     template: Tensor,
-    shapes: ExpressionShapes,
+    shapes: ExpressionSpace,
     say: Callable[[str], None] = print,
 ) -> list[dict[str, float]]:
     """Train until the time or the updates are used up; the same call goes on after a stop.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from map_pipeline.errors import MAPError
 from map_pipeline.expression.people import PeoplePhotos
-from map_pipeline.expression.shapes import straighten
+from map_pipeline.expression.space import straighten
 from map_pipeline.faces.detect import FaceDetector
 from map_pipeline.faces.landmarks import MIRRORED
 

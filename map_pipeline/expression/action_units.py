@@ -1,0 +1,153 @@
+"""Single movements of a face, as the sliders of expression editors have them.
+
+Each is put together from action units of the Facial Action Coding System (Ekman, Friesen and Hager
+2002). A table says how far the landmarks of the image's left half go; skin and shading follow as
+they do in people (`ExpressionSpace.complete`).
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from map_pipeline.diffusion.conditioner import POINTS
+from map_pipeline.errors import UnknownOptionError
+from map_pipeline.faces.landmarks import MIRRORED
+
+PIXEL = 1 / 128  # of the crop's side, the unit of the tables
+# Landmark of the image's left half -> (outwards, up) in `PIXEL` at full amount; and the landmarks
+# around which skin goes along.
+Motion = Mapping[int, tuple[float, float]]
+BROWS, EYES, NOSE, MOUTH = range(17, 27), range(36, 48), range(27, 36), range(48, 68)
+UNITS: Mapping[str, tuple[Motion, range]] = {
+    "smile": (
+        {
+            48: (2.6, 3.2),
+            60: (2.3, 2.9),
+            49: (1.4, 1.2),
+            59: (1.6, 1.7),
+            61: (0.8, 0.7),
+            67: (0.8, 0.5),
+            58: (0.9, 0.4),
+            40: (0, 0.5),
+            41: (0, 0.6),
+        },
+        MOUTH,
+    ),
+    "mouth_open": (
+        {
+            50: (0, 0.6),
+            51: (0, 0.7),
+            61: (0.3, 0.6),
+            62: (0, 0.8),
+            48: (-0.8, -1.5),
+            60: (-0.7, -1.5),
+            59: (0, -4.5),
+            58: (0, -6.0),
+            57: (0, -6.4),
+            67: (0, -5.4),
+            66: (0, -6.0),
+            5: (0, -3.5),
+            6: (0, -5.0),
+            7: (0, -6.0),
+            8: (0, -6.2),
+        },
+        MOUTH,
+    ),
+    "brows_up": (
+        {
+            17: (0, 2.2),
+            18: (0, 3.4),
+            19: (0, 3.9),
+            20: (0, 3.8),
+            21: (0, 3.2),
+            37: (0, 0.5),
+            38: (0, 0.5),
+        },
+        BROWS,
+    ),
+    "inner_brows": ({21: (0, 4.0), 20: (0, 3.0), 19: (0, 1.5), 18: (0, 0.4)}, BROWS),
+    "eyes_wide": ({37: (0, 1.4), 38: (0, 1.4), 40: (0, -0.4), 41: (0, -0.4)}, EYES),
+    "squint": ({37: (0, -0.6), 38: (0, -0.6), 40: (0, 0.8), 41: (0, 0.9)}, EYES),
+    "nose_wrinkle": (
+        {
+            21: (-0.8, -2.0),
+            20: (-0.5, -1.6),
+            31: (0.6, 1.2),
+            32: (0.3, 1.0),
+            33: (0, 0.6),
+            49: (0, 1.3),
+            50: (0, 1.7),
+            51: (0, 1.4),
+            61: (0, 1.3),
+            62: (0, 1.1),
+        },
+        NOSE,
+    ),
+    "lip_corners_down": (
+        {48: (0.6, -3.2), 60: (0.4, -2.8), 49: (0.2, -1.1), 59: (0.4, -1.8)},
+        MOUTH,
+    ),
+    "pucker": (
+        {
+            48: (-4.0, 0),
+            60: (-3.4, 0),
+            49: (-2.2, 0.2),
+            59: (-2.2, -0.2),
+            50: (-0.8, 0.5),
+            58: (-0.9, -0.5),
+            61: (-1.2, 0.2),
+            67: (-1.2, -0.2),
+        },
+        MOUTH,
+    ),
+}
+# Lids that close, of one eye: upper ones go to the lower ones.
+WINKS = {"wink_left": ((37, 41), (38, 40)), "wink_right": ((43, 47), (44, 46))}
+ACTION_UNITS = (*UNITS, *WINKS)
+LEAST, MOST = -1.0, 1.0
+FAR = 0.12  # how far from its landmarks the skin goes along, of the side
+
+
+def check_action_units(units: Mapping[str, float]) -> None:
+    """Raise `UnknownOptionError` for an unknown name or an amount out of its range."""
+    for name, amount in units.items():
+        if name not in ACTION_UNITS:
+            known = ", ".join(ACTION_UNITS)
+            raise UnknownOptionError(f"`action_units` must be among {known}; got {name!r}.")
+        least = 0.0 if name in WINKS else LEAST
+        if not least <= amount <= MOST:
+            raise UnknownOptionError(
+                f"`action_units[{name!r}]` must be in [{least:g}, {MOST:g}], got {amount!r}."
+            )
+
+
+def displacement_of(name: str, amount: float, landmarks68: Tensor) -> Tensor:
+    """Where the landmarks `[68,2]` of an upright face go, in its unit, the crop's side.
+
+    Args:
+        name: one of `ACTION_UNITS`; amount: in [-1,1], 0 to 1 for winks.
+    """
+    moved = torch.zeros(POINTS, 2)
+    if name in WINKS:
+        for upper, lower in WINKS[name]:
+            moved[upper] = amount * (landmarks68[lower] - landmarks68[upper])
+        return moved
+    for point, (outwards, up) in UNITS[name][0].items():
+        moved[point] = torch.tensor([-outwards, -up]) * amount * PIXEL
+    other = moved[torch.as_tensor(MIRRORED)] * torch.tensor([-1.0, 1.0])
+    # A point on the middle line is its own counterpart and must not count twice.
+    middle = torch.as_tensor(MIRRORED) == torch.arange(POINTS)
+    return torch.where(middle[:, None], moved, moved + other)
+
+
+def shown_by(name: str, mean: Tensor) -> Tensor:
+    """How much of a motion the skin around its landmarks makes, `[536,1]` in [0,1].
+
+    Args:
+        mean: `[536,2]` mean shape, of the side.
+    """
+    centres = [pair[0] for pair in WINKS[name]] if name in WINKS else list(UNITS[name][1])
+    distance = torch.cdist(mean, mean[centres]).amin(1, keepdim=True)
+    ramp = (1 - distance / FAR).clamp(0, 1)
+    return ramp * ramp * (3 - 2 * ramp)

@@ -1,0 +1,96 @@
+"""Teeth and the dark of the mouth between lips that part, painted by a small diffusion network.
+
+It sees the lips, and fills what lies between them. It works on a patch around the mouth that is
+turned and scaled so that the corners of the mouth always lie at the same places.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, UNet2DModel
+from torch import Tensor
+
+from map_pipeline.expression.drawing import polygon_mask, smooth
+from map_pipeline.faces.align import apply_affine, invert_affine, similarity_transform, warp_affine
+
+# Of the patch, px: its size, and the distance of the corners of the mouth.
+WIDTH, HEIGHT, MOUTH_WIDTH = 72, 48, 54
+PATCH = 2  # the network works on patches of so many pixels
+STEPS = 8
+SOFT_EDGE = 0.7  # standard deviation of the edge's blur, px of the patch
+CORNERS, MIDDLE, INNER_MOUTH = (48, 54), (62, 66), slice(60, 68)  # of the 68 landmarks
+
+
+def noise_schedule() -> DDIMScheduler:
+    """The schedule of training and painting."""
+    return DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+    )
+
+
+def patch_affine(corners: Tensor, middle: Tensor) -> Tensor:
+    """Affine `[2,3]` from px of the patch to px of the picture.
+
+    Args:
+        corners: `[2,2]` px of the picture, the corners of the mouth.
+        middle: `[2,2]` px, the middle of the inner upper and lower lip.
+    """
+    half = MOUTH_WIDTH / 2
+    level = torch.tensor([[-half, 0.0], [half, 0.0]])
+    affine = similarity_transform(level[None], corners[None])[0]
+    centre = torch.cat([corners, middle]).mean(0)
+    linear = affine[:, :2]
+    own = torch.tensor([(WIDTH - 1) / 2, (HEIGHT - 1) / 2])
+    return torch.cat([linear, (centre - linear @ own)[:, None]], 1)
+
+
+def network_input(noisy: Tensor, picture: Tensor, mask: Tensor) -> Tensor:
+    """What the network sees, `[B,28,24,36]`: noise, the picture without its mouth, and the mask.
+
+    Args:
+        noisy: `[B,3,48,72]`; picture: the same, in [-1,1]; mask: `[B,1,48,72]`, 1 between the lips.
+    """
+    return F.pixel_unshuffle(torch.cat([noisy, picture * (1 - mask), 2 * mask - 1], 1), PATCH)
+
+
+@torch.no_grad()
+def fill(network: UNet2DModel, picture: Tensor, mask: Tensor, steps: int = STEPS) -> Tensor:
+    """Patches `[B,3,48,72]` in [-1,1] whose mouths are painted; the same picture for the same input.
+
+    Args:
+        picture: `[B,3,48,72]` in [-1,1]; mask: `[B,1,48,72]`, 1 between the lips.
+    """
+    schedule = noise_schedule()
+    schedule.set_timesteps(steps)
+    source = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 3, HEIGHT, WIDTH, generator=source).to(picture).expand_as(picture)
+    for timestep in schedule.timesteps:
+        answer = network(network_input(latents, picture, mask).to(network.dtype), timestep).sample
+        velocity = F.pixel_shuffle(answer.float(), PATCH)
+        latents = schedule.step(velocity, timestep, latents).prev_sample
+    return picture * (1 - mask) + latents.clamp(-1, 1) * mask
+
+
+def paint_mouth(network: UNet2DModel, image: Tensor, landmarks68: Tensor, opacity: float) -> Tensor:
+    """The picture `[1,3,H,W]` in [0,1] with a mouth that is painted between the lips.
+
+    Args:
+        landmarks68: `[68,2]` px, where the lips are.
+        opacity: of the painting, in [0,1].
+    """
+    if opacity == 0:
+        return image
+    points = landmarks68.float().cpu()
+    to_image = patch_affine(points[list(CORNERS)], points[list(MIDDLE)])
+    to_patch = invert_affine(to_image)
+    patch = warp_affine(image.float(), to_image[None], (HEIGHT, WIDTH), "border")
+    inside = polygon_mask(apply_affine(to_patch, points[INNER_MOUTH]), WIDTH)[..., :HEIGHT, :]
+    mask = (inside > 0.5).to(patch)
+    if not mask.any():
+        return image
+    painted = (fill(network, 2 * patch - 1, mask) + 1) / 2
+    alpha = opacity * smooth(inside, SOFT_EDGE).to(patch)
+    change = (painted - patch) * alpha
+    size = (image.shape[-2], image.shape[-1])
+    return (image + warp_affine(change, to_patch[None], size, mode="bicubic")).clamp(0, 1)
