@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from PIL import Image
 
-from map_pipeline import MAPConfig, MAPPipeline, UnknownOptionError
+from map_pipeline import MAPPipeline, UnknownOptionError
 from map_pipeline.config import MODES
 
 pytestmark = pytest.mark.usefixtures("cheap_changes")
