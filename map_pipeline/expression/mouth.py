@@ -29,6 +29,21 @@ def noise_schedule() -> DDIMScheduler:
     )
 
 
+def new_mouth_painter() -> UNet2DModel:
+    """A network to be trained, see `training.mouth`; 3.5 M parameters."""
+    return UNet2DModel(
+        sample_size=(HEIGHT // PATCH, WIDTH // PATCH),
+        in_channels=7 * PATCH**2,
+        out_channels=3 * PATCH**2,
+        layers_per_block=1,
+        block_out_channels=(48, 96, 128),
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        norm_num_groups=16,
+        attention_head_dim=32,
+    )
+
+
 def patch_affine(corners: Tensor, middle: Tensor) -> Tensor:
     """Affine `[2,3]` from px of the patch to px of the picture.
 
