@@ -201,7 +201,8 @@ def show(network: nn.Module, mouths: Mouths, device: torch.device) -> Image.Imag
     """The first mouths as they are, as the network sees them, and as it paints them."""
     images, masks = _unchanged(mouths, device, SHOWN)
     painted = (fill(network, 2 * images - 1, masks) + 1) / 2
-    return lay_out({"true": images, "masked": images * (1 - masks), "painted": painted})
+    masked = images * (1 - masks) + 0.5 * masks
+    return lay_out({"true": images, "masked": masked, "painted": painted})
 
 
 def _unchanged(
