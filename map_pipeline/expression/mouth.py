@@ -71,7 +71,7 @@ def network_input(noisy: Tensor, picture: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fill(network: UNet2DModel, picture: Tensor, mask: Tensor, steps: int = STEPS) -> Tensor:
-    """Patches `[B,3,48,72]` in [-1,1] whose mouths are painted; the same picture for the same input.
+    """Patches `[B,3,48,72]` in [-1,1] whose mouths are painted; the same for the same input.
 
     Args:
         picture: `[B,3,48,72]` in [-1,1]; mask: `[B,1,48,72]`, 1 between the lips.
