@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DModel
+from made_up_space import tiny_mesh, tiny_mouth_painter, tiny_space
 
 from map_pipeline import (
     EMOTIONS,
@@ -23,9 +24,7 @@ from map_pipeline import (
 )
 from map_pipeline.diffusion.conditioner import FaceConditioner, embedding_width
 from map_pipeline.diffusion.map_network import MAPNetwork
-from map_pipeline.expression.shapes import ExpressionShapes
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
-from map_pipeline.hub import bundled_checkpoint
 from map_pipeline.identity import objectives
 
 ASTRONAUT = Path(__file__).parent.parent / "examples" / "astronaut.png"
@@ -141,14 +140,13 @@ def tiny_targets() -> TargetBank:
 
 def edit_components() -> dict[str, Any]:
     """What a pipeline needs to edit expressions: crops in which landmarks are found, a network that
-    takes conditions with a trained change, and the shipped shapes, as random ones would tear a face
-    apart. What is told has little weight: guidance exaggerates it, and an untrained network would
-    paint but noise.
+    takes conditions with a trained change, and a space whose axes are known, as a random one would
+    tear a face apart.
     """
-    shapes = ExpressionShapes.from_pretrained(bundled_checkpoint() / "expression_shapes")
+    space = tiny_space()
     unet = tiny_unet(16, class_embed_type="identity")
     conditioner = FaceConditioner(embedding_width(unet), hidden=16).eval()
-    conditioner.mean_shape.copy_(shapes.neutral)
+    conditioner.mean_shape.copy_(space.neutral)
     with torch.no_grad():
         for parameter in conditioner.parameters():
             parameter.mul_(0.03)
@@ -156,7 +154,8 @@ def edit_components() -> dict[str, Any]:
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.03)
     parts = {"unet": unet, "conditioner": conditioner, "map_network": network}
-    return {**parts, "expression_shapes": shapes}
+    edits = {"face_mesh": tiny_mesh(), "mouth_painter": tiny_mouth_painter()}
+    return {**parts, **edits, "expression_space": space}
 
 
 def build_tiny_pipeline(edits: bool = False) -> MAPPipeline:
@@ -207,14 +206,14 @@ def cheap_changes(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny_pipeline() -> MAPPipeline:
     """Real components with a few channels and random weights; a call takes tenths of a second.
 
-    It has no `conditioner` and no `expression_shapes`, like a checkpoint of old.
+    It has no `conditioner` and can't edit expressions, like a checkpoint of old.
     """
     return build_tiny_pipeline()
 
 
 @pytest.fixture(scope="session")
 def editing_pipeline() -> MAPPipeline:
-    """The same with crops of 128 px, a `conditioner` and `expression_shapes`."""
+    """The same with crops of 128 px, and all that an edit of expressions needs."""
     return build_tiny_pipeline(edits=True)
 
 

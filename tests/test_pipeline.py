@@ -459,7 +459,7 @@ def test_mouth_is_found_again_after_the_edit(edit: Callable, photo: np.ndarray) 
     assert after[4, 0] - after[3, 0] < before[4, 0] - before[3, 0] - 2
 
 
-@pytest.mark.parametrize("missing", ["conditioner", "expression_shapes"])
+@pytest.mark.parametrize("missing", ["face_mesh", "expression_space"])
 def test_old_checkpoints_protect_without_an_edit(
     edit: Callable, editing_pipeline: MAPPipeline, photo: np.ndarray, missing: str
 ) -> None:
@@ -660,7 +660,6 @@ def test_numbers_out_of_range(
         {"max_expression_grad_ratio": -0.1},
         {"ema_decay": 1.0},
         {"num_eot_views": -1},
-        {"guidance_scale": -1.0},
         {"margin": -0.5},
         {"motion_rate": -1.0},
         {"max_motion": 0.0},
@@ -833,7 +832,8 @@ def test_bundled_checkpoint(bundled_pipeline: MAPPipeline) -> None:
         if isinstance(component, torch.nn.Module):
             floating = {t.dtype for t in component.state_dict().values() if t.is_floating_point()}
             assert floating == {torch.float32}
-    assert None not in (bundled_pipeline.conditioner, bundled_pipeline.expression_shapes)
+    parts = ("conditioner", "face_mesh", "expression_space", "mouth_painter")
+    assert all(getattr(bundled_pipeline, name) is not None for name in parts)
     assert result.size == (512, 512)
     assert report.target in bundled_pipeline.targets.names
     assert {r.name for r in report.recognisers} == set(bundled_pipeline.recognisers)

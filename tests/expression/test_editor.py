@@ -1,260 +1,360 @@
-"""The expression edit: shapes, the strength knob, determinism, where it changes a photo."""
+"""The expression edit: where features go, what gets darker, and what stays as it is."""
 
-from pathlib import Path
+import math
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
+from diffusers import UNet2DModel
+from made_up_space import (
+    CHEEK,
+    CHEEK_SHADING,
+    DOWN,
+    HAPPY,
+    NEUTRAL,
+    OPEN,
+    SAD,
+    SMILE,
+    SURPRISE,
+    tiny_mouth_painter,
+    tiny_space,
+)
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS
-from map_pipeline.diffusion.conditioner import FaceConditioner, embedding_width
-from map_pipeline.expression.classifiers import to_grey
+from map_pipeline.diffusion.conditioner import POINTS
+from map_pipeline.expression.drawing import smooth
 from map_pipeline.expression.editor import (
-    WHITE_TINT,
-    EditSettings,
+    CLOSED_GAP,
+    FINE,
+    GAMMA,
+    OWN_TEETH,
+    EditableFace,
     ExpressionEdit,
     apply_edit,
     edit_expression,
-    natural_colours,
-    polygon_mask,
-    smooth,
+    lip_gap,
+    move_edit,
+    no_edit,
 )
-from map_pipeline.expression.shapes import INTENSITY, ExpressionShapes, lip_gap
-from map_pipeline.expression.warp import least_area
+from map_pipeline.expression.space import ExpressionSpace
+from map_pipeline.expression.warp import _sample, deform_photo, least_area
 from map_pipeline.faces.align import Alignment, apply_affine
 from map_pipeline.faces.paste import feather_mask
-from map_pipeline.training.expression_shapes import RECIPES, action_units
 
-SIZE = 64
-SETTINGS = EditSettings(timestep=300, inversion_steps=2, generation_steps=2)
-HAPPY, SAD, SURPRISE = (EMOTIONS.index(name) for name in ("happy", "sad", "surprise"))
-
-
-def neutral_shape() -> Tensor:
-    """A plausible face `[68,2]`, units of the side."""
-    shape = torch.zeros(68, 2)
-    angle = torch.linspace(3.3, -0.2, 17)
-    shape[:17] = torch.stack([0.5 + 0.37 * angle.cos(), 0.55 + 0.44 * angle.sin()], 1)
-    line = lambda a, b, y: torch.stack(  # noqa: E731
-        [torch.linspace(a, b, 5), torch.full((5,), y)], 1
-    )
-    shape[17:22], shape[22:27] = line(0.2, 0.44, 0.32), line(0.56, 0.8, 0.32)
-    shape[27:31] = torch.tensor([[0.5, 0.4], [0.5, 0.46], [0.5, 0.52], [0.5, 0.58]])
-    shape[31:36] = line(0.43, 0.57, 0.62)
-    eye = torch.tensor([[-6, 0], [-2, -2], [2, -2], [6, 0], [2, 2], [-2, 2]]) / 100
-    shape[36:42], shape[42:48] = eye + torch.tensor([0.34, 0.4]), eye + torch.tensor([0.66, 0.4])
-    lips = [[-13, 0], [-8, -3], [-3, -4], [0, -4], [3, -4], [8, -3], [13, 0]]
-    lips += [[8, 4], [3, 5], [0, 5], [-3, 5], [-8, 4], [-11, 0], [-4, 0], [0, 0], [4, 0]]
-    lips += [[11, 0], [4, 1], [0, 1], [-4, 1]]
-    shape[48:] = torch.tensor(lips) / 100 + torch.tensor([0.5, 0.77])
-    return shape
+SIZE = 128
+PLACE = torch.tensor([[1.0, 0.0, 70.0], [0.0, 1.0, 60.0]])
+BACK = torch.tensor([[1.0, 0.0, -70.0], [0.0, 1.0, -60.0]])
+ALIGNMENT = Alignment(BACK, PLACE, SIZE)
+LIGHT_SKIN, DARK_SKIN = (0.85, 0.7, 0.6), (0.25, 0.16, 0.12)
+ANY = pytest.mark.parametrize("emotion", range(len(EMOTIONS)))
 
 
 @pytest.fixture
-def shapes() -> ExpressionShapes:
-    found = ExpressionShapes()
-    found.neutral.copy_(neutral_shape())
-    moves = [action_units(RECIPES[name].units) for name in EMOTIONS]
-    moves[SURPRISE] = moves[SURPRISE] + action_units({"jaw drop (26)": 1.5})
-    found.displacements.copy_(torch.stack(moves))
-    found.estimator.copy_(0.5 * torch.eye(136))
-    return found
+def space() -> ExpressionSpace:
+    return tiny_space()
 
 
 @pytest.fixture
-def networks() -> tuple[UNet2DModel, FaceConditioner, DDIMScheduler]:
+def painter() -> UNet2DModel:
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=SIZE // 2,
-        in_channels=12,
-        out_channels=12,
-        layers_per_block=1,
-        block_out_channels=(32, 32),
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        class_embed_type="identity",
-    ).eval()
-    return unet, FaceConditioner(embedding_width(unet), hidden=16).eval(), DDIMScheduler()
+    return tiny_mouth_painter()
 
 
-def crop() -> Tensor:
-    return smooth(torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)), 2.0)
+def texture() -> Tensor:
+    """A smooth random crop at twice its resolution."""
+    random = torch.rand(1, 3, FINE * SIZE, FINE * SIZE)
+    return 0.25 + smooth(random, 3.0) / 2
 
 
-def edit(
-    networks: tuple, shapes: ExpressionShapes, emotion: int = SURPRISE, strength: float = 1.0
-) -> ExpressionEdit:
-    landmarks68 = neutral_shape() * SIZE
-    return edit_expression(*networks, shapes, crop(), landmarks68, emotion, strength, SETTINGS)
+def plain(colour: tuple[float, float, float]) -> Tensor:
+    return torch.tensor(colour).view(1, 3, 1, 1).expand(1, 3, FINE * SIZE, FINE * SIZE).clone()
 
 
-@pytest.mark.parametrize("emotion", range(7))
+def face(shape: Tensor, crop: Tensor | None = None) -> EditableFace:
+    """A face of a shape `[536,2]`, of the side."""
+    return EditableFace(ALIGNMENT, texture() if crop is None else crop, shape * SIZE)
+
+
+def turned(shape: Tensor, degrees: float) -> Tensor:
+    """A shape turned about the middle of the crop, of the side."""
+    angle = math.radians(degrees)
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    return (shape - 0.5) @ turn.T + 0.5
+
+
+def landmarks_after(edit: ExpressionEdit, shape: Tensor) -> Tensor:
+    """Where the landmarks `[68,2]` of a face are after an edit, of the side."""
+    start = shape[:POINTS] * SIZE
+    place = start
+    for _ in range(200):  # what appears at a place comes from there plus the flow
+        place = place + 0.5 * (start - place - _sample(edit.flow, place)[0].T)
+    return place / SIZE
+
+
+@ANY
 def test_edit_is_finite_and_does_not_fold(
-    networks: tuple, shapes: ExpressionShapes, emotion: int
+    space: ExpressionSpace, painter: UNet2DModel, emotion: int
 ) -> None:
-    found = edit(networks, shapes, emotion)
-    assert found.flow.shape == (1, 2, 2 * SIZE, 2 * SIZE)
-    assert found.painting.shape == (1, 3, SIZE, SIZE)
-    assert found.painting.isfinite().all()
-    assert found.painting.abs().max() <= 2
-    assert least_area(found.flow) > 0
+    edit = edit_expression(space, painter, face(space.mean + space.moving[OPEN]), emotion, 1.0)
+    assert edit.flow.shape == (1, 2, 2 * SIZE, 2 * SIZE)
+    assert edit.painting.shape == (1, 3, FINE * SIZE, FINE * SIZE)
+    assert edit.painting.isfinite().all()
+    assert edit.painting.abs().max() <= 1
+    assert least_area(edit.flow) > 0
 
 
-def test_edit_is_deterministic(networks: tuple, shapes: ExpressionShapes) -> None:
-    first, second = edit(networks, shapes), edit(networks, shapes)
+@ANY
+def test_no_strength_no_change_even_with_crossed_lips(
+    space: ExpressionSpace, painter: UNet2DModel, emotion: int
+) -> None:
+    """Landmarks of closed lips may cross, and lips are pulled apart for any expression."""
+    crossed = space.mean - 0.3 * space.moving[OPEN]
+    assert lip_gap(crossed) < 0
+    edit = edit_expression(space, painter, face(crossed), emotion, 0.0)
+    assert not edit.flow.any()
+    assert not edit.painting.any()
+
+
+def test_edit_is_deterministic(space: ExpressionSpace, painter: UNet2DModel) -> None:
+    one = face(space.mean)
+    first, second = (edit_expression(space, painter, one, SURPRISE, 1.0) for _ in range(2))
     assert torch.equal(first.flow, second.flow)
     assert torch.equal(first.painting, second.painting)
 
 
-def test_no_strength_no_change(networks: tuple, shapes: ExpressionShapes) -> None:
-    found = edit(networks, shapes, strength=0.0)
-    assert found.flow.abs().max() < 1e-4
-    assert found.painting.abs().max() == 0
+def test_features_go_where_the_space_says(space: ExpressionSpace) -> None:
+    found = {
+        emotion: landmarks_after(
+            edit_expression(space, None, face(space.mean), emotion, 1.0), space.mean
+        )
+        for emotion in (HAPPY, SURPRISE, SAD)
+    }
+    corners = [48, 54]
+    up = {e: float(space.mean[corners, 1].mean() - found[e][corners, 1].mean()) for e in found}
+    assert up[HAPPY] == pytest.approx(-1.5 * float(space.moving[SMILE, 48, 1]), rel=0.2)
+    assert up[SAD] == pytest.approx(-1.5 * float(space.moving[DOWN, 48, 1]), rel=0.2)
+    opened = lip_gap(found[SURPRISE]) - lip_gap(space.mean)
+    wanted = lip_gap(space.mean + space.moving[OPEN]) - lip_gap(space.mean)
+    assert opened == pytest.approx(float(wanted), rel=0.2)
 
 
-def test_no_strength_no_change_even_with_crossed_lips(
-    networks: tuple, shapes: ExpressionShapes
+def test_motion_grows_with_strength(space: ExpressionSpace) -> None:
+    one = face(space.mean)
+    motion = [
+        float(edit_expression(space, None, one, HAPPY, strength).flow.abs().mean())
+        for strength in (0.25, 0.5, 1.0)
+    ]
+    assert motion[1] == pytest.approx(2 * motion[0], rel=0.1)
+    assert motion[2] == pytest.approx(2 * motion[1], rel=0.1)
+
+
+@pytest.mark.parametrize("degrees", [-40, 25])
+def test_a_turned_face_makes_the_same_motion(space: ExpressionSpace, degrees: float) -> None:
+    expected = landmarks_after(
+        edit_expression(space, None, face(space.mean), SURPRISE, 1.0), space.mean
+    )
+    shape = turned(space.mean, degrees)
+    found = landmarks_after(edit_expression(space, None, face(shape), SURPRISE, 1.0), shape)
+    assert (expected - space.neutral).norm(dim=1).max() > 0.02
+    assert (found - turned(expected, degrees)).norm(dim=1).max() < 0.006
+
+
+@pytest.mark.parametrize("gap", [-0.5, 0.0, 0.5])
+@pytest.mark.parametrize("unit", [-1.0, 1.0])
+def test_lips_do_not_cross(space: ExpressionSpace, gap: float, unit: float) -> None:
+    """However far the mouth is closed, or the face was seen with crossed lips."""
+    shape = space.mean + gap * space.moving[OPEN]
+    own = float(lip_gap(shape))
+    edit = edit_expression(space, None, face(shape), NEUTRAL, 1.0, {"mouth_open": unit})
+    assert float(lip_gap(landmarks_after(edit, shape))) > min(own, CLOSED_GAP) - 0.003
+
+
+@ANY
+def test_photo_changes_only_around_the_face(
+    space: ExpressionSpace, painter: UNet2DModel, emotion: int
 ) -> None:
-    """Landmarks of closed lips may cross, and lips are pulled apart for any expression."""
-    crossed = neutral_shape()
-    crossed[[65, 66, 67], 1] -= 0.03
-    crop = torch.rand(1, 3, SIZE, SIZE)
-    found = edit_expression(*networks, shapes, crop, crossed * SIZE, SAD, 0.0, SETTINGS)
-    assert found.flow.abs().max() == 0
-    assert not found.painting.any()
-
-
-def test_motion_grows_with_strength(networks: tuple, shapes: ExpressionShapes) -> None:
-    motion = [edit(networks, shapes, strength=s).flow.abs().mean() for s in (0.25, 0.5, 1.0)]
-    assert motion[0] < motion[1] < motion[2]
-
-
-def test_surprise_opens_the_mouth_and_sadness_lowers_its_corners(shapes: ExpressionShapes) -> None:
-    own = neutral_shape()
-    assert lip_gap(shapes.target(own, SURPRISE, 1.0)) > lip_gap(own) + 0.03
-    assert (shapes.target(own, SAD, 1.0)[[48, 54], 1] > own[[48, 54], 1] + 0.02).all()
-
-
-def test_present_expression_goes_first(shapes: ExpressionShapes) -> None:
-    smiling = neutral_shape()
-    smiling[[48, 54], 1] -= 0.04
-    calm = shapes.target(smiling, EMOTIONS.index("neutral"), 1.0)
-    assert (calm[[48, 54], 1] > smiling[[48, 54], 1] + 0.01).all()
-
-
-def test_an_open_mouth_closes(shapes: ExpressionShapes) -> None:
-    opened = neutral_shape()
-    opened[[65, 66, 67], 1] += 0.06
-    opened[55:60, 1] += 0.06
-    assert lip_gap(shapes.target(opened, SAD, 1.0)) < 0.015
-    half = lip_gap(shapes.target(opened, SAD, 0.5))
-    assert 0.02 < half < lip_gap(opened)
-
-
-def test_who_laughs_may_go_on_laughing(shapes: ExpressionShapes) -> None:
-    """Asked for a smile, a laughing mouth isn't narrowed; asked for anything else it is."""
-    seen = 1.2 * INTENSITY["happy"] * shapes.displacements[HAPPY]
-    laughing = neutral_shape() + seen / 0.5  # of which the estimator sees half
-    laughing[[65, 66, 67], 1] += 0.06
-    laughing[55:60, 1] += 0.06
-    own = lip_gap(laughing)
-    assert lip_gap(shapes.target(laughing, HAPPY, 1.0)) > 0.9 * own
-    assert lip_gap(shapes.target(laughing, SAD, 1.0)) < 0.4 * own
-
-
-def test_target_follows_a_turned_and_moved_face(shapes: ExpressionShapes) -> None:
-    affine = torch.tensor([[0.9, -0.2, 0.1], [0.2, 0.9, 0.0]])
-    plain = shapes.target(neutral_shape(), SURPRISE, 1.0)
-    turned = shapes.target(apply_affine(affine, neutral_shape()), SURPRISE, 1.0)
-    torch.testing.assert_close(turned, apply_affine(affine, plain), atol=2e-3, rtol=0)
-
-
-def test_photo_changes_only_around_the_face(networks: tuple, shapes: ExpressionShapes) -> None:
-    photo = np.random.default_rng(0).integers(0, 256, (200, 220, 3), dtype=np.uint8)
-    place = torch.tensor([[1.0, 0.0, 70.0], [0.0, 1.0, 60.0]])
-    back = torch.tensor([[1.0, 0.0, -70.0], [0.0, 1.0, -60.0]])
-    alignment = Alignment(back, place, SIZE)
-    result = apply_edit(photo, alignment, edit(networks, shapes), feather_mask(SIZE))
+    photo = np.random.default_rng(0).integers(0, 256, (300, 320, 3), dtype=np.uint8)
+    shape = space.mean + 0.5 * space.moving[SMILE]
+    edit = edit_expression(space, painter, face(shape), emotion, 1.0)
+    before = photo.copy()
+    result = apply_edit(photo, ALIGNMENT, edit, feather_mask(SIZE))
+    np.testing.assert_array_equal(photo, before)
     changed = (result != photo).any(-1)
-    assert changed.any()
-    assert not changed[: 60 - SIZE // 2].any()
-    assert not changed[:, 70 + SIZE + SIZE // 2 + 1 :].any()
+    assert changed[60 : 60 + SIZE, 70 : 70 + SIZE].any()
+    changed[60 - SIZE // 2 : 60 + SIZE * 3 // 2, 70 - SIZE // 2 : 70 + SIZE * 3 // 2] = False
+    assert not changed.any()
 
 
-def test_shapes_survive_saving(shapes: ExpressionShapes, tmp_path: Path) -> None:
-    shapes.save_pretrained(tmp_path)
-    loaded = ExpressionShapes.from_pretrained(tmp_path)
-    assert torch.equal(loaded.displacements, shapes.displacements)
-    assert torch.equal(loaded.estimator, shapes.estimator)
-    assert not list(tmp_path.glob("*.bin"))
+def test_no_edit_keeps_every_bit() -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (300, 320, 3), dtype=np.uint8)
+    result = apply_edit(photo, ALIGNMENT, no_edit(SIZE), feather_mask(SIZE))
+    np.testing.assert_array_equal(result, photo)
 
 
-def test_polygon_mask_has_the_polygons_area() -> None:
-    square = torch.tensor([[10.0, 20.0], [30.0, 20.0], [30.0, 50.0], [10.0, 50.0]])
-    assert float(polygon_mask(square, SIZE).sum()) == pytest.approx(20 * 30, rel=0.03)
+# --- shading ---
 
 
-def test_smooth_keeps_the_mean_of_a_constant() -> None:
-    flat = torch.full((2, 3, 20, 24), 0.3)
-    torch.testing.assert_close(smooth(flat, 2.0), flat)
+def darkening(space: ExpressionSpace, crop: Tensor, strength: float, degrees: float) -> Tensor:
+    """Factor `[3,2s,2s]` that a smile multiplies a plain picture with."""
+    shape = turned(space.mean, degrees)
+    edit = edit_expression(space, None, face(shape, crop), HAPPY, strength)
+    return ((crop + edit.painting) / crop)[0]
 
 
-def test_colours_that_no_face_has_are_left_out_and_brightness_stays() -> None:
-    skin = torch.tensor([0.7, 0.5, 0.4]).view(1, 3, 1, 1).expand(1, 3, 8, 8).clone()
-    skin[..., 0, :] = torch.tensor([0.7, 0.3, 0.3]).view(1, 3, 1)  # lips
-    magenta, green = torch.tensor([0.9, 0.1, 0.9]), torch.tensor([0.2, 0.6, 0.3])
-    for colour in (magenta, green):
-        painted = skin.clone()
-        painted[..., 4, 4] = colour
-        result = natural_colours(painted, skin)
-        red, _, blue = result[0, :, 4, 4]
-        luma = to_grey(result)[0, 0, 4, 4]
-        assert torch.allclose(to_grey(result), to_grey(painted), atol=1e-6)
-        tint = WHITE_TINT * float(luma / to_grey(skin).mean())
-        most_blue = luma + tint * float((skin - to_grey(skin))[:, 2].mean())
-        least_red = luma + tint * float((skin - to_grey(skin))[:, 0].mean())
-        assert blue <= most_blue + 1e-6, "no bluer than teeth"
-        assert least_red - 1e-6 <= red <= luma + 0.3, "no greener than teeth, no redder than lips"
-        untouched = torch.ones(8, 8).bool()
-        untouched[4, 4] = False
-        assert torch.allclose(result[..., untouched], skin[..., untouched], atol=1e-6)
-
-
-def test_white_takes_some_of_the_warmth_of_the_light() -> None:
-    skin = torch.tensor([0.7, 0.5, 0.4]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
-    teeth = skin.clone()
-    teeth[..., 4, 4] = 0.8
-    red, _, blue = natural_colours(teeth, skin)[0, :, 4, 4]
-    luma, luma_skin = 0.8, float(to_grey(skin).mean())
-    assert float(red) / luma - 1 == pytest.approx(WHITE_TINT * (0.7 / luma_skin - 1), abs=0.01)
-    assert float(blue) / luma - 1 == pytest.approx(WHITE_TINT * (0.4 / luma_skin - 1), abs=0.01)
-
-
-def test_in_neutral_light_white_stays_white() -> None:
-    grey = torch.full((1, 3, 8, 8), 0.4)
-    teeth = grey.clone()
-    teeth[..., 4, 4] = 0.8
-    assert torch.allclose(natural_colours(teeth, grey), teeth, atol=1e-6)
-
-
-def test_blue_paint_that_was_there_before_stays() -> None:
-    painted_face = torch.tensor([0.2, 0.3, 0.9]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
-    assert torch.allclose(natural_colours(painted_face, painted_face), painted_face, atol=1e-6)
-
-
-def test_the_present_expression_is_what_the_painting_leads_away_from(
-    networks: tuple, shapes: ExpressionShapes
+@pytest.mark.parametrize("colour", [LIGHT_SKIN, DARK_SKIN], ids=["light", "dark"])
+@pytest.mark.parametrize("degrees", [0, 30, -75])
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_skin_darkens_where_the_map_says_and_in_proportion(
+    space: ExpressionSpace, colour: tuple[float, float, float], degrees: float, strength: float
 ) -> None:
-    unet, conditioner, scheduler = networks
-    landmarks68 = shapes.neutral * SIZE
+    factor = darkening(space, plain(colour), strength, degrees)
+    asked = strength * float(space.emotions[HAPPY, SMILE]) * CHEEK_SHADING
+    assert float(factor.min()) == pytest.approx(math.exp(asked / GAMMA), rel=0.03)
+    assert (factor.amax(0) - factor.amin(0)).max() < 1e-3, "a factor of brightness has no colour"
+    darkest = int(factor[0].argmin())
+    side = FINE * SIZE
+    found = torch.tensor([darkest % side, darkest // side]) / side
+    # The cheek goes along with the smile.
+    assert (found - turned(torch.tensor([CHEEK]), degrees)[0]).norm() < 0.05
+    far = turned(torch.tensor([[1 - CHEEK[0], CHEEK[1]]]), degrees)[0] * side
+    assert factor[0, int(far[1]), int(far[0])] == pytest.approx(1, abs=0.01)
 
-    def painting(present: Tensor | None) -> Tensor:
-        return edit_expression(
-            unet, conditioner, scheduler, shapes, crop(), landmarks68, SAD, 1.0, SETTINGS, present
-        ).painting
 
-    already = torch.eye(len(EMOTIONS))[SAD]
-    assert not torch.equal(painting(None), painting(torch.eye(len(EMOTIONS))[SURPRISE]))
-    assert not torch.equal(painting(None), painting(already))
+def test_shading_is_the_same_factor_for_light_and_dark_skin(space: ExpressionSpace) -> None:
+    light, dark = (darkening(space, plain(c), 1.0, 0) for c in (LIGHT_SKIN, DARK_SKIN))
+    torch.testing.assert_close(light, dark, atol=1e-4, rtol=0)
+
+
+def test_shading_keeps_the_pores(space: ExpressionSpace) -> None:
+    """It multiplies: what was lighter than its neighbour by a share still is by that share."""
+    pores = plain(LIGHT_SKIN) * (1 + 0.1 * (torch.arange(FINE * SIZE) % 2))
+    torch.testing.assert_close(pores[..., 1] / pores[..., 0], torch.full((1, 3, FINE * SIZE), 1.1))
+    space.moving.zero_()
+    space.moving[SMILE, 0, 1] = 1e-3  # the outline of the jaw, which stays
+    shown = pores + edit_expression(space, None, face(space.mean, pores), HAPPY, 1.0).painting
+    ratio = shown[..., 1::2] / shown[..., 0::2]
+    assert (ratio - 1.1).abs().max() < 0.05
+    assert (shown / pores).min() < 0.85
+
+
+# --- what is painted into the mouth ---
+
+
+def test_parted_lips_are_painted_between(space: ExpressionSpace, painter: UNet2DModel) -> None:
+    one = face(space.mean)
+    with_painter, without = (edit_expression(space, p, one, SURPRISE, 1.0) for p in (painter, None))
+    assert torch.equal(with_painter.flow, without.flow)
+    painted = (with_painter.painting - without.painting).abs().amax((0, 1))
+    assert painted.max() > 0.1
+    rows, columns = (painted > 0.02).nonzero().unbind(1)
+    lips = landmarks_after(with_painter, space.mean)[48:60] * SIZE * FINE
+    assert columns.min() > lips[:, 0].min() - 2
+    assert columns.max() < lips[:, 0].max() + 2
+    assert rows.min() > lips[:, 1].min() - 2
+    assert rows.max() < lips[:, 1].max() + 2
+
+
+@pytest.mark.parametrize("emotion", [SAD, SURPRISE])
+def test_own_open_mouth_is_not_painted_over(
+    space: ExpressionSpace, painter: UNet2DModel, emotion: int
+) -> None:
+    shape = space.mean + space.moving[OPEN]
+    assert lip_gap(shape) > CLOSED_GAP + OWN_TEETH
+    one = face(shape)
+    with_painter, without = (
+        edit_expression(space, p, one, emotion, 1.0, {"mouth_open": 0.5}) for p in (painter, None)
+    )
+    assert torch.equal(with_painter.painting, without.painting)
+
+
+def test_lips_that_stay_together_show_no_painting(
+    space: ExpressionSpace, painter: UNet2DModel
+) -> None:
+    space.moving[DOWN, 48:68] = space.moving[DOWN, 48:68].mean(0)  # all lips alike
+    one = face(space.mean)
+    with_painter, without = (edit_expression(space, p, one, SAD, 1.0) for p in (painter, None))
+    assert without.flow.any()
+    assert torch.equal(with_painter.painting, without.painting)
+
+
+# --- action units ---
+
+
+def test_action_units_move_their_landmarks_alone(space: ExpressionSpace) -> None:
+    edit = edit_expression(space, None, face(space.mean), None, 1.0, {"brows_up": 1.0})
+    moved = landmarks_after(edit, space.mean) - space.neutral
+    assert (moved[17:27, 1] < -0.01).all()
+    assert moved[48:68].norm(dim=1).max() < 0.002
+    assert moved[:17].norm(dim=1).max() < 0.002
+
+
+def test_action_units_are_added_to_the_emotion(space: ExpressionSpace) -> None:
+    one = face(space.mean)
+    smile, both = (
+        landmarks_after(edit_expression(space, None, one, HAPPY, 1.0, units), space.mean)
+        for units in (None, {"brows_up": 0.8})
+    )
+    assert (both[48:68] - smile[48:68]).norm(dim=1).max() < 0.002
+    assert (both[17:27, 1] < smile[17:27, 1] - 0.005).all()
+
+
+@pytest.mark.parametrize("units", [None, {}, {"smile": 0.0}])
+def test_without_emotion_and_units_nothing_changes(
+    space: ExpressionSpace, painter: UNet2DModel, units: dict | None
+) -> None:
+    edit = edit_expression(space, painter, face(space.mean), None, 1.0, units)
+    assert not edit.flow.any()
+    assert not edit.painting.any()
+
+
+def test_a_wink_closes_one_eye(space: ExpressionSpace) -> None:
+    edit = edit_expression(space, None, face(space.mean), None, 1.0, {"wink_left": 1.0})
+    after = landmarks_after(edit, space.mean)
+    opened = lambda shape, upper, lower: float(shape[lower, 1] - shape[upper, 1])  # noqa: E731
+    assert opened(after, 37, 41) < 0.35 * opened(space.mean, 37, 41)
+    assert opened(after, 44, 46) == pytest.approx(opened(space.mean, 44, 46), rel=0.05)
+
+
+# --- one more deformation ---
+
+
+def test_painting_is_deformed_along() -> None:
+    """A flow of 5 crop px to the right shows what is 10 px of the finer painting away."""
+    painting = smooth(torch.randn(1, 3, FINE * SIZE, FINE * SIZE), 2.0).clamp(-1, 1)
+    flow = torch.zeros(1, 2, 2 * SIZE, 2 * SIZE)
+    flow[:, 0] = 5
+    moved = move_edit(ExpressionEdit(torch.zeros_like(flow), painting), flow)
+    torch.testing.assert_close(moved.painting[..., :-20], painting[..., 10:-10], atol=2e-3, rtol=0)
+    torch.testing.assert_close(moved.flow, flow)
+
+
+def test_moving_an_edit_deforms_its_result(space: ExpressionSpace) -> None:
+    photo = (255 * smooth(torch.rand(1, 3, 300, 320), 4.0)[0]).permute(1, 2, 0).byte().numpy()
+    edit = edit_expression(space, None, face(space.mean), HAPPY, 1.0)
+    flow = torch.zeros(1, 2, 2 * SIZE, 2 * SIZE)
+    flow[:, 1] = 3
+    flow *= feather_mask(2 * SIZE)
+    full = torch.ones(1, 1, SIZE, SIZE)
+    moved = apply_edit(photo, ALIGNMENT, move_edit(edit, flow), full).astype(int)
+    twice = deform_photo(apply_edit(photo, ALIGNMENT, edit, full), ALIGNMENT, flow)
+    inner = (slice(66, 60 + SIZE - 6), slice(76, 70 + SIZE - 6))
+    assert np.abs(moved - photo)[inner].mean() > 2
+    assert np.abs(moved - twice)[inner].mean() < 0.5
+
+
+def test_crop_of_a_face_at_another_place_gets_the_same_edit(space: ExpressionSpace) -> None:
+    """All of an edit is in the crop's own coordinates; `apply_affine` brings it to the photo."""
+    photo = (255 * smooth(torch.rand(1, 3, 300, 320), 4.0)[0]).permute(1, 2, 0).byte().numpy()
+    edit = edit_expression(space, None, face(space.mean), SURPRISE, 1.0)
+    upside_down = torch.tensor([[-1.0, 0.0, 319.0], [0.0, -1.0, 299.0]])
+    place = torch.cat(
+        [upside_down[:, :2] @ PLACE[:, :2], apply_affine(upside_down, PLACE[None, :, 2]).T], 1
+    )
+    back = torch.tensor([[-1.0, 0.0, 249.0], [0.0, -1.0, 239.0]])
+    torch.testing.assert_close(apply_affine(back, apply_affine(place, space.mean)), space.mean)
+    mask = feather_mask(SIZE)
+    upright = apply_edit(photo, ALIGNMENT, edit, mask).astype(int)
+    other = apply_edit(photo[::-1, ::-1].copy(), Alignment(back, place, SIZE), edit, mask)
+    assert (upright != photo).any()
+    assert np.abs(other[::-1, ::-1] - upright).max() <= 1

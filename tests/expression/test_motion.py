@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from map_pipeline.expression.motion import FREE_UNIT, count_motions, face_motions, limit
-from map_pipeline.expression.shapes import ExpressionShapes
+from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.expression.warp import _sample, deform_crop, enlarge, least_area
 
 SIZE = 64
@@ -13,9 +13,9 @@ MOUTH = 48
 
 
 @pytest.fixture
-def shapes() -> ExpressionShapes:
+def shapes() -> ExpressionSpace:
     """One motion, which raises all points by a fiftieth of the side."""
-    made = ExpressionShapes(motion_count=1)
+    made = ExpressionSpace(motion_count=1)
     columns, rows = torch.meshgrid(
         torch.linspace(0.3, 0.7, 17), torch.linspace(0.3, 0.7, 4), indexing="ij"
     )
@@ -25,7 +25,7 @@ def shapes() -> ExpressionShapes:
 
 
 @pytest.fixture
-def face(shapes: ExpressionShapes) -> ExpressionShapes:
+def face(shapes: ExpressionSpace) -> ExpressionSpace:
     """Landmarks of a face as it is: jaw, brows, nose, eyes and mouth in their places."""
     jaw = [(0.5 + 0.4 * math.sin(a), 0.45 + 0.45 * math.cos(a)) for a in linspace(-1.9, 1.9, 17)]
     brows = [(x, 0.25) for x in (*linspace(0.2, 0.42, 5), *linspace(0.58, 0.8, 5))]
@@ -41,21 +41,21 @@ def linspace(start: float, end: float, count: int) -> list[float]:
     return torch.linspace(start, end, count).tolist()
 
 
-def landmarks(shapes: ExpressionShapes, degrees: float = 0.0) -> Tensor:
+def landmarks(shapes: ExpressionSpace, degrees: float = 0.0) -> Tensor:
     """The neutral face, px, turned about its middle."""
     angle = math.radians(degrees)
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     return ((shapes.neutral - 0.5) @ turn.T + 0.5) * SIZE
 
 
-def only(shapes: ExpressionShapes, motion: int, amount: float = 1.0) -> Tensor:
+def only(shapes: ExpressionSpace, motion: int, amount: float = 1.0) -> Tensor:
     """Coefficients `[1,K]` of one motion."""
     return amount * torch.eye(count_motions(shapes))[motion : motion + 1]
 
 
 @pytest.mark.parametrize("degrees", [0.0, 30.0])
 def test_a_motion_moves_its_point_in_the_faces_own_frame(
-    face: ExpressionShapes, degrees: float
+    face: ExpressionSpace, degrees: float
 ) -> None:
     points = landmarks(face, degrees)
     flow = face_motions(face, points, SIZE).flow(only(face, 0))
@@ -68,7 +68,7 @@ def test_a_motion_moves_its_point_in_the_faces_own_frame(
     assert came_from.norm() == pytest.approx(float(came_from @ down), rel=0.05)
 
 
-def test_motions_add_up_and_none_is_none(shapes: ExpressionShapes) -> None:
+def test_motions_add_up_and_none_is_none(shapes: ExpressionSpace) -> None:
     motions = face_motions(shapes, landmarks(shapes), SIZE)
     assert not motions.flow(only(shapes, 0, 0.0)).any()
     one, two = (motions.flow(only(shapes, 0, amount)) for amount in (1.0, 2.0))
@@ -76,7 +76,7 @@ def test_motions_add_up_and_none_is_none(shapes: ExpressionShapes) -> None:
     assert least_area(two) > 0.5  # far from folding over
 
 
-def test_free_shifts_are_small_and_alike_on_both_sides(face: ExpressionShapes) -> None:
+def test_free_shifts_are_small_and_alike_on_both_sides(face: ExpressionSpace) -> None:
     motions = face_motions(face, landmarks(face), SIZE)
     places = torch.tensor([[0.3, 0.65], [0.7, 0.65]]) * SIZE  # both cheeks
     moved = 0
@@ -88,7 +88,7 @@ def test_free_shifts_are_small_and_alike_on_both_sides(face: ExpressionShapes) -
     assert moved >= 2  # one along the face and one across it
 
 
-def test_free_shifts_spare_nose_eyes_brows_and_surroundings(face: ExpressionShapes) -> None:
+def test_free_shifts_spare_nose_eyes_brows_and_surroundings(face: ExpressionSpace) -> None:
     motions = face_motions(face, landmarks(face), SIZE)
     free = motions.flows[0, 1:].norm(dim=1).amax(0)[None, None]  # the greatest shift anywhere
 
@@ -101,7 +101,7 @@ def test_free_shifts_spare_nose_eyes_brows_and_surroundings(face: ExpressionShap
     assert greatest((-0.02, 0.5), (0.5, 1.2), (-0.3, 0.5)) < 0.05 * cheek
 
 
-def test_gradients_reach_a_motion_that_is_still_zero(shapes: ExpressionShapes) -> None:
+def test_gradients_reach_a_motion_that_is_still_zero(shapes: ExpressionSpace) -> None:
     motions = face_motions(shapes, landmarks(shapes), SIZE)
     amount = torch.zeros(1, count_motions(shapes), requires_grad=True)
     crop = torch.linspace(0, 1, SIZE)[:, None].expand(1, 3, SIZE, SIZE).contiguous()

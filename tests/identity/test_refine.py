@@ -22,7 +22,7 @@ from map_pipeline.diffusion.unet import (
 )
 from map_pipeline.errors import NotFiniteError, UnknownOptionError
 from map_pipeline.expression.motion import face_motions
-from map_pipeline.expression.shapes import ExpressionShapes
+from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import (
     ARCFACE_TEMPLATE_112,
     invert_affine,
@@ -90,7 +90,7 @@ def face() -> Face:
         emotion=EMOTIONS.index("happy"),
     )
     networks = Networks(unet, DDIMScheduler(), surrogates, classifiers)
-    shapes = ExpressionShapes(motion_count=2)
+    shapes = ExpressionSpace(motion_count=2)
     shapes.neutral.copy_(torch.rand(68, 2) * 0.6 + 0.2)
     shapes.motions.normal_(std=0.02)
     motions = face_motions(shapes, shapes.neutral * size, size)

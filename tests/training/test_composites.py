@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from map_pipeline.expression.shapes import ExpressionShapes
+from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import apply_affine, arcface_template
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.hub import bundled_checkpoint
@@ -22,7 +22,7 @@ TEMPLATE = arcface_template(SIZE, TEMPLATE_RAISE)
 @pytest.fixture
 def landmarks68() -> torch.Tensor:
     """The mean of many neutral faces, in pixels of the picture."""
-    shapes = ExpressionShapes.from_pretrained(bundled_checkpoint() / "expression_shapes")
+    shapes = ExpressionSpace.from_pretrained(bundled_checkpoint() / "expression_space")
     return mean_shape(shapes.neutral[None] * SIZE, TEMPLATE)
 
 

@@ -19,7 +19,7 @@ from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import deep_layers, patchify, unpatchify
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.expression.motion import count_motions
-from map_pipeline.expression.shapes import ExpressionShapes
+from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.identity.objectives import Goals, default_objectives
 from map_pipeline.training import map_step
@@ -76,10 +76,10 @@ def prior() -> ScoreModel:
     return model.requires_grad_(False)
 
 
-def shapes() -> ExpressionShapes:
+def shapes() -> ExpressionSpace:
     """Two free motions, always the same."""
     generator = torch.Generator().manual_seed(0)
-    made = ExpressionShapes(motion_count=2)
+    made = ExpressionSpace(motion_count=2)
     made.neutral.copy_(torch.rand(68, 2, generator=generator))
     made.motions.copy_(torch.randn(2, 68, 2, generator=generator) * 0.02)
     return made
