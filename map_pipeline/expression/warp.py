@@ -30,18 +30,18 @@ from map_pipeline.faces.align import (
 )
 from map_pipeline.faces.paste import feather_mask
 
-# Reach of a landmark's motion, as a share of the crop's side: hair and background stay in place.
-# Further ones (.18) move more of the skin between the features, which changes pixels, not what is
-# seen: on twelve faces the same expressions cost .02 more structural similarity.
-REACH = 0.10
+# Reach of a point's motion, as a share of the crop's side: hair and background stay in place. With
+# less (.10), lips that part fold sooner.
+REACH = 0.14
 # Share of a landmark's own motion that is traded for smoothness: small errors of single landmarks
 # shall not print creases. Lips close and part by opposite motions of points that nearly touch.
-SMOOTHING, LIP_SMOOTHING = 0.03, 0.01
-LIPS = slice(48, 68)  # of the 68 landmarks
+# Points between the landmarks only lead the skin along.
+SMOOTHING, LIP_SMOOTHING, SKIN_SMOOTHING = 0.03, 0.02, 0.1
+LIPS, SKIN = slice(48, 68), slice(68, None)  # the 68 landmarks come first
 # The motion is made of so many small ones: each is far from folding over, and so is their sequence.
-STEPS = 5
+STEPS = 10
 # Least area factor of the whole map; where landmarks ask for less, the motion is made smaller.
-MIN_AREA, SMALLER = 0.03, 0.85
+MIN_AREA, SMALLER = 0.03, 0.8
 UNMOVED = 0.02  # crop px; what moves less keeps its bits
 STRIP_PIXELS = 1_000_000  # most photo pixels warped at once, see `faces.paste`
 GRID = 4  # it is evaluated at every so many px of the crop and enlarged from there
@@ -54,28 +54,29 @@ def displacement(landmarks: Tensor, moved: Tensor, size: int) -> tuple[Tensor, T
     a thin-plate spline, but zero beyond its reach.
 
     Args:
-        landmarks: `[68,2]` crop px, where they are.
-        moved: `[68,2]` crop px, where they shall be.
+        landmarks: `[N,2]` crop px, where they are; see `spread`.
+        moved: `[N,2]` crop px, where they shall be.
         size: s, side of the crop, px.
 
     Returns:
-        the flow `[1,2,2s,2s]`, and the places reached `[68,2]` crop px: `moved`, or on the way
+        the flow `[1,2,2s,2s]`, and the places reached `[N,2]` crop px: `moved`, or on the way
         there if going all of it would fold the picture.
     """
     start, goal = landmarks.detach().double().cpu(), moved.detach().double().cpu()
     reached, share = goal, 1.0
-    while least_area(flow := _sequence(start, reached, size)) < MIN_AREA:
+    spacing = (2 * size - 1) / (2 * size // GRID - 1)
+    while least_area(flow := _sequence(start, reached, size), spacing) < MIN_AREA:
         share *= SMALLER
         reached = torch.lerp(start, goal, share)
-    return flow * feather_mask(2 * size), reached.to(moved)
+    return enlarge(flow, size) * feather_mask(2 * size), reached.to(moved)
 
 
 def _sequence(landmarks: Tensor, moved: Tensor, size: int) -> Tensor:
-    """A flow `[1,2,2s,2s]` that goes the way in `STEPS` small motions, one after the other.
+    """The flow `[1,2,c,c]` on `flow_grid` that goes the way in `STEPS` small motions.
 
     Args:
-        landmarks: `[68,2]` crop px, where they are.
-        moved: `[68,2]` crop px, where they shall be.
+        landmarks: `[N,2]` crop px, where they are.
+        moved: `[N,2]` crop px, where they shall be.
     """
     centres, shifts = moved, landmarks - moved
     grid = points = flow_grid(size)
@@ -83,7 +84,7 @@ def _sequence(landmarks: Tensor, moved: Tensor, size: int) -> Tensor:
         points = points + _smooth_motion(centres, shifts / STEPS, size, points)
         centres = centres + shifts / STEPS
     coarse = 2 * size // GRID
-    return enlarge((points - grid).T.reshape(1, 2, coarse, coarse).float(), size)
+    return (points - grid).T.reshape(1, 2, coarse, coarse).float()
 
 
 def flow_grid(size: int) -> Tensor:
@@ -98,26 +99,31 @@ def enlarge(flows: Tensor, size: int) -> Tensor:
 
 
 def _smooth_motion(centres: Tensor, shifts: Tensor, size: int, points: Tensor) -> Tensor:
-    """The motion `[M,2]` of `points` `[M,2]` that moves `centres` `[68,2]` by about `shifts`."""
+    """The motion `[M,2]` of `points` `[M,2]` that moves `centres` `[N,2]` by about `shifts`."""
     return spread(centres, size, points, REACH) @ shifts
 
 
 def spread(centres: Tensor, size: int, points: Tensor, reach: float) -> Tensor:
-    """Shares `[M,68]` of the shifts of `centres` `[68,2]` that move `points` `[M,2]`.
+    """Shares `[M,N]` of the shifts of `centres` `[N,2]` that move `points` `[M,2]`.
 
     Args:
+        centres: the 68 landmarks, and perhaps points of the skin.
         size: s, side of the crop, px.
         reach: of a centre's motion, as a share of the crop's side.
     """
     rounding = torch.full((len(centres),), SMOOTHING, dtype=centres.dtype)
-    rounding[LIPS] = LIP_SMOOTHING
+    rounding[LIPS], rounding[SKIN] = LIP_SMOOTHING, SKIN_SMOOTHING
     kernel = _kernel(torch.cdist(centres, centres) / (reach * size)) + rounding.diag()
     return torch.linalg.solve(kernel, _kernel(torch.cdist(centres, points) / (reach * size))).T
 
 
-def least_area(flow: Tensor) -> float:
-    """Smallest area factor of the map of a flow; negative where it folds over."""
-    x, y = flow[0, 0], flow[0, 1]
+def least_area(flow: Tensor, spacing: float = 1.0) -> float:
+    """Smallest area factor of the map of a flow `[1,2,h,w]`; negative where it folds over.
+
+    Args:
+        spacing: of its values, crop px.
+    """
+    x, y = flow[0, 0] / spacing, flow[0, 1] / spacing
     dx_dx, dx_dy = 1 + x.diff(dim=1)[:-1], x.diff(dim=0)[:, :-1]
     dy_dx, dy_dy = y.diff(dim=1)[:-1], 1 + y.diff(dim=0)[:, :-1]
     return float((dx_dx * dy_dy - dx_dy * dy_dx).min())
