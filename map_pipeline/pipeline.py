@@ -25,6 +25,7 @@ from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import crop_size
 from map_pipeline.editing import EditingMixin
 from map_pipeline.errors import GPUMemoryError, UnknownOptionError, naming_photo
+from map_pipeline.expression.action_units import check_action_units
 from map_pipeline.expression.classifiers import ClassifierEnsemble
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
@@ -209,6 +210,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
         mode: str = DEFAULT_MODE,
         margin: str | float | None = None,
         expression_strength: float | None = None,
+        action_units: Mapping[str, float] | None = None,
         num_inversion_steps: int | None = None,
         num_generation_steps: int | None = None,
         refine_steps: int | None = None,
@@ -236,8 +238,10 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
             mode: "fast" or "strong", the settings of `config.MODES`.
             margin: how sure the protection shall be: "normal", "high" or a number, see
                 `MAPConfig.margin`; more of it is more visible.
-            expression_strength: how far the expression is changed, in [0,1]; 0 leaves it to what
-                the protection does.
+            expression_strength: how far the expression is changed: 0 leaves it to what the
+                protection does, 1 is as far as people go, at most 1.5.
+            action_units: single movements besides the emotion, such as `{"smile": 0.5}`; see
+                `expression.action_units.ACTION_UNITS`.
             num_inversion_steps: network calls of the DDIM inversion, >= 2.
             num_generation_steps: network calls of one generation, >= 1.
             refine_steps: most fine-tuning steps on each face, >= 0. 0 takes one pass of a trained
@@ -287,6 +291,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
             callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs
         )
         self.check_inputs(emotion, surrogates, output_type, tensor_inputs)
+        check_action_units(action_units or {})
         choice = check_choice(faces)
         images, names = name_photos(image)
         generators = photo_generators(generator, len(images))
@@ -308,6 +313,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
         own_target = self._own_target(target)
         network = self.map_network
         plan = make_plan(emotion, surrogates, objectives, config, network, own_target, hide)
+        plan = replace(plan, action_units=action_units or {})
         used = plan.networks_used(self.expression_classifiers)
         self._num_timesteps = sum(len(one.chosen) for one in tasks) * plan.config.refine_steps
         self._interrupt = False

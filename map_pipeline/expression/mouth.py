@@ -15,7 +15,7 @@ from map_pipeline.faces.align import apply_affine, invert_affine, similarity_tra
 # Of the patch, px: its size, and the distance of the corners of the mouth.
 WIDTH, HEIGHT, MOUTH_WIDTH = 72, 48, 54
 PATCH = 2  # the network works on patches of so many pixels
-STEPS = 8
+STEPS = 4
 SOFT_EDGE = 0.7  # standard deviation of the edge's blur, px of the patch
 CORNERS, MIDDLE, INNER_MOUTH = (48, 54), (62, 66), slice(60, 68)  # of the 68 landmarks
 
