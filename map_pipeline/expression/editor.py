@@ -104,7 +104,7 @@ def edit_expression(
         axes = space.towards(shape, emotion, strength)
     moved = space.move(axes)
     for name, amount in (action_units or {}).items():
-        units = displacement_of(name, amount, shape[:POINTS])
+        units = displacement_of(name, amount)
         likely = space.complete(units)
         skin = space.move(likely) * shown_by(name, space.mean)
         skin[:POINTS] = units
