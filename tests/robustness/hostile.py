@@ -52,6 +52,18 @@ def exif_block() -> bytes:
     return block.tobytes()
 
 
+def adobe_rgb() -> bytes:
+    """An EXIF block as of a camera that was set to Adobe RGB."""
+    block = Image.Exif()
+    block.get_ifd(0x8769).update({0xA001: 0xFFFF, 0xA005: {1: "R03"}})
+    return block.tobytes()
+
+
+def display_p3(png: bytes) -> bytes:
+    """A PNG that names its colours by the numbers of ITU-T H.273."""
+    return png[:33] + chunk(b"cICP", bytes([12, 13, 0, 1])) + png[33:]
+
+
 @cache
 def srgb_profile() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -83,11 +95,14 @@ def samples() -> dict[str, bytes]:
         "png 16 bit": encode(Image.fromarray(deep.astype(np.uint16)), "PNG"),
         "png 1 bit": encode(photo.convert("1"), "PNG"),
         "png animated": frames("PNG"),
+        "png display p3": display_p3(encode(photo, "PNG")),
         "jpeg": encode(photo, "JPEG", comment=b"hello", **meta),
         "jpeg progressive": encode(photo, "JPEG", progressive=True, **meta),
         "jpeg cmyk": encode(photo.convert("CMYK"), "JPEG", **meta),
         "jpeg grey": encode(photo.convert("L"), "JPEG", **meta),
         "jpeg two pictures": frames("MPO"),
+        "jpeg without end": encode(photo, "JPEG", **meta)[:-2],
+        "jpeg adobe rgb": encode(photo, "JPEG", exif=adobe_rgb()),
         "webp": encode(photo, "WEBP", **meta),
         "webp lossless": encode(photo.convert("RGBA"), "WEBP", lossless=True, **meta),
         "webp animated": frames("WEBP"),
