@@ -21,7 +21,7 @@ from torch import Tensor
 
 from map_pipeline.errors import InvalidImageError
 from map_pipeline.images.forms import ImageInput, check_size, to_uint8
-from map_pipeline.images.gamut import NAMING_BYTES, named_gamut
+from map_pipeline.images.gamut import named_gamut
 from map_pipeline.images.heic import HEAD, can_read_heic, is_heic
 from map_pipeline.images.metadata import JPEG_END, JPEG_START, JpegParts, exif_hints, take_apart
 from map_pipeline.images.normalise import is_deep, normalise
@@ -91,26 +91,27 @@ def _load_opened(image: Image.Image) -> Photo:
     """A PIL image of the caller; perhaps of a file whose pixels are yet to be read."""
     check_size(*image.size)
     with _refusing("a PIL image"):
-        gamut = named_gamut(_reread(image, NAMING_BYTES))
-        deep, notes = is_deep(image), _notes_on_frames(image)
+        content = _reread(image)
+        deep, notes = is_deep(image), _notes_on_frames(image, content)
         try:
             image.load()
         except OSError:  # it ends early
             if image.format not in ("JPEG", "MPO") or image.tell():
                 raise
-            return _decode(_reread(image, MAX_BYTES + 1), "a PIL image")
-        photo = _upright(image, image.info.get("exif") or b"", deep, gamut)
+            return _decode(content, "a PIL image")
+        exif = image.info.get("exif") or b""
+        photo = _upright(image, exif, deep, named_gamut(content))
     return _with_notes(photo, notes)
 
 
-def _reread(image: Image.Image, size: int) -> bytes:
-    """The first bytes of the file of an image whose pixels aren't read yet; else nothing."""
+def _reread(image: Image.Image) -> bytes:
+    """The file of an image whose pixels aren't read yet, or a byte too many; else nothing."""
     file = getattr(image, "fp", None)
     if file is None:
         return b""
     place = file.tell()
     file.seek(0)
-    content = file.read(size)
+    content = file.read(MAX_BYTES + 1)
     file.seek(place)
     return content
 
@@ -169,11 +170,7 @@ def _open(
             raise Rule.FORMAT.error(f"{name}, a TIFF packed as {packing}")
         image.decodermaxblock = BLOCK
         deep = is_deep(image)
-        if image.format == "GIF":  # looking for more frames, Pillow forgets the first
-            with Image.open(_Meter(content), formats=formats) as again:
-                notes = _notes_on_frames(again)
-        else:
-            notes = _notes_on_frames(image)
+        notes = _notes_on_frames(image, content)
         image.load()
         exif = exif or image.info.get("exif") or b""
         return _with_notes(_upright(image, exif, deep, named_gamut(content)), notes)
@@ -185,19 +182,30 @@ def _open_endless(parts: JpegParts, name: str) -> Photo:
     Raises:
         OSError: pixels are missing, too. A decoder makes them up of whatever follows.
     """
+    truncated = OSError("image file is truncated")
+    if not parts.complete:
+        raise truncated
     kept = parts.bare.rstrip(b"\xff")  # half a marker
     if kept.endswith(bytes(ZEROS)):
         kept = kept.rstrip(b"\0") + bytes(2)  # pixels may end with zeros
     photo, other = (_open(kept + rest + JPEG_END, name, parts.exif) for rest in (b"", FILLER))
-    if not parts.complete or ImageChops.difference(photo.pixels, other.pixels).getbbox():
-        raise OSError("image file is truncated")
+    if ImageChops.difference(photo.pixels, other.pixels).getbbox():
+        raise truncated
     return _with_notes(photo, ["the file has no end; all its pixels are there"])
 
 
-def _notes_on_frames(image: Image.Image) -> list[str]:
-    """What is said of a picture that stands in its file with others: frames, pages, a burst."""
+def _notes_on_frames(image: Image.Image, content: bytes) -> list[str]:
+    """What is said of a picture that stands in its file with others: frames, pages, a burst.
+
+    Args:
+        content: of the file; empty if the image was loaded before.
+    """
     try:
-        several = bool(getattr(image, "is_animated", False))
+        if image.format == "GIF" and content:  # looking for more frames, Pillow forgets this one
+            with Image.open(_Meter(content), formats=("GIF",)) as again:
+                several = getattr(again, "is_animated", False)
+        else:
+            several = image.format != "GIF" and getattr(image, "is_animated", False)
     except InvalidImageError:  # it takes too long
         raise
     except Exception:  # what follows is damaged; Pillow raises anything

@@ -22,6 +22,7 @@ MAX_SEGMENTS = 10_000  # before the pixels; photos have some ten, at most a few 
 # Each scan is a pass over all pixels, for a few bytes. Progressive photos have about ten; libtiff's
 # limit is the same.
 MAX_SCANS = 100
+MAX_COMPONENTS = 4  # of one scan
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the headers that list a picture's components
 # Alone, without a length: TEM, RST0-7, SOI, EOI.
@@ -123,7 +124,7 @@ def _read_scans(content: bytes, position: int) -> tuple[bool, set[tuple[int, int
 def _told(header: bytes) -> set[tuple[int, int]]:
     """The coefficients of which the scan with this header tells the last bit."""
     components, limits = header[1:-3:2], header[-3:]
-    if len(limits) < 3 or limits[2] & 15:
+    if not 0 < len(components) <= MAX_COMPONENTS or limits[1] > 63 or limits[2] & 15:
         return set()
     return {(name, index) for name in components for index in range(limits[0], limits[1] + 1)}
 

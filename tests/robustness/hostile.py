@@ -213,6 +213,15 @@ def repeated_scans(side: int, count: int) -> bytes:
     return data[:last] + data[last:-2] * count + b"\xff\xd9"
 
 
+def with_scans(count: int, components: bytes) -> bytes:
+    """The JPEG sample with scans of no pixels, whose headers name these components."""
+    data = encode(texture(), "JPEG")
+    names = b"".join(bytes([name, 0]) for name in components)
+    scan = segment(0xDA, bytes([len(components) & 0xFF]) + names + b"\0\xff\0")
+    start = data.index(b"\xff\xda")
+    return data[:start] + scan * count + data[start:-2]
+
+
 def tags_over_one_value(count: int, size: int) -> bytes:
     """A TIFF directory whose tags all name the same bytes."""
     tags = b"".join(struct.pack("<HHII", 10_000 + k, 7, size, 0) for k in range(count))
@@ -353,6 +362,7 @@ def bombs() -> dict[str, bytes]:
             segment(0xE2, b"ICC_PROFILE\0\0\0" + srgb_profile()),
             segment(0xE2, b"ICC_PROFILE\0\xff\1" + srgb_profile()),
         ),
+        "jpeg 99 scans of 30,000 components": with_scans(99, bytes(range(256)) * 120),
         "jpeg 160,000 scans": repeated_scans(1000, 160_000),
         "jpeg 49 MP, 1,000 scans": repeated_scans(7000, 1000),
         "gif 1 million comments": with_extensions(b"!\xfe\1a\0" * 1_000_000),
