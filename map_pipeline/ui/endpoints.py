@@ -62,6 +62,7 @@ class Endpoints:
         self, photo: File, own_target: File, choices: Choices, request: gr.Request
     ) -> Iterator[Progress | tuple[Job, Protected, Files]]:
         """From the upload to the result, for the page and the API alike."""
+        # Gradio keeps errors and the frames they went through: this one holds no picture.
         with errors_in_plain_words():
             if not photo:
                 raise gr.Error(texts.CHOOSE_PHOTO, print_exception=False)
@@ -69,25 +70,30 @@ class Endpoints:
             yield Progress(
                 0, 1, "Loading the networks" if self._service.loading else "Looking for faces"
             )
-            own, notes = None, []
-            if own_target:
-                target = read_upload(own_target["path"]).photo
-                own, notes = target.pixels, [f"target picture: {note}" for note in target.notes]
-            upload = read_upload(photo["path"])
-            job = self._service.prepare(upload.photo.picture, own, choices.with_seed())
-            for update in self._run(job):
-                if isinstance(update, Progress):
-                    yield update
-                else:
-                    reports = with_notes(update.reports, [*upload.photo.notes, *notes])
-                    files, protected = write_files(
-                        upload,
-                        Protected(update.photo, reports),
-                        self._folder,
-                        choices.file_type,
-                        self._max_bytes,
-                    )
-                    yield job, protected, files
+            yield from self._work(photo["path"], own_target and own_target["path"], choices)
+
+    def _work(
+        self, path: str, target: str | None, choices: Choices
+    ) -> Iterator[Progress | tuple[Job, Protected, Files]]:
+        own, notes = None, []
+        if target:
+            read = read_upload(target).photo
+            own, notes = read.pixels, [f"target picture: {note}" for note in read.notes]
+        upload = read_upload(path)
+        job = self._service.prepare(upload.photo.picture, own, choices.with_seed())
+        for update in self._run(job):
+            if isinstance(update, Progress):
+                yield update
+            else:
+                reports = with_notes(update.reports, [*upload.photo.notes, *notes])
+                files, protected = write_files(
+                    upload,
+                    Protected(update.photo, reports),
+                    self._folder,
+                    choices.file_type,
+                    self._max_bytes,
+                )
+                yield job, protected, files
 
     def protect(
         self,
@@ -159,8 +165,8 @@ class Endpoints:
         with errors_in_plain_words():
             if not photo:
                 raise gr.Error(texts.CHOOSE_PHOTO, print_exception=False)
-            picture = read_upload(photo["path"]).photo.pixels
-            found = self._service.find_faces(picture, detector, rotate)
+            path = photo["path"]
+            found = self._service.find_faces(read_upload(path).photo.pixels, detector, rotate)
             return [{**asdict(one), "clear": one.clear} for one in found]
 
     def compare(self, first: File, second: File, rotate: bool = DEFAULT.rotate) -> dict:
