@@ -527,6 +527,9 @@ def running_page() -> Iterator[tuple[str, subprocess.Popen, str]]:
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_TEMP_DIR": folder,
         "PYTHONUNBUFFERED": "1",
+        # By default each thread that works for the first time gets a pool of 150 MB or so, which
+        # looks like a leak.
+        "MALLOC_ARENA_MAX": "2",
     }
     with open(log, "w") as output:
         process = subprocess.Popen(
