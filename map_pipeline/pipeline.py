@@ -40,6 +40,7 @@ from map_pipeline.faces.doubts import DoubtFinder
 from map_pipeline.faces.face import Face
 from map_pipeline.faces.landmarks import LandmarkFinder
 from map_pipeline.faces.mesh import FaceMesh
+from map_pipeline.faces.quality import quality_issues
 from map_pipeline.identity.objectives import Objective
 from map_pipeline.identity.recognisers import RecogniserEnsemble
 from map_pipeline.identity.targets import Target, TargetBank, choose_target
@@ -49,6 +50,7 @@ from map_pipeline.loading import CheckpointMixin
 from map_pipeline.measure import View, view_face
 from map_pipeline.output import MAPPipelineOutput, convert_photos
 from map_pipeline.photos import PhotoTask, name_photos
+from map_pipeline.report import with_notes
 from map_pipeline.stages import FaceStages, FaceTask, make_plan
 
 EXAMPLE_DOC_STRING = """
@@ -353,7 +355,8 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
                             stages.report(one.photo, result, *each, detector, used)
                             for each in finished
                         ]
-                        reports.append([replace(face, photo=whole) for face in measured])
+                        measured = [replace(face, photo=whole) for face in measured]
+                        reports.append(with_notes(measured, own_target.notes if own_target else ()))
                     results.append(result)
 
         # 6. Convert.
@@ -440,6 +443,13 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
                 self.targets.index(target)  # an unknown name is an error before any work
             return None
         with naming_photo("`target`"):
-            photo = to_array(load_image(target))
-            [face] = select_faces(self.find_faces(photo), "largest")
-        return Target("own image", self.embed(self.view(photo, face.landmarks)))
+            lost: list[str] = []
+            photo = to_array(load_image(target, lost))
+            found = self.find_faces(photo)
+            [face] = select_faces(found, "largest")
+        notes = [f"target picture: {note}" for note in lost]
+        if len(found) > 1:
+            notes.append(f"the target picture shows {len(found)} faces; the largest was taken")
+        if problems := quality_issues(face, photo):
+            notes.append(f"the face in the target picture is {', '.join(problems)}")
+        return Target("own image", self.embed(self.view(photo, face.landmarks)), tuple(notes))
