@@ -116,18 +116,6 @@ def judging_copy(pipe: MAPPipeline) -> MAPPipeline:
 
 
 @torch.no_grad()
-def compare_photos(pipe: MAPPipeline, first: ImageInput, second: ImageInput) -> list[Comparison]:
-    """Compare the largest faces of two photos with every recogniser.
-
-    Raises:
-        MAPError: a photo can't be read, shows no face or its largest is too small; the text says
-            which of the two.
-    """
-    one, other = largest_face(pipe, first, "first"), largest_face(pipe, second, "second")
-    return _compare(pipe, pipe.embed(one), pipe.embed(other))
-
-
-@torch.no_grad()
 def compare_faces(
     pipe: MAPPipeline,
     first: ImageInput,

@@ -14,6 +14,7 @@ HIDE = "none"  # the `target` of a face that is only to be hidden
 # How sure the protection shall be, see `MAPConfig.margin`.
 MARGINS = {"normal": 2.0, "high": 3.0}
 DEFAULT_MARGIN = "normal"
+MOST_STRENGTH = 1.5  # of an expression; beyond 1 it is exaggerated
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class MAPConfig:
             [0, refine_steps].
         refine_steps: fine-tuning steps on the photo, >= 0; 0 takes what a `MAPNetwork` makes in one
             pass.
-        expression_strength: how far the expression is changed before the protection, in [0,1].
+        expression_strength: how far the expression is changed before the protection: 0 not at all,
+            1 as far as people do; at most `MOST_STRENGTH`.
         objectives: "projected" weighs L_SM and projects the gradients of L_A and L_E onto each
             other; "summed" takes one gradient of the sum of all losses, without L_SM and with
             little weight on L_E. See `identity.objectives.objectives_for`.
@@ -81,7 +83,8 @@ class MAPConfig:
         check_setting(self, "refine_steps", self.refine_steps >= 0, ">= 0")
         saved = 0 <= self.steps_saved <= self.refine_steps
         check_setting(self, "steps_saved", saved, f"in [0, {self.refine_steps}]")
-        check_setting(self, "expression_strength", 0 <= self.expression_strength <= 1, "in [0, 1]")
+        strong = 0 <= self.expression_strength <= MOST_STRENGTH
+        check_setting(self, "expression_strength", strong, f"in [0, {MOST_STRENGTH}]")
         known = self.objectives in ("projected", "summed")
         check_setting(self, "objectives", known, "'projected' or 'summed'")
         check_setting(self, "learning_rate", self.learning_rate > 0, "> 0")

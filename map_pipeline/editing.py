@@ -1,14 +1,14 @@
 """`MAPPipeline.edit_expression`: another expression alone, without protection."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 
-from map_pipeline.config import DEFAULT_MODE, check_emotion, resolve_config
+from map_pipeline.config import MAPConfig, check_emotion
 from map_pipeline.errors import CheckpointError, naming_photo
+from map_pipeline.expression.action_units import check_action_units
 from map_pipeline.expression.editor import EditableFace, apply_edit
 from map_pipeline.faces.detect import FaceChoice, check_choice, select_faces
 from map_pipeline.faces.face import Face
@@ -22,7 +22,6 @@ class EditingMixin:
     """The expression editor of `MAPPipeline`; stands before `DiffusionPipeline`."""
 
     # Of the pipeline itself.
-    scheduler: Any
     find_faces: Callable[[np.ndarray], list[Face]]
     maybe_free_model_hooks: Callable[[], None]
 
@@ -37,14 +36,17 @@ class EditingMixin:
         emotion: str = "happy",
         strength: float = 0.5,
         faces: FaceChoice | None = "largest",
+        action_units: Mapping[str, float] | None = None,
     ) -> list[Image.Image]:
         """Give faces another expression without protecting them; nothing in it is random.
 
         Args:
             image: a photo or a list of them, as for a protection.
             emotion: one of `EMOTIONS`.
-            strength: how far the expression is changed, in [0,1].
+            strength: how far the expression is changed, 0 to 1 (as far as people do) or 1.5.
             faces: which ones, as for a protection. Half hidden ones stay as they are.
+            action_units: single movements besides the emotion, such as `{"smile": 0.5}`; see
+                `expression.action_units.ACTION_UNITS`.
 
         Returns:
             Photos of unchanged size, RGB, or RGBA where they are transparent; bit for bit the
@@ -61,7 +63,7 @@ class EditingMixin:
                 read = load_photo(one)
                 photo = to_array(read.pixels)  # [H,W,3]
                 prepared = self.prepare_faces(photo, select_faces(self.find_faces(photo), choice))
-                after = self.express_faces(photo, prepared, emotion, strength)
+                after = self.express_faces(photo, prepared, emotion, strength, action_units)
                 edited.append(as_picture(after, photo, read.cutout))
         self.maybe_free_model_hooks()
         return edited
@@ -75,23 +77,29 @@ class EditingMixin:
 
     @torch.no_grad()
     def express_faces(
-        self, photo: np.ndarray, faces: Sequence[EditableFace], emotion: str, strength: float
+        self,
+        photo: np.ndarray,
+        faces: Sequence[EditableFace],
+        emotion: str,
+        strength: float,
+        action_units: Mapping[str, float] | None = None,
     ) -> np.ndarray:
         """The photo `uint8 [H,W,3]` with another expression of faces from `prepare_faces`.
 
         Raises:
             CheckpointError: the checkpoint can't edit expressions.
-            UnknownOptionError: there is no such emotion, or the strength isn't in [0,1].
+            UnknownOptionError: there is no such emotion or action unit, or a number is out of its
+                range.
         """
         check_emotion(emotion)
-        levels = self.scheduler.config.num_train_timesteps
-        config = resolve_config(None, DEFAULT_MODE, levels, expression_strength=strength)
+        MAPConfig(expression_strength=strength)  # which checks it
+        check_action_units(action_units or {})
         stages = self.stages
         if stages.face_mesh is None or stages.expression_space is None:
             raise CheckpointError(
                 "`checkpoint` must have a face mesh and an expression space to edit expressions."
             )
         for face in faces:
-            edit = stages.edit(face, emotion, config)
+            edit = stages.edit(face, emotion, strength, action_units or {})
             photo = apply_edit(photo, face.alignment, edit, feather_mask(face.alignment.size))
         return photo

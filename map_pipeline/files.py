@@ -1,13 +1,13 @@
 """Writing files so that each is whole or absent."""
 
-import os
+import uuid
 from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file under a temporary name beside it and rename it, so it is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")  # its own name may be at the limit
     try:
         temporary.write_bytes(content)
         temporary.replace(path)

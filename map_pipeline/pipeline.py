@@ -25,6 +25,7 @@ from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import crop_size
 from map_pipeline.editing import EditingMixin
 from map_pipeline.errors import GPUMemoryError, UnknownOptionError, naming_photo
+from map_pipeline.expression.action_units import check_action_units
 from map_pipeline.expression.classifiers import ClassifierEnsemble
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
@@ -39,6 +40,7 @@ from map_pipeline.faces.doubts import DoubtFinder
 from map_pipeline.faces.face import Face
 from map_pipeline.faces.landmarks import LandmarkFinder
 from map_pipeline.faces.mesh import FaceMesh
+from map_pipeline.faces.quality import quality_issues
 from map_pipeline.identity.objectives import Objective
 from map_pipeline.identity.recognisers import RecogniserEnsemble
 from map_pipeline.identity.targets import Target, TargetBank, choose_target
@@ -48,6 +50,7 @@ from map_pipeline.loading import CheckpointMixin
 from map_pipeline.measure import View, view_face
 from map_pipeline.output import MAPPipelineOutput, convert_photos
 from map_pipeline.photos import PhotoTask, name_photos
+from map_pipeline.report import with_notes
 from map_pipeline.stages import FaceStages, FaceTask, make_plan
 
 EXAMPLE_DOC_STRING = """
@@ -209,6 +212,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
         mode: str = DEFAULT_MODE,
         margin: str | float | None = None,
         expression_strength: float | None = None,
+        action_units: Mapping[str, float] | None = None,
         num_inversion_steps: int | None = None,
         num_generation_steps: int | None = None,
         refine_steps: int | None = None,
@@ -236,8 +240,10 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
             mode: "fast" or "strong", the settings of `config.MODES`.
             margin: how sure the protection shall be: "normal", "high" or a number, see
                 `MAPConfig.margin`; more of it is more visible.
-            expression_strength: how far the expression is changed, in [0,1]; 0 leaves it to what
-                the protection does.
+            expression_strength: how far the expression is changed: 0 leaves it to what the
+                protection does, 1 is as far as people go, at most 1.5.
+            action_units: single movements besides the emotion, such as `{"smile": 0.5}`; see
+                `expression.action_units.ACTION_UNITS`.
             num_inversion_steps: network calls of the DDIM inversion, >= 2.
             num_generation_steps: network calls of one generation, >= 1.
             refine_steps: most fine-tuning steps on each face, >= 0. 0 takes one pass of a trained
@@ -287,6 +293,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
             callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs
         )
         self.check_inputs(emotion, surrogates, output_type, tensor_inputs)
+        check_action_units(action_units or {})
         choice = check_choice(faces)
         images, names = name_photos(image)
         generators = photo_generators(generator, len(images))
@@ -308,6 +315,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
         own_target = self._own_target(target)
         network = self.map_network
         plan = make_plan(emotion, surrogates, objectives, config, network, own_target, hide)
+        plan = replace(plan, action_units=action_units or {})
         used = plan.networks_used(self.expression_classifiers)
         self._num_timesteps = sum(len(one.chosen) for one in tasks) * plan.config.refine_steps
         self._interrupt = False
@@ -347,7 +355,8 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
                             stages.report(one.photo, result, *each, detector, used)
                             for each in finished
                         ]
-                        reports.append([replace(face, photo=whole) for face in measured])
+                        measured = [replace(face, photo=whole) for face in measured]
+                        reports.append(with_notes(measured, own_target.notes if own_target else ()))
                     results.append(result)
 
         # 6. Convert.
@@ -434,6 +443,13 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
                 self.targets.index(target)  # an unknown name is an error before any work
             return None
         with naming_photo("`target`"):
-            photo = to_array(load_image(target))
-            [face] = select_faces(self.find_faces(photo), "largest")
-        return Target("own image", self.embed(self.view(photo, face.landmarks)))
+            lost: list[str] = []
+            photo = to_array(load_image(target, lost))
+            found = self.find_faces(photo)
+            [face] = select_faces(found, "largest")
+        notes = [f"target picture: {note}" for note in lost]
+        if len(found) > 1:
+            notes.append(f"the target picture shows {len(found)} faces; the largest was taken")
+        if problems := quality_issues(face, photo):
+            notes.append(f"the face in the target picture is {', '.join(problems)}")
+        return Target("own image", self.embed(self.view(photo, face.landmarks)), tuple(notes))

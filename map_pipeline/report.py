@@ -62,7 +62,8 @@ class PhotoReport:
         unprotected: boxes of those that are left as they were.
         doubtful: boxes of places where more faces may be, turned or half hidden, also left as they
             were.
-        notes: what was lost when the photo was read or written, such as 16 bits a colour.
+        notes: what was lost when the photo was read or written, such as 16 bits a colour, and what
+            is odd about the user's own target picture.
     """
 
     faces_found: int
@@ -148,6 +149,10 @@ class FaceReport:
         return "\n".join(lines)
 
 
+# Said where a face with `problems` was measured.
+UNCLEAR_FACE = (
+    "Recognisers are made for clear faces: what they say about one with a problem means less."
+)
 RECOGNISER_HEADER = (
     "recogniser",
     "used",
@@ -183,7 +188,7 @@ def judged(reports: Sequence[FaceReport]) -> bool:
 
 
 def with_notes(reports: Sequence[FaceReport], notes: Sequence[str]) -> list[FaceReport]:
-    """The reports of a photo, with more of what was lost when it was read or written."""
+    """The reports of a photo, with more of `PhotoReport.notes`."""
     if not notes:
         return list(reports)
     photos = [one.photo or PhotoReport(len(reports)) for one in reports]
@@ -192,7 +197,7 @@ def with_notes(reports: Sequence[FaceReport], notes: Sequence[str]) -> list[Face
 
 
 def notes_of(reports: Sequence[FaceReport]) -> list[str]:
-    """What was lost when a photo was read or written; its reports are given."""
+    """`PhotoReport.notes` of a photo; its reports are given."""
     photo = reports[0].photo if reports else None
     return [] if photo is None else photo.notes
 

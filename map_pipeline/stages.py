@@ -4,7 +4,7 @@ Letters in shape comments: H/W photo, s side of the aligned crop, h/w region aro
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -81,6 +81,7 @@ class Plan:
         objectives: losses and weights.
         config: all other settings.
         map_network: what the fine-tuning starts from instead of the prior.
+        action_units: single movements besides the emotion, see `expression.action_units`.
     """
 
     emotion: str
@@ -88,6 +89,7 @@ class Plan:
     objectives: Sequence[Objective]
     config: MAPConfig
     map_network: MAPNetwork | None = None
+    action_units: Mapping[str, float] = field(default_factory=dict)
 
     def networks_used(self, classifiers: Iterable[str]) -> set[str]:
         """Names of the networks that steer the result, now or in training."""
@@ -183,20 +185,27 @@ class FaceStages:
         self, photo: np.ndarray, alignment: Alignment, task: FaceTask
     ) -> ExpressionEdit | None:
         """The asked expression for a face of a photo `uint8 [H,W,3]`; None if none is possible."""
-        config = task.plan.config
-        if self.expression_space is None or not config.expression_strength:
+        plan, strength = task.plan, task.plan.config.expression_strength
+        if self.expression_space is None or not (strength or plan.action_units):
             return None
         face = self.editable(photo, alignment)
-        return None if face is None else self.edit(face, task.plan.emotion, config)
+        return None if face is None else self.edit(face, plan.emotion, strength, plan.action_units)
 
-    def edit(self, face: EditableFace, emotion: str, config: MAPConfig) -> ExpressionEdit:
+    def edit(
+        self,
+        face: EditableFace,
+        emotion: str,
+        strength: float,
+        action_units: Mapping[str, float],
+    ) -> ExpressionEdit:
         """The asked expression for a face; there must be an `expression_space`."""
         return edit_expression(
             cast(ExpressionSpace, self.expression_space),
             self.mouth_painter,
             face,
             EMOTIONS.index(emotion),
-            config.expression_strength,
+            strength,
+            action_units,
         )
 
     def editable(self, photo: np.ndarray, alignment: Alignment) -> EditableFace | None:

@@ -568,6 +568,23 @@ def test_own_target_picture(protect: Callable, photo: np.ndarray) -> None:
     assert (output.images[0] != protect(photo).images[0]).any()
 
 
+def test_what_is_odd_about_an_own_target_is_reported(
+    protect: Callable, photo: np.ndarray, tmp_path: Path
+) -> None:
+    """It shows two faces, of which the largest is cut off by the edge, and is an animation."""
+    both = Image.new("RGB", (726, 512), "grey")
+    both.paste(Image.fromarray(photo[:256, 96:352]), (0, 0))
+    both.paste(Image.fromarray(photo[:256, :235]).resize((470, 512)), (256, 0))
+    both.save(tmp_path / "both.png", save_all=True, append_images=[both.rotate(90)])
+    [[report]] = protect(photo, target=tmp_path / "both.png").reports
+    frames, faces, problems = report.photo.notes
+    assert "target picture: only one of several" in frames
+    assert "shows 2 faces; the largest" in faces
+    assert "face in the target picture is" in problems
+    [[clear]] = protect(photo, target=ASTRONAUT).reports
+    assert clear.photo.notes == []
+
+
 def test_own_target_without_a_face(protect: Callable, photo: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(NoFaceError, match="`target` must show a face"):
         protect(photo, target=np.full((64, 64, 3), 128, np.uint8))

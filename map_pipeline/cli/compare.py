@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from map_pipeline.cli.options import Inline, Model, load_pipeline
+from map_pipeline.report import UNCLEAR_FACE
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
 if TYPE_CHECKING:
     from map_pipeline.compare import Comparison, FacePair, PhotoFaces
 
 HEADER = ("recogniser", "similarity", "threshold", "same person")
-DOUBT = "Recognisers are made for clear faces: what they say about one with a problem means less."
 ROTATE_HINT = "--rotate may find faces that are turned."
 
 
@@ -51,7 +51,7 @@ def run(options: Options) -> int:
     ]
     faces = [*found.first.faces, *found.second.faces]
     if any(face.problems for face in faces if face.compared):
-        lines.append(DOUBT)
+        lines.append(UNCLEAR_FACE)
     if (found.first.doubtful or found.second.doubtful) and not options.rotate:
         lines.append(ROTATE_HINT)
     print("\n".join(lines), file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Train the networks of a checkpoint: label faces, train the prior, fine-tune it.
+"""Train the networks of a checkpoint: label faces, train the prior, fine-tune it, and the rest.
 
 Settings are fields of `training.config`, options of the same names, and stored with the weights.
 """
@@ -15,11 +15,12 @@ from map_pipeline.cli.train_options import (
     Composites,
     Convert,
     Curves,
+    Expressions,
     Label,
     Map,
+    Mouth,
     Prior,
     Score,
-    Shapes,
 )
 from map_pipeline.errors import CheckpointError, MAPError, UnknownOptionError
 from map_pipeline.training.config import (
@@ -160,18 +161,41 @@ def run_curves(options: Curves) -> int:
     return 0
 
 
-def run_shapes(options: Shapes) -> int:
-    """Measure the expression shapes of labelled faces, and the motions of people."""
+def run_expressions(options: Expressions) -> int:
+    """Measure the space of people's expressions, and their motions."""
+    import torch
+
     from map_pipeline.expression.people import PeoplePhotos
     from map_pipeline.faces.detect import BundledDetector
-    from map_pipeline.training.expression_space import measure_shapes
-    from map_pipeline.training.faces import load_faces
-    from map_pipeline.training.motions import read_people
+    from map_pipeline.training.expression_space import measure_space
 
+    people = PeoplePhotos(options.people, "tuning")
+    pipe = load_checkpoint_with_mesh(options.checkpoint)
     check_writable("--out", options.out)
-    people = read_people(PeoplePhotos(options.people, "tuning"), BundledDetector())
-    shapes = measure_shapes(load_faces(options.faces), people, options.motions)
-    shapes.save_pretrained(options.out)
+    template = torch.tensor(pipe.config.alignment_template)
+    space = measure_space(
+        people, BundledDetector(), pipe.face_mesh, template, options.axes, options.motions
+    )
+    space.save_pretrained(options.out)
+    return 0
+
+
+def run_mouth(options: Mouth) -> int:
+    """Train, or go on training, the painter of mouths."""
+    import torch
+
+    from map_pipeline.expression.people import PeoplePhotos
+    from map_pipeline.faces.detect import BundledDetector
+    from map_pipeline.training.mouth import check_out, train_mouth
+    from map_pipeline.training.mouth_patches import cut_mouths
+
+    check_out(options.out, options.resume)
+    people = PeoplePhotos(options.people, "tuning")
+    pipe = load_checkpoint_with_mesh(options.checkpoint)
+    check_writable("--out", options.out)
+    template = torch.tensor(pipe.config.alignment_template)
+    mouths = cut_mouths(options.faces, people, BundledDetector(), pipe.face_mesh, template)
+    train_mouth(options.settings, mouths, options.out, options.resume, _say)
     return 0
 
 
@@ -210,6 +234,14 @@ def load_checkpoint(name: str | None) -> "MAPPipeline":
     from map_pipeline.pipeline import MAPPipeline
 
     return MAPPipeline.from_pretrained(name)
+
+
+def load_checkpoint_with_mesh(name: str | None) -> "MAPPipeline":
+    """The pipeline of a checkpoint; `CheckpointError` if it lacks the face mesh."""
+    pipe = load_checkpoint(name)
+    if pipe.face_mesh is None:
+        raise CheckpointError("`checkpoint` must hold a face mesh, got none.")
+    return pipe
 
 
 def load_start(
@@ -294,7 +326,8 @@ SUBCOMMANDS = {
     "score": (Score, run_score),
     "map": (Map, run_map),
     "curves": (Curves, run_curves),
-    "shapes": (Shapes, run_shapes),
+    "expressions": (Expressions, run_expressions),
+    "mouth": (Mouth, run_mouth),
     "composites": (Composites, run_composites),
     "convert": (Convert, run_convert),
 }

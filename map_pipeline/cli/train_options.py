@@ -1,18 +1,19 @@
 """Options of `map-protect train`: one dataclass for each command."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import tyro
 
 from map_pipeline.cli.options import Inline
-from map_pipeline.errors import UnknownOptionError
+from map_pipeline.errors import UnknownOptionError, check_setting
 from map_pipeline.training.config import (
     MAP_PRESETS,
     PRIOR_PRESETS,
     MAPTrainingConfig,
+    MouthConfig,
     PriorConfig,
 )
 
@@ -129,21 +130,47 @@ class Curves:
 
 
 @dataclass(frozen=True)
-class Shapes:
-    """Measure where emotions move landmarks, and how else features may move.
+class Expressions:
+    """Measure the space of expressions, and how else features may move.
 
     Attributes:
-        faces: Zips or folders of labelled faces.
         people: Zip of people in several expressions, with labels of subject and emotion; a third of
             them is kept for `map-protect evaluate expressions`.
         out: Folder of the component.
+        checkpoint: Whose face mesh and alignment; the bundled one if not given.
+        axes: Number of axes of the space.
         motions: Number of free motions.
+    """
+
+    people: Path
+    out: Path
+    checkpoint: str | None = None
+    axes: int = 16
+    motions: int = 8
+
+    def __post_init__(self) -> None:
+        check_setting(self, "axes", self.axes >= 1, ">= 1")
+        check_setting(self, "motions", self.motions >= 0, ">= 0")
+
+
+@dataclass(frozen=True)
+class Mouth:
+    """Train the network that paints teeth between lips that part.
+
+    Attributes:
+        faces: Zips or folders of aligned faces.
+        people: Zip of people in several expressions, as for `expressions`.
+        out: Folder of the run.
+        checkpoint: Whose face mesh and alignment; the bundled one if not given.
+        resume: Go on with the run that OUT holds.
     """
 
     faces: tuple[Path, ...]
     people: Path
     out: Path
-    motions: int = 8
+    checkpoint: str | None = None
+    resume: bool = False
+    settings: Inline[MouthConfig] = field(default_factory=MouthConfig)
 
 
 @dataclass(frozen=True)

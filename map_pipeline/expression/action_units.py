@@ -102,9 +102,7 @@ UNITS: Mapping[str, tuple[Motion, range]] = {
         MOUTH,
     ),
 }
-# Lids that close, of one eye: upper ones go to the lower ones.
-WINKS = {"wink_left": ((37, 41), (38, 40)), "wink_right": ((43, 47), (44, 46))}
-ACTION_UNITS = (*UNITS, *WINKS)
+ACTION_UNITS = tuple(UNITS)
 LEAST, MOST = -1.0, 1.0
 FAR = 0.12  # how far from its landmarks the skin goes along, of the side
 
@@ -115,24 +113,19 @@ def check_action_units(units: Mapping[str, float]) -> None:
         if name not in ACTION_UNITS:
             known = ", ".join(ACTION_UNITS)
             raise UnknownOptionError(f"`action_units` must be among {known}; got {name!r}.")
-        least = 0.0 if name in WINKS else LEAST
-        if not least <= amount <= MOST:
+        if not LEAST <= amount <= MOST:
             raise UnknownOptionError(
-                f"`action_units[{name!r}]` must be in [{least:g}, {MOST:g}], got {amount!r}."
+                f"`action_units[{name!r}]` must be in [{LEAST:g}, {MOST:g}], got {amount!r}."
             )
 
 
-def displacement_of(name: str, amount: float, landmarks68: Tensor) -> Tensor:
+def displacement_of(name: str, amount: float) -> Tensor:
     """Where the landmarks `[68,2]` of an upright face go, in its unit, the crop's side.
 
     Args:
-        name: one of `ACTION_UNITS`; amount: in [-1,1], 0 to 1 for winks.
+        name: one of `ACTION_UNITS`; amount: in [-1,1].
     """
     moved = torch.zeros(POINTS, 2)
-    if name in WINKS:
-        for upper, lower in WINKS[name]:
-            moved[upper] = amount * (landmarks68[lower] - landmarks68[upper])
-        return moved
     for point, (outwards, up) in UNITS[name][0].items():
         moved[point] = torch.tensor([-outwards, -up]) * amount * PIXEL
     other = moved[torch.as_tensor(MIRRORED)] * torch.tensor([-1.0, 1.0])
@@ -147,7 +140,7 @@ def shown_by(name: str, mean: Tensor) -> Tensor:
     Args:
         mean: `[536,2]` mean shape, of the side.
     """
-    centres = [pair[0] for pair in WINKS[name]] if name in WINKS else list(UNITS[name][1])
+    centres = list(UNITS[name][1])
     distance = torch.cdist(mean, mean[centres]).amin(1, keepdim=True)
     ramp = (1 - distance / FAR).clamp(0, 1)
     return ramp * ramp * (3 - 2 * ramp)

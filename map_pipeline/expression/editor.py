@@ -104,7 +104,7 @@ def edit_expression(
         axes = space.towards(shape, emotion, strength)
     moved = space.move(axes)
     for name, amount in (action_units or {}).items():
-        units = displacement_of(name, amount, shape[:POINTS])
+        units = displacement_of(name, amount)
         likely = space.complete(units)
         skin = space.move(likely) * shown_by(name, space.mean)
         skin[:POINTS] = units
@@ -115,9 +115,7 @@ def edit_expression(
     reached[:POINTS] = _closed_at_most(shape[:POINTS], reached[:POINTS])
     in_crop = apply_affine(invert_affine(to_frame[0]), reached) * size
     controls = space.controls
-    flow, places = displacement(
-        face.shape.cpu()[controls], in_crop[controls], size, mouth_painter is not None
-    )
+    flow, places = displacement(face.shape.cpu()[controls], in_crop[controls], size)
     warped = deform(face.crop, fine_to_crop(), flow)
     painted = _shaded(space, warped, axes, places, to_frame[0], size)
     if mouth_painter is not None:

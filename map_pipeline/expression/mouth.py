@@ -15,7 +15,7 @@ from map_pipeline.faces.align import apply_affine, invert_affine, similarity_tra
 # Of the patch, px: its size, and the distance of the corners of the mouth.
 WIDTH, HEIGHT, MOUTH_WIDTH = 72, 48, 54
 PATCH = 2  # the network works on patches of so many pixels
-STEPS = 8
+STEPS = 4
 SOFT_EDGE = 0.7  # standard deviation of the edge's blur, px of the patch
 CORNERS, MIDDLE, INNER_MOUTH = (48, 54), (62, 66), slice(60, 68)  # of the 68 landmarks
 
@@ -26,6 +26,21 @@ def noise_schedule() -> DDIMScheduler:
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
         timestep_spacing="trailing",
+    )
+
+
+def new_mouth_painter() -> UNet2DModel:
+    """A network to be trained, see `training.mouth`; 3.5 M parameters."""
+    return UNet2DModel(
+        sample_size=(HEIGHT // PATCH, WIDTH // PATCH),
+        in_channels=7 * PATCH**2,
+        out_channels=3 * PATCH**2,
+        layers_per_block=1,
+        block_out_channels=(48, 96, 128),
+        down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        norm_num_groups=16,
+        attention_head_dim=32,
     )
 
 
@@ -56,7 +71,7 @@ def network_input(noisy: Tensor, picture: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fill(network: UNet2DModel, picture: Tensor, mask: Tensor, steps: int = STEPS) -> Tensor:
-    """Patches `[B,3,48,72]` in [-1,1] whose mouths are painted; the same picture for the same input.
+    """Patches `[B,3,48,72]` in [-1,1] whose mouths are painted; the same for the same input.
 
     Args:
         picture: `[B,3,48,72]` in [-1,1]; mask: `[B,1,48,72]`, 1 between the lips.

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from map_pipeline.expression.drawing import polygon_mask
 from map_pipeline.faces.align import (
     Alignment,
     affine_scale,
@@ -31,57 +30,53 @@ from map_pipeline.faces.align import (
 )
 from map_pipeline.faces.paste import feather_mask
 
-# Reach of a landmark's motion, as a share of the crop's side: hair and background stay in place.
-# Further ones (.18) move more of the skin between the features, which changes pixels, not what is
-# seen: on twelve faces the same expressions cost .02 more structural similarity.
-REACH = 0.10
+# Reach of a point's motion, as a share of the crop's side: hair and background stay in place. With
+# less (.10), lips that part fold sooner.
+REACH = 0.14
 # Share of a landmark's own motion that is traded for smoothness: small errors of single landmarks
 # shall not print creases. Lips close and part by opposite motions of points that nearly touch.
-SMOOTHING, LIP_SMOOTHING = 0.03, 0.01
-LIPS, INNER_LIPS = slice(48, 68), slice(60, 68)  # of the 68 landmarks
+# Points between the landmarks only lead the skin along.
+SMOOTHING, LIP_SMOOTHING, SKIN_SMOOTHING = 0.03, 0.02, 0.1
+LIPS, SKIN = slice(48, 68), slice(68, None)  # the 68 landmarks come first
 # The motion is made of so many small ones: each is far from folding over, and so is their sequence.
-STEPS = 5
+STEPS = 10
 # Least area factor of the whole map; where landmarks ask for less, the motion is made smaller.
-MIN_AREA, SMALLER = 0.03, 0.85
+MIN_AREA, SMALLER = 0.03, 0.8
 UNMOVED = 0.02  # crop px; what moves less keeps its bits
 STRIP_PIXELS = 1_000_000  # most photo pixels warped at once, see `faces.paste`
 GRID = 4  # it is evaluated at every so many px of the crop and enlarged from there
 
 
-def displacement(
-    landmarks: Tensor, moved: Tensor, size: int, mouth_painted: bool = False
-) -> tuple[Tensor, Tensor]:
+def displacement(landmarks: Tensor, moved: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The flow that brings landmarks to other places, and where it brings them; never folds.
 
     Interpolation with Wendland's C2 function (1995, https://doi.org/10.1007/BF02123482): smooth as
     a thin-plate spline, but zero beyond its reach.
 
     Args:
-        landmarks: `[68,2]` crop px, where they are.
-        moved: `[68,2]` crop px, where they shall be.
+        landmarks: `[N,2]` crop px, where they are; see `spread`.
+        moved: `[N,2]` crop px, where they shall be.
         size: s, side of the crop, px.
-        mouth_painted: whether something is painted between the lips, so that it may fold there.
-            Lips that nearly touch could else hardly part.
 
     Returns:
-        the flow `[1,2,2s,2s]`, and the places reached `[68,2]` crop px: `moved`, or on the way
+        the flow `[1,2,2s,2s]`, and the places reached `[N,2]` crop px: `moved`, or on the way
         there if going all of it would fold the picture.
     """
     start, goal = landmarks.detach().double().cpu(), moved.detach().double().cpu()
     reached, share = goal, 1.0
-    least = _least_skin_area if mouth_painted else lambda flow, *_: least_area(flow)
-    while least(flow := _sequence(start, reached, size), reached, size) < MIN_AREA:
+    spacing = (2 * size - 1) / (2 * size // GRID - 1)
+    while least_area(flow := _sequence(start, reached, size), spacing) < MIN_AREA:
         share *= SMALLER
         reached = torch.lerp(start, goal, share)
-    return flow * feather_mask(2 * size), reached.to(moved)
+    return enlarge(flow, size) * feather_mask(2 * size), reached.to(moved)
 
 
 def _sequence(landmarks: Tensor, moved: Tensor, size: int) -> Tensor:
-    """A flow `[1,2,2s,2s]` that goes the way in `STEPS` small motions, one after the other.
+    """The flow `[1,2,c,c]` on `flow_grid` that goes the way in `STEPS` small motions.
 
     Args:
-        landmarks: `[68,2]` crop px, where they are.
-        moved: `[68,2]` crop px, where they shall be.
+        landmarks: `[N,2]` crop px, where they are.
+        moved: `[N,2]` crop px, where they shall be.
     """
     centres, shifts = moved, landmarks - moved
     grid = points = flow_grid(size)
@@ -89,7 +84,7 @@ def _sequence(landmarks: Tensor, moved: Tensor, size: int) -> Tensor:
         points = points + _smooth_motion(centres, shifts / STEPS, size, points)
         centres = centres + shifts / STEPS
     coarse = 2 * size // GRID
-    return enlarge((points - grid).T.reshape(1, 2, coarse, coarse).float(), size)
+    return (points - grid).T.reshape(1, 2, coarse, coarse).float()
 
 
 def flow_grid(size: int) -> Tensor:
@@ -104,40 +99,34 @@ def enlarge(flows: Tensor, size: int) -> Tensor:
 
 
 def _smooth_motion(centres: Tensor, shifts: Tensor, size: int, points: Tensor) -> Tensor:
-    """The motion `[M,2]` of `points` `[M,2]` that moves `centres` `[68,2]` by about `shifts`."""
+    """The motion `[M,2]` of `points` `[M,2]` that moves `centres` `[N,2]` by about `shifts`."""
     return spread(centres, size, points, REACH) @ shifts
 
 
 def spread(centres: Tensor, size: int, points: Tensor, reach: float) -> Tensor:
-    """Shares `[M,68]` of the shifts of `centres` `[68,2]` that move `points` `[M,2]`.
+    """Shares `[M,N]` of the shifts of `centres` `[N,2]` that move `points` `[M,2]`.
 
     Args:
+        centres: the 68 landmarks, and perhaps points of the skin.
         size: s, side of the crop, px.
         reach: of a centre's motion, as a share of the crop's side.
     """
     rounding = torch.full((len(centres),), SMOOTHING, dtype=centres.dtype)
-    rounding[LIPS] = LIP_SMOOTHING
+    rounding[LIPS], rounding[SKIN] = LIP_SMOOTHING, SKIN_SMOOTHING
     kernel = _kernel(torch.cdist(centres, centres) / (reach * size)) + rounding.diag()
     return torch.linalg.solve(kernel, _kernel(torch.cdist(centres, points) / (reach * size))).T
 
 
-def least_area(flow: Tensor) -> float:
-    """Smallest area factor of the map of a flow; negative where it folds over."""
-    return float(_areas(flow).min())
+def least_area(flow: Tensor, spacing: float = 1.0) -> float:
+    """Smallest area factor of the map of a flow `[1,2,h,w]`; negative where it folds over.
 
-
-def _least_skin_area(flow: Tensor, landmarks: Tensor, size: int) -> float:
-    """`least_area` beside what lies between the lips; `landmarks` `[68,2]` crop px after it."""
-    mouth = polygon_mask(landmarks[INNER_LIPS] + size / 2, 2 * size)[0, 0, :-1, :-1]
-    return float(_areas(flow)[mouth == 0].min())
-
-
-def _areas(flow: Tensor) -> Tensor:
-    """Area factors `[2s-1,2s-1]` of the map of a flow."""
-    x, y = flow[0, 0], flow[0, 1]
+    Args:
+        spacing: of its values, crop px.
+    """
+    x, y = flow[0, 0] / spacing, flow[0, 1] / spacing
     dx_dx, dx_dy = 1 + x.diff(dim=1)[:-1], x.diff(dim=0)[:, :-1]
     dy_dx, dy_dy = y.diff(dim=1)[:-1], 1 + y.diff(dim=0)[:, :-1]
-    return dx_dx * dy_dy - dx_dy * dy_dx
+    return float((dx_dx * dy_dy - dx_dy * dy_dx).min())
 
 
 def deform(image: Tensor, image_to_crop: Tensor, flow: Tensor) -> Tensor:

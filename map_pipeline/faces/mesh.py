@@ -50,9 +50,9 @@ class FaceMesh(ModelMixin, ConfigMixin):
     def __init__(
         self,
         nodes: Sequence[dict[str, Any]],
-        input_size: int,
-        template: Sequence[Sequence[float]],
-        licence: str = "",  # noqa: ARG002 (read from self.config)
+        input_size: int,  # noqa: ARG002 (read from self.config)
+        template: Sequence[Sequence[float]],  # noqa: ARG002
+        licence: str = "",  # noqa: ARG002
         source: str = "",  # noqa: ARG002
     ) -> None:
         super().__init__()

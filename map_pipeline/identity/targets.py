@@ -20,10 +20,17 @@ from map_pipeline.images import to_pil
 
 @dataclass(frozen=True)
 class Target:
-    """A target identity: its name and recogniser name -> embedding `[1,D]`."""
+    """A target identity.
+
+    Attributes:
+        name: of a composite, or "own image".
+        embeddings: recogniser name -> embedding `[1,D]`.
+        notes: what is odd about a user's own picture, a phrase each.
+    """
 
     name: str
     embeddings: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
 
 
 class TargetBank(ModelMixin, ConfigMixin):

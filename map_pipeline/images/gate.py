@@ -16,20 +16,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 from torch import Tensor
 
 from map_pipeline.errors import InvalidImageError
 from map_pipeline.images.forms import ImageInput, check_size, to_uint8
+from map_pipeline.images.gamut import named_gamut
 from map_pipeline.images.heic import HEAD, can_read_heic, is_heic
-from map_pipeline.images.metadata import JPEG_END, JPEG_START, bare_jpeg, orientation
+from map_pipeline.images.metadata import JPEG_END, JPEG_START, JpegParts, exif_hints, take_apart
 from map_pipeline.images.normalise import is_deep, normalise
 from map_pipeline.images.photo import Photo
 from map_pipeline.images.rules import FORMATS, MAX_BYTES, MAX_SECONDS, TIFF_COMPRESSIONS, Rule
 
 READS_PER_BYTE = 4  # decoders read a file once, TIFF tags up to three times; bombs 65,000 times
-# A decoder fills what is missing of a JPEG with one colour: the last corner, px, shows that.
-CORNER, FLAT = 4, 2
+# Put behind a JPEG that lacks its end: only where pixels are missing, a decoder takes it for some.
+# It differs from zeros, which stand for what isn't there at all, from its first bit.
+FILLER = bytes(range(254, 0, -1))
+ZEROS = 512  # in a row at the end of a file are no pixels, but room for a download that broke off
 BLOCK = 4096  # bytes that a decoder gets at once, so that the time is looked at often enough
 
 
@@ -88,9 +91,29 @@ def _load_opened(image: Image.Image) -> Photo:
     """A PIL image of the caller; perhaps of a file whose pixels are yet to be read."""
     check_size(*image.size)
     with _refusing("a PIL image"):
-        deep = is_deep(image)
-        image.load()
-        return _upright(image, image.info.get("exif") or b"", deep)
+        content = _reread(image)
+        deep, notes = is_deep(image), _notes_on_frames(image, content)
+        try:
+            image.load()
+        except OSError:  # it ends early
+            if image.format not in ("JPEG", "MPO") or image.tell():
+                raise
+            return _decode(content, "a PIL image")
+        exif = image.info.get("exif") or b""
+        photo = _upright(image, exif, deep, named_gamut(content))
+    return _with_notes(photo, notes)
+
+
+def _reread(image: Image.Image) -> bytes:
+    """The file of an image whose pixels aren't read yet, or a byte too many; else nothing."""
+    file = getattr(image, "fp", None)
+    if file is None:
+        return b""
+    place = file.tell()
+    file.seek(0)
+    content = file.read(MAX_BYTES + 1)
+    file.seek(place)
+    return content
 
 
 def _read_file(path: str, name: str) -> bytes:
@@ -122,30 +145,23 @@ def _decode(content: bytes, name: str) -> Photo:
         raise Rule.FORMAT.error(
             f"{name}, which is HEIC: save it as JPEG, or pip install 'map-pipeline[heic]'"
         )
-    formats = ("HEIF",) if heic else FORMATS
     with _refusing(name):
         if not content.startswith(JPEG_START):
-            return _open(content, b"", name, formats)
-        content, exif = bare_jpeg(content)
-        try:
-            return _open(content, exif, name, formats)
-        except OSError:  # it ends early
-            photo = _open(content + JPEG_END, exif, name, formats, whole=False)
-        return replace(photo, notes=(*photo.notes, "the file has no end; all its pixels are there"))
+            return _open(content, name, formats=("HEIF",) if heic else FORMATS)
+        parts = take_apart(content)
+        photo = _open(parts.bare, name, parts.exif) if parts.ended else _open_endless(parts, name)
+    if not parts.others:
+        return photo
+    return _with_notes(photo, ["a further picture in the file, such as an HDR map, was left out"])
 
 
 def _open(
-    content: bytes,
-    exif: bytes,
-    name: str,
-    formats: tuple[str, ...],
-    whole: bool = True,
+    content: bytes, name: str, exif: bytes = b"", formats: tuple[str, ...] = FORMATS
 ) -> Photo:
     """The picture in the content of a file of one of these formats.
 
     Args:
         exif: of a JPEG, whose content has none.
-        whole: the file isn't known to end early.
     """
     with Image.open(_Meter(content), formats=formats) as image:
         check_size(*image.size)
@@ -154,23 +170,63 @@ def _open(
             raise Rule.FORMAT.error(f"{name}, a TIFF packed as {packing}")
         image.decodermaxblock = BLOCK
         deep = is_deep(image)
+        notes = _notes_on_frames(image, content)
         image.load()
-        if not whole and _lacks_its_end(image):
-            raise OSError("image file is truncated")
-        return _upright(image, exif or image.info.get("exif") or b"", deep)
+        exif = exif or image.info.get("exif") or b""
+        return _with_notes(_upright(image, exif, deep, named_gamut(content)), notes)
 
 
-def _lacks_its_end(image: Image.Image) -> bool:
-    """Whether the last block of a JPEG is flat, as where a decoder had nothing to draw."""
-    width, height = image.size
-    corner = image.convert("L").crop((width - CORNER, height - CORNER, width, height))
-    return int(np.ptp(np.asarray(corner))) <= FLAT
+def _open_endless(parts: JpegParts, name: str) -> Photo:
+    """The picture in a JPEG that lacks its end marker.
+
+    Raises:
+        OSError: pixels are missing, too. A decoder makes them up of whatever follows.
+    """
+    truncated = OSError("image file is truncated")
+    if not parts.complete:
+        raise truncated
+    kept = parts.bare.rstrip(b"\xff")  # half a marker
+    if kept.endswith(bytes(ZEROS)):
+        kept = kept.rstrip(b"\0") + bytes(2)  # pixels may end with zeros
+    photo, other = (_open(kept + rest + JPEG_END, name, parts.exif) for rest in (b"", FILLER))
+    if ImageChops.difference(photo.pixels, other.pixels).getbbox():
+        raise truncated
+    return _with_notes(photo, ["the file has no end; all its pixels are there"])
 
 
-def _upright(image: Image.Image, exif: bytes, deep: bool) -> Photo:
+def _notes_on_frames(image: Image.Image, content: bytes) -> list[str]:
+    """What is said of a picture that stands in its file with others: frames, pages, a burst.
+
+    Args:
+        content: of the file; empty if the image was loaded before.
+    """
+    try:
+        if image.format == "GIF" and content:  # looking for more frames, Pillow forgets this one
+            with Image.open(_Meter(content), formats=("GIF",)) as again:
+                several = getattr(again, "is_animated", False)
+        else:
+            several = image.format != "GIF" and getattr(image, "is_animated", False)
+    except InvalidImageError:  # it takes too long
+        raise
+    except Exception:  # what follows is damaged; Pillow raises anything
+        several = True
+    return ["only one of several pictures in the file was used"] if several else []
+
+
+def _with_notes(photo: Photo, notes: list[str]) -> Photo:
+    return replace(photo, notes=(*notes, *photo.notes))
+
+
+def _upright(image: Image.Image, exif: bytes, deep: bool, gamut: str | None = None) -> Photo:
+    """The picture in a loaded image.
+
+    Args:
+        deep: see `is_deep`; gamut: see `named_gamut`.
+    """
+    hints = exif_hints(exif)
     # Pillow turns a TIFF by itself and leaves what its EXIF block says.
-    turn = 1 if image.format == "TIFF" else orientation(exif)
-    return replace(normalise(image, turn, deep), format=image.format)
+    turn = 1 if image.format == "TIFF" else hints.orientation
+    return replace(normalise(image, turn, deep, gamut or hints.gamut), format=image.format)
 
 
 class _Meter(io.BytesIO):

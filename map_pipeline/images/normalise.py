@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from map_pipeline.images.forms import flatten
+from map_pipeline.images.gamut import profile_of
 from map_pipeline.images.photo import Photo
 
 UPRIGHT = {  # EXIF orientation -> what turns the stored pixels upright
@@ -38,13 +39,16 @@ def is_deep(image: Image.Image) -> bool:
     return any(DEEP.search(str(part[3])) for part in getattr(image, "tile", ()))
 
 
-def normalise(image: Image.Image, orientation: int = 1, deep: bool = False) -> Photo:
+def normalise(
+    image: Image.Image, orientation: int = 1, deep: bool = False, gamut: str | None = None
+) -> Photo:
     """A new picture, upright and sRGB, without any `info`.
 
     Args:
         image: loaded, of any mode.
         orientation: the EXIF orientation; what is none of 1 to 8 means 1.
         deep: whether its file held more than 8 bits per colour, see `is_deep`.
+        gamut: what colours its file names, see `gamut.named_gamut`; a profile counts for more.
 
     Raises:
         ValueError: the mode can't be converted, or a pixel of mode "F" is no finite number.
@@ -60,7 +64,11 @@ def normalise(image: Image.Image, orientation: int = 1, deep: bool = False) -> P
     else:
         colours = image
     notes = ["more than 8 bits a colour became 8 bits"] if deep or is_deep(image) else []
-    colours, note = _to_srgb(colours, profile)
+    named = None if profile or colours.mode in ("CMYK", "LAB") else gamut
+    colours, note = _to_srgb(colours, profile or profile_of(named))
+    if named:
+        became = "became" if profile_of(named) else "were taken for"
+        note = f"colours of {named} {became} sRGB"
     if note:
         notes.append(note)
     if orientation in UPRIGHT:

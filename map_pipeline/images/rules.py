@@ -57,13 +57,20 @@ class Rule(StrEnum):
 # What a picture may carry, and what becomes of it.
 HANDLING = (
     ("File name", "ignored: the content decides the format"),
-    ("Animation, several pages, second picture of a phone's JPEG", "first frame"),
+    (
+        "Animation, several pages, a burst, second picture of a phone's JPEG",
+        "first frame or main picture; the report says so",
+    ),
     ("HEIC format", "read where `pillow-heif` is installed, else refused with advice"),
     ("No end marker, in a JPEG whose pixels are all there", "read; the report says so"),
     ("EXIF orientation", "applied"),
     (
         "Colour profile (RGB, grey, CMYK)",
         "converted to sRGB, or ignored if damaged or unfit; the report says so",
+    ),
+    (
+        "Adobe RGB named by EXIF, Display P3 or BT.2020 named by cICP or nclx",
+        "converted to sRGB; other spaces than sRGB are taken for it; the report says so",
     ),
     (
         "Transparency",

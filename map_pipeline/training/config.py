@@ -149,6 +149,47 @@ class MAPTrainingConfig:
         check_setting(self, "mixed_precision", self.mixed_precision in ("bf16", "no"), "bf16 or no")
 
 
+@dataclass(frozen=True)
+class MouthConfig:
+    """Settings of a training run; stored with the weights.
+
+    Attributes:
+        batch_size: patches an update.
+        learning_rate: of AdamW; warmup: updates until it is reached; it falls to 0 like a cosine in
+            the last `cooldown` share of the run.
+        weight_decay: of AdamW.
+        ema_decay: of the averaged weights, which are the result.
+        minutes, updates: the run ends at whichever comes first.
+        report_every: updates between two validations.
+        mixed_precision: "bf16" or "no".
+        seed: of everything random.
+    """
+
+    batch_size: int = 24
+    learning_rate: float = 3e-4
+    warmup: int = 200
+    cooldown: float = 1.0
+    weight_decay: float = 1e-3
+    ema_decay: float = 0.999
+    minutes: float = 80.0
+    updates: int = 1_000_000
+    report_every: int = 500
+    mixed_precision: str = "bf16"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "updates", "report_every"):
+            check_setting(self, name, getattr(self, name) >= 1, ">= 1")
+        for name in ("learning_rate", "minutes"):
+            check_setting(self, name, 0 < getattr(self, name) < math.inf, "> 0")
+        for name in ("warmup", "seed"):
+            check_setting(self, name, getattr(self, name) >= 0, ">= 0")
+        check_setting(self, "weight_decay", 0 <= self.weight_decay < math.inf, ">= 0")
+        check_setting(self, "cooldown", 0 <= self.cooldown <= 1, "in [0, 1]")
+        check_setting(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
+        check_setting(self, "mixed_precision", self.mixed_precision in ("bf16", "no"), "bf16 or no")
+
+
 MAP_PRESETS = {
     "cpu": MAPTrainingConfig(updates=320),
     "gpu": MAPTrainingConfig(

@@ -45,13 +45,16 @@ GUESSED = 0.3
 # Expressions are taken to be this share as frequent in everyday photos as in posed ones, when it is
 # told what of a face is its expression and what the person.
 EVERYDAY = 0.1
+MOST_LONGER = 1.5  # how many times longer than its mean a way is made
 SHADING_SIDE = 128
 REACH = 0.35  # of the interpolation between points, of the side
 LAMP = 0.13  # Gaussian of what counts as the lamp's, of the side
 DARKEST = 0.01  # linear brightness below which differences don't count
-CONTROL_DISTANCE = 0.045  # least distance of two points that move the skin, of the side
+# Least distance of two points that move the skin, and of these and the lips, of the side.
+CONTROL_DISTANCE, LIP_DISTANCE = 0.045, 0.08
 MOST = 1.0  # largest difference of a brightness's logarithm that is believed
 BROWS, NOSTRILS, LIPS = (slice(17, 22), slice(22, 27)), slice(31, 36), slice(48, 60)
+LIPS_ALL = slice(48, 68)
 LIGHT = torch.tensor([0.2126, 0.7152, 0.0722])  # of linear RGB, ITU-R BT.709
 
 
@@ -108,7 +111,8 @@ def measure_space(
     space.controls.copy_(controls)
     space.shading.copy_(measure_shading(samples, mean, controls, groups, read))
     starts = neutral_starts(shapes, groups)
-    space.emotions.copy_(emotion_means(shapes, groups, starts).flatten(1) @ reading.T)
+    ways = emotion_means(shapes, groups, starts)
+    space.emotions.copy_(ways.flatten(1) @ reading.T)
     persons = torch.stack([one for one, known in starts.values() if known]) - mean
     space.estimator.copy_(wiener_filter(persons.flatten(1) @ reading.T, read))
     landmarks = {
@@ -228,7 +232,10 @@ def emotion_means(
     groups: dict[str, dict[str, list[int]]],
     starts: dict[str, tuple[Tensor, bool]],
 ) -> Tensor:
-    """Mean way `[7,...]` from people's neutral to each emotion; zeros for neutral and unseen."""
+    """The way `[7,536,2]` from neutral to each emotion; zeros for neutral and unseen.
+
+    It is the mean of people's ways, but as long as these are: a mean of different ways is shorter.
+    """
     result = torch.zeros(len(EMOTIONS), *values.shape[1:])
     for index, emotion in enumerate(EMOTIONS):
         ways, weights = [], []
@@ -237,8 +244,11 @@ def emotion_means(
                 ways.append(values[groups[person][emotion]].mean(0) - start)
                 weights.append(1.0 if known else GUESSED)
         if ways:
-            share = torch.tensor(weights) / sum(weights)
-            result[index] = torch.einsum("n,n...->...", share, torch.stack(ways))
+            share, every = torch.tensor(weights) / sum(weights), torch.stack(ways)
+            mean = torch.einsum("n,n...->...", share, every)
+            lengths = every[:, :POINTS].flatten(1).norm(dim=1)
+            longer = float(lengths.median() / mean[:POINTS].norm().clamp(min=1e-6))
+            result[index] = mean * min(max(longer, 1.0), MOST_LONGER)
     return result
 
 
@@ -253,7 +263,9 @@ def control_points(mean: Tensor) -> Tensor:
     for index in range(POINTS, SHAPE_POINTS):
         column, row = (mean[index] * SHADING_SIDE).round().long().clamp(0, SHADING_SIDE - 1)
         distance = (mean[chosen] - mean[index]).norm(dim=1).min()
-        if inside[0, 0, row, column] > 0 and distance > CONTROL_DISTANCE:
+        to_lips = (mean[LIPS_ALL] - mean[index]).norm(dim=1).min()
+        near = distance <= CONTROL_DISTANCE or to_lips <= LIP_DISTANCE
+        if inside[0, 0, row, column] > 0 and not near:
             chosen.append(index)
     return torch.tensor(chosen)
 

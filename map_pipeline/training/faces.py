@@ -64,21 +64,25 @@ class FaceSet:
 
 
 def read_files(
-    source: Path, wanted: Callable[[str], bool] = lambda _name: True
+    source: Path, wanted: Callable[[str], bool] = lambda _name: True, deep: bool = False
 ) -> Iterator[tuple[str, bytes]]:
     """Name and content of the wanted files at the top of a folder or zip file, sorted by name.
+
+    Args:
+        deep: also those in folders below, named like "below/a.png".
 
     Raises:
         InvalidImageError: `source` is neither, or a damaged zip file.
     """
     if source.is_dir():
-        for path in sorted(source.iterdir()):
-            if path.is_file() and wanted(path.name):
-                yield path.name, path.read_bytes()
+        for path in sorted(source.rglob("*") if deep else source.iterdir()):
+            name = path.relative_to(source).as_posix()
+            if path.is_file() and wanted(name):
+                yield name, path.read_bytes()
     elif zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
             for name in sorted(archive.namelist()):
-                if "/" not in name and wanted(name):
+                if (deep or "/" not in name) and not name.endswith("/") and wanted(name):
                     yield name, _extract(archive, name, source)
     else:
         raise InvalidImageError(f"`faces` must be a folder or a zip file, got {source}.")
@@ -100,7 +104,7 @@ def read_pictures(source: Path) -> tuple[list[str], Tensor]:
     if not found:
         raise InvalidImageError(f"`faces` must hold pictures, got none in {source}.")
     with ThreadPoolExecutor() as threads:  # Pillow decodes outside Python's lock
-        pictures = list(threads.map(_decode, found))
+        pictures = list(threads.map(decode, found))
     size = pictures[0].shape
     for (name, _), picture in zip(found, pictures, strict=True):
         if picture.shape != size or size[0] != size[1]:
@@ -109,6 +113,22 @@ def read_pictures(source: Path) -> tuple[list[str], Tensor]:
                 f"{picture.shape[0]} px in {name}."
             )
     return [name for name, _ in found], torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def decode(file: tuple[str, bytes]) -> np.ndarray:
+    """The picture `uint8 [H,W,3]` in a file given by its name and content.
+
+    Raises:
+        InvalidImageError: it can't be read.
+    """
+    name, content = file
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            return np.array(picture.convert("RGB"))
+    except Exception:  # what Pillow raises for a damaged file has no end
+        raise InvalidImageError(
+            f"`faces` must hold pictures that can be read, got {name}."
+        ) from None
 
 
 def read_labels(source: Path) -> list[dict]:
@@ -218,18 +238,6 @@ def _extract(archive: zipfile.ZipFile, name: str, source: Path) -> bytes:
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InvalidImageError(
             f"`faces` must be a whole zip file, got {source} ({error})."
-        ) from None
-
-
-def _decode(file: tuple[str, bytes]) -> np.ndarray:
-    """The picture `uint8 [H,W,3]` in a file given by its name and content."""
-    name, content = file
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except Exception:  # what Pillow raises for a damaged file has no end
-        raise InvalidImageError(
-            f"`faces` must hold pictures that can be read, got {name}."
         ) from None
 
 

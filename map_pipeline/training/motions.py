@@ -1,15 +1,12 @@
 """The free motions of `expression.motion`: principal components of real people's expressions."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from map_pipeline.errors import MAPError
-from map_pipeline.expression.people import PeoplePhotos
 from map_pipeline.expression.space import straighten
-from map_pipeline.faces.detect import FaceDetector
 from map_pipeline.faces.landmarks import MIRRORED
 
 # Points that stay: the outline of the head and the nose. People know a face by them.
@@ -23,20 +20,6 @@ APART = {FACING_LIPS: 0.0, FACING_LIDS: 0.5}
 People = Mapping[str, Mapping[str, list[Tensor]]]
 
 
-def read_people(source: PeoplePhotos, detector: FaceDetector) -> People:
-    """Person -> emotion -> landmarks `[68,2]` px. Photos without a face are left out.
-
-    Raises:
-        InvalidImageError: a photo can't be read.
-    """
-    found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
-    for photo in source.photos:
-        if faces := detector.detect(source.read(photo)):
-            shape = torch.from_numpy(faces[0].landmarks68)
-            found[photo.subject][photo.emotion].append(shape)
-    return found
-
-
 def measure_motions(people: People, neutral: Tensor, count: int) -> Tensor:
     """The first motions `[count,68,2]`, one standard deviation each, in units of the crop's side.
 
@@ -44,7 +27,7 @@ def measure_motions(people: People, neutral: Tensor, count: int) -> Tensor:
     unknown, to the mean of one of their expressions. Both halves of the face move alike.
 
     Args:
-        people: see `read_people`.
+        people: person -> emotion -> landmarks `[68,2]` px.
         neutral: `[68,2]` mean neutral shape, in units of the crop's side.
         count: number of motions, at most 136.
 

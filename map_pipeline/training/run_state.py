@@ -4,6 +4,7 @@ What people use (weights, settings, pictures) is written aside and renamed into 
 resume from is a folder; the last one is kept until the next is complete.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -56,9 +57,20 @@ class Progress:
     @property
     def rate(self) -> float:
         """Learning rate as a share of the highest: linear warm-up, then level, then down to 0."""
-        rise = (self.update + 1) / max(self._config.warmup, 1)
-        fall = (1 - self.share) / max(self._config.cooldown, 1e-6)
-        return max(min(rise, fall, 1.0), 1e-3)
+        return max(min(self._rise, self._fall), 1e-3)
+
+    @property
+    def cosine_rate(self) -> float:
+        """The same with a fall like half a period of a cosine."""
+        return max(self._rise * (1 - math.cos(math.pi * self._fall)) / 2, 1e-3)
+
+    @property
+    def _rise(self) -> float:
+        return min((self.update + 1) / max(self._config.warmup, 1), 1.0)
+
+    @property
+    def _fall(self) -> float:
+        return min((1 - self.share) / max(self._config.cooldown, 1e-6), 1.0)
 
     def state_dict(self) -> dict[str, float]:
         """For accelerate's checkpoints."""

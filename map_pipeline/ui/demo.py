@@ -86,7 +86,7 @@ class Handlers:
         shown = self._show(files, one.reports, one.mode, one.seed)
         return {**shown, top.photo: files.before, form.emotion: one.emotion, form.mode: one.mode}
 
-    def outline_faces(self, photo: File, detector: str) -> dict:
+    def outline_faces(self, photo: File, detector: str, rotate: bool) -> dict:
         """Outlines of the faces of an upload, and a choice among several."""
         top = self._parts.top
         clear = {top.outlines: "", top.note: "", top.faces: gr.CheckboxGroup([], visible=False)}
@@ -95,7 +95,7 @@ class Handlers:
         try:
             with errors_in_plain_words():
                 picture = read_upload(photo["path"]).photo.pixels
-                found = self._service.find_faces(picture, detector)
+                found = self._service.find_faces(picture, detector, rotate)
         except gr.Error as error:
             gr.Warning(error.message)  # an error would leave the outlines of the photo before
             return clear
@@ -110,8 +110,10 @@ class Handlers:
         }
 
     def compare_on_page(self, first: File, second: File) -> str:
-        """What every recogniser says about two photos."""
-        return charts.comparison_chart(self._endpoints.compared(first, second))
+        """Which faces of two photos were compared, and what every recogniser says about them."""
+        found = self._endpoints.compared(first, second)
+        [pair] = found.pairs
+        return results.compared_faces(found) + charts.comparison_chart(pair.recognisers)
 
     def ready(self) -> dict:
         """What depends on the models, once they are loaded."""
@@ -185,8 +187,9 @@ def _connect_photo(demo: gr.Blocks, handlers: Handlers, parts: SimpleNamespace) 
     top, form, out = parts.top, parts.form, parts.out
     demo.load(handlers.ready, outputs=[form.mode, form.detector], show_progress="hidden", **AT_ONCE)
     gr.on(
-        [top.photo.change, form.detector.change],
-        handlers.outline_faces, [top.photo, form.detector], [top.outlines, top.note, top.faces],
+        [top.photo.change, form.detector.change, form.rotate.change],
+        handlers.outline_faces, [top.photo, form.detector, form.rotate],
+        [top.outlines, top.note, top.faces],
         show_progress_on=top.note, preprocess=False, **AT_ONCE,
     )  # fmt: skip
     top.photo.input(handlers.forget, outputs=[out.empty, out.area], **AT_ONCE)
@@ -236,8 +239,8 @@ def _add_endpoints(
     protect = [top.photo, form.own_target, *form.choices]
     for endpoint, given, returned, name in (
         (endpoints.protect, protect, [file, text, data, form.seed], "protect"),
-        (endpoints.detect, [top.photo, form.detector], data, "detect"),
-        (endpoints.compare, [first, second], data, "compare"),
+        (endpoints.detect, [top.photo, form.detector, form.rotate], data, "detect"),
+        (endpoints.compare, [first, second, form.rotate], data, "compare"),
         (endpoints.targets, None, data, "targets"),
     ):
         api.click(endpoint, given, returned, preprocess=False, api_name=name, concurrency_id=name)

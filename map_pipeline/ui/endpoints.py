@@ -27,7 +27,7 @@ from map_pipeline.ui.settings import Choices
 from map_pipeline.ui.style import TargetCard
 
 if TYPE_CHECKING:
-    from map_pipeline.compare import Comparison
+    from map_pipeline.compare import PhotoComparison
 
 DEFAULT = Choices()
 File = dict[str, Any] | None  # an upload as Gradio sends it, with its "path"
@@ -62,6 +62,7 @@ class Endpoints:
         self, photo: File, own_target: File, choices: Choices, request: gr.Request
     ) -> Iterator[Progress | tuple[Job, Protected, Files]]:
         """From the upload to the result, for the page and the API alike."""
+        # Gradio keeps errors and the frames they went through: this one holds no picture.
         with errors_in_plain_words():
             if not photo:
                 raise gr.Error(texts.CHOOSE_PHOTO, print_exception=False)
@@ -69,22 +70,30 @@ class Endpoints:
             yield Progress(
                 0, 1, "Loading the networks" if self._service.loading else "Looking for faces"
             )
-            own = read_upload(own_target["path"]).photo.pixels if own_target else None
-            upload = read_upload(photo["path"])
-            job = self._service.prepare(upload.photo.picture, own, choices.with_seed())
-            for update in self._run(job):
-                if isinstance(update, Progress):
-                    yield update
-                else:
-                    reports = with_notes(update.reports, upload.photo.notes)
-                    files, protected = write_files(
-                        upload,
-                        Protected(update.photo, reports),
-                        self._folder,
-                        choices.file_type,
-                        self._max_bytes,
-                    )
-                    yield job, protected, files
+            yield from self._work(photo["path"], own_target and own_target["path"], choices)
+
+    def _work(
+        self, path: str, target: str | None, choices: Choices
+    ) -> Iterator[Progress | tuple[Job, Protected, Files]]:
+        own, notes = None, []
+        if target:
+            read = read_upload(target).photo
+            own, notes = read.pixels, [f"target picture: {note}" for note in read.notes]
+        upload = read_upload(path)
+        job = self._service.prepare(upload.photo.picture, own, choices.with_seed())
+        for update in self._run(job):
+            if isinstance(update, Progress):
+                yield update
+            else:
+                reports = with_notes(update.reports, [*upload.photo.notes, *notes])
+                files, protected = write_files(
+                    upload,
+                    Protected(update.photo, reports),
+                    self._folder,
+                    choices.file_type,
+                    self._max_bytes,
+                )
+                yield job, protected, files
 
     def protect(
         self,
@@ -102,6 +111,7 @@ class Endpoints:
         seed: int = DEFAULT.seed,
         random_seed: bool = DEFAULT.random_seed,
         file_type: str = DEFAULT.file_type,
+        rotate: bool = DEFAULT.rotate,
         request: gr.Request = None,
     ) -> Iterator[tuple]:
         """Protect the faces of a photo from face recognition by changing their expression.
@@ -123,13 +133,15 @@ class Endpoints:
             random_seed: true takes a new seed instead.
             file_type: "png", "jpeg", or "auto": JPEG for a photo that came as JPEG, WebP, AVIF
                 or HEIC, else PNG. A transparent photo is flattened only in "jpeg".
+            rotate: true also finds faces that lie on their side or are upside down beside upright
+                ones.
 
         Returns:
             The protected photo as a file, the verdict, a report per face, and the seed used.
         """
         choices = Choices(
             emotion, expression_strength, target, consent, faces, mode, margin, steps, detector,
-            seed, random_seed, file_type,
+            seed, random_seed, file_type, rotate,
         )  # fmt: skip
         for update in self.work(photo, own_target, choices, request):
             if isinstance(update, Progress):
@@ -140,35 +152,44 @@ class Endpoints:
                 reports = [report.to_dict() for report in protected.reports]
                 yield files.after, text, reports, job.choices.seed
 
-    def detect(self, photo: File, detector: str) -> list[dict]:
+    def detect(
+        self, photo: File, detector: str = DEFAULT.detector, rotate: bool = DEFAULT.rotate
+    ) -> list[dict]:
         """List the faces of a photo, largest first, with their boxes and what's wrong with them.
 
         Args:
             photo: the photo; at most 100 MB and 120 megapixels.
             detector: what finds the faces; "auto" is the best one at hand.
+            rotate: see `/protect`.
         """
         with errors_in_plain_words():
             if not photo:
                 raise gr.Error(texts.CHOOSE_PHOTO, print_exception=False)
-            found = self._service.find_faces(read_upload(photo["path"]).photo.pixels, detector)
+            path = photo["path"]
+            found = self._service.find_faces(read_upload(path).photo.pixels, detector, rotate)
             return [{**asdict(one), "clear": one.clear} for one in found]
 
-    def compare(self, first: File, second: File) -> list[dict]:
+    def compare(self, first: File, second: File, rotate: bool = DEFAULT.rotate) -> dict:
         """Compare the largest faces of two photos with every face recogniser.
 
         Args:
             first: a photo with a face.
             second: another one.
-        """
-        return [asdict(one) for one in self.compared(first, second)]
+            rotate: see `/protect`.
 
-    def compared(self, first: File, second: File) -> "list[Comparison]":
-        """What every recogniser says about two photos."""
+        Returns:
+            All faces of the `first` and the `second` photo with their problems and whether they
+            were compared, and in `pairs` what each recogniser says about the two that were.
+        """
+        return asdict(self.compared(first, second, rotate))
+
+    def compared(self, first: File, second: File, rotate: bool = False) -> "PhotoComparison":
+        """Two photos, their largest faces compared."""
         with errors_in_plain_words():
             if not (first and second):
                 raise gr.Error("Choose two photos first.", print_exception=False)
             photos = (read_upload(one["path"]).photo.pixels for one in (first, second))
-            return self._service.compare(*photos)
+            return self._service.compare(*photos, rotate)
 
     def targets(self) -> list[dict]:
         """List the built-in targets; they are averages of several faces and show nobody real."""

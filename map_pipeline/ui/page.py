@@ -50,6 +50,7 @@ class Form:
     seed: gr.Number
     random_seed: gr.Checkbox
     file_type: gr.Radio
+    rotate: gr.Checkbox
     own_target: gr.Image
 
     @property
@@ -138,6 +139,7 @@ def form(faces: gr.CheckboxGroup, targets: Sequence[TargetCard]) -> Form:
             ["auto", "bundled"], value=DEFAULT.detector, label="Face detector",
             info="Auto uses the best one installed.",
         )  # fmt: skip
+        rotate = gr.Checkbox(DEFAULT.rotate, label=texts.ROTATE, info=texts.ROTATE_INFO)
         file_type = gr.Radio(
             texts.FILE_TYPE_CHOICES, value=DEFAULT.file_type, label="File of the result",
             info=texts.FILE_TYPE_INFO,
@@ -145,7 +147,7 @@ def form(faces: gr.CheckboxGroup, targets: Sequence[TargetCard]) -> Form:
     return Form(
         emotion=emotion, expression_strength=expression_strength, target=target, consent=consent,
         faces=faces, mode=mode, margin=margin, steps=steps, detector=detector, seed=seed,
-        random_seed=random_seed, file_type=file_type, own_target=own_target,
+        random_seed=random_seed, file_type=file_type, rotate=rotate, own_target=own_target,
     )  # fmt: skip
 
 

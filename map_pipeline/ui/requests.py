@@ -33,11 +33,21 @@ def errors_in_plain_words() -> Iterator[None]:
     except gr.Error:
         raise
     except MAPError as error:
-        traceback.clear_frames(error.__traceback__)  # Gradio keeps errors, and these the photo
+        _forget_frames(error)
         raise gr.Error(plain(error), print_exception=False) from None
     except Exception as error:
         # Where it happened, without the message: that may give something of the photo away.
         places = "".join(traceback.format_tb(error.__traceback__))
         logger.error("%s at\n%s", type(error).__name__, places)
-        traceback.clear_frames(error.__traceback__)
+        _forget_frames(error)
         raise gr.Error(texts.WRONG_ON_OUR_SIDE, print_exception=False) from None
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Empty the ended frames that an error and those before it went through.
+
+    Gradio keeps errors until the garbage is collected, and frames keep the photo.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__

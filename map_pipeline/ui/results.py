@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 from map_pipeline.report import (
     EXPRESSION_HEADER,
     RECOGNISER_HEADER,
+    UNCLEAR_FACE,
     FaceReport,
     advice,
     doubtful_faces,
@@ -19,6 +21,9 @@ from map_pipeline.report import (
 )
 from map_pipeline.ui import texts
 from map_pipeline.ui.service import Progress
+
+if TYPE_CHECKING:
+    from map_pipeline.compare import PhotoComparison, PhotoFaces
 
 
 def verdict(reports: Sequence[FaceReport], mode: str) -> str:
@@ -82,6 +87,32 @@ def progress_bar(progress: Progress) -> str:
         f'aria-valuenow="{percent}" aria-valuemin="0" aria-valuemax="100">'
         f'<div style="width: {max(percent, 3)}%"></div></div></div>'
     )
+
+
+def compared_faces(found: "PhotoComparison") -> str:
+    """Which face of each of two photos was compared and what speaks against it, as HTML."""
+    photos = {"First photo": found.first, "Second photo": found.second}
+    notes = [f"{name}: {_compared(seen)}." for name, seen in photos.items()]
+    problems = [
+        f"{name}: the face is {', '.join(face.problems)}."
+        for name, seen in photos.items()
+        for face in seen.faces
+        if face.compared and face.problems
+    ]
+    box = _box("warn", UNCLEAR_FACE, problems) if problems else ""
+    return box + "".join(f'<p class="map-note">{escape(note)}</p>' for note in notes)
+
+
+def _compared(seen: "PhotoFaces") -> str:
+    [box] = [face.box for face in seen.faces if face.compared]
+    x0, y0, x1, y1 = (round(corner) for corner in box)
+    text = "1 face found"
+    if len(seen.faces) > 1:
+        text = (
+            f"{len(seen.faces)} faces found, and the largest compared, at {x0},{y0} - {x1},{y1} px"
+        )
+    more = len(seen.doubtful)
+    return f"{text}; there may be {more} more, turned or half hidden" if more else text
 
 
 def _lines(reports: Sequence[FaceReport]) -> list[str]:

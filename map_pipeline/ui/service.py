@@ -26,7 +26,7 @@ from map_pipeline.ui.settings import MAX_FACES, Choices
 
 # The page is shown before torch is loaded; methods that need it import it.
 if TYPE_CHECKING:
-    from map_pipeline.compare import Comparison
+    from map_pipeline.compare import PhotoComparison
     from map_pipeline.faces.detect import Box
     from map_pipeline.images import Photo
     from map_pipeline.pipeline import MAPPipeline
@@ -142,8 +142,10 @@ class ProtectionService:
         """Whether the models aren't there yet."""
         return self._models is None and not self._loaded.done()
 
-    def find_faces(self, photo: Image.Image, detector: str) -> list[FoundFace]:
-        """All faces of a photo, largest first.
+    def find_faces(
+        self, photo: Image.Image, detector: str, rotate: bool = False
+    ) -> list[FoundFace]:
+        """All faces of a photo, largest first; with `rotate` turned ones beside upright ones, too.
 
         Raises:
             NoFaceError: there is none.
@@ -155,8 +157,10 @@ class ProtectionService:
         if detector not in self.models.judging:
             names = ", ".join(self.models.judging)
             raise UnknownOptionError(f"`detector` must be one of {names}; got {detector!r}.")
+        if not isinstance(rotate, bool):
+            raise UnknownOptionError(f"`rotate` must be true or false, got {rotate!r}.")
         pixels = to_array(photo)
-        faces = self.models.judging[detector].face_detector.detect(pixels)
+        faces = self.models.judging[detector].find_faces(pixels, rotate)
         if not faces:
             select_faces(faces)  # raises with the usual text
         return [
@@ -184,7 +188,7 @@ class ProtectionService:
             )
         if own_target is not None:
             self._check_target(own_target, choices.detector)
-        found = self.find_faces(photo, choices.detector)
+        found = self.find_faces(photo, choices.detector, choices.rotate)
         boxes = tuple(one.box for one in choose_faces(found, choices.faces))
         return Job(photo, choices.target if own_target is None else own_target, boxes, choices)
 
@@ -203,11 +207,14 @@ class ProtectionService:
         before, after = to_array(job.photo), to_array(protected.photo)
         return [check_robustness(pipe, before, after, one, own) for one in protected.reports]
 
-    def compare(self, first: Image.Image, second: Image.Image) -> list["Comparison"]:
+    def compare(
+        self, first: Image.Image, second: Image.Image, rotate: bool = False
+    ) -> "PhotoComparison":
         """What every recogniser says about the largest faces of two photos; on the CPU."""
-        from map_pipeline.compare import compare_photos
+        from map_pipeline.compare import compare_faces
 
-        return compare_photos(next(iter(self.models.judging.values())), first, second)
+        pipe = next(iter(self.models.judging.values()))
+        return compare_faces(pipe, first, second, "largest", rotate)
 
     def _load(self, load: Callable[[], "Models"]) -> None:
         try:
@@ -240,6 +247,7 @@ class ProtectionService:
             emotion=choices.emotion,
             target=job.target,
             faces=job.boxes,
+            rotate=choices.rotate,
             mode=choices.mode,
             margin=choices.margin,
             expression_strength=choices.expression_strength,

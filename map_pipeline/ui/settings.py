@@ -93,6 +93,7 @@ class Choices:
         random_seed: take a new seed for every run, see `with_seed`.
         file_type: of the result: "png", "jpeg", or "auto", which is JPEG for a photo that came in a
             lossy format, where a PNG would be many times larger for no gain.
+        rotate: find faces that lie on their side or are upside down also beside upright ones.
     """
 
     emotion: str = "happy"
@@ -107,6 +108,7 @@ class Choices:
     seed: int = 0
     random_seed: bool = False
     file_type: str = "auto"
+    rotate: bool = False
 
     def check(self, targets: Collection[str], detectors: Collection[str]) -> None:
         """Raise `UnknownOptionError` for a value outside its choices or range.

@@ -5,9 +5,10 @@ import pytest
 from conftest import ASTRONAUT
 from PIL import Image
 
-from map_pipeline.cli.compare import DOUBT, describe_faces
+from map_pipeline.cli.compare import describe_faces
 from map_pipeline.cli.main import main
 from map_pipeline.compare import FoundFace, PhotoFaces
+from map_pipeline.report import UNCLEAR_FACE
 
 MAN = ASTRONAUT.parent / "man-older-dark.png"
 NETWORKS = ["tiny dlib", "tiny mobilefacenet", "tiny mobilefacenet"]
@@ -83,11 +84,11 @@ def test_problems_are_told_and_clear_faces_are_not_doubted(
     problem, told = "cut off by the edge of the photo", capsys.readouterr().err
     [line] = [line for line in told.splitlines() if problem in line]
     assert line.strip().startswith("face 1 at ")
-    assert DOUBT in told
+    assert UNCLEAR_FACE in told
     assert compare(portrait, portrait) == 0
     told = capsys.readouterr().err
     assert problem not in told
-    assert DOUBT not in told
+    assert UNCLEAR_FACE not in told
 
 
 def test_too_small_face_of_a_photo_is_named(

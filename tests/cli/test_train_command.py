@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import build_tiny_pipeline, exit_code
 from diffusers import DDPMScheduler, UNet2DModel
 from made_up import QUICK_OPTIONS, forget_accelerate, write_folder
+from people_zip import write_people
 from PIL import Image
 
 from map_pipeline import MAPPipeline
@@ -19,9 +21,12 @@ from map_pipeline.cli.main import main
 from map_pipeline.cli.options import parse
 from map_pipeline.cli.train import load_start
 from map_pipeline.cli.train_options import Map, Prior
+from map_pipeline.config import EMOTIONS
 from map_pipeline.diffusion.conditioner import FaceConditioner, is_conditional
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.errors import CheckpointError
+from map_pipeline.expression.people import split_of
+from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.hub import bundled_checkpoint
 from map_pipeline.images import load_image
 from map_pipeline.training.config import MAP_PRESETS, PRIOR_PRESETS
@@ -289,6 +294,54 @@ def test_a_checkpoint_without_targets_or_expression_networks(
     faces = write_folder(tmp_path / "faces", 2)
     line = fail("label", "--faces", faces, "--checkpoint", tmp_path / "bare")
     assert "`checkpoint` must hold an expression network" in line
+
+
+def test_people_and_checkpoints_for_expressions_and_mouths(
+    tmp_path: Path, tiny_checkpoint: Path, fail: Callable[..., str]
+) -> None:
+    out, faces = tmp_path / "out", write_folder(tmp_path / "faces", 2)
+    grey = np.full((64, 64, 3), 99, np.uint8)
+    people = write_people(tmp_path / "people.zip", [("somebody", "happy", grey)])
+    for train in (("expressions",), ("mouth", "--faces", faces)):
+        train = (*train, "--out", out, "--people")
+        assert "`people` must be a zip file of photos with labels" in fail(*train, faces)
+        line = fail(*train, people, "--checkpoint", tiny_checkpoint)
+        assert "`checkpoint` must hold a face mesh, got none" in line
+    train = ["train", "expressions", "--people", str(people), "--out", str(out)]
+    assert exit_code([*train, "--axes", "0"]) == exit_code([*train, "--motions", "-1"]) == 2
+    line = fail("mouth", "--faces", faces, "--people", people, "--out", out, "--resume")
+    assert "`out` must hold the state of a run to resume" in line
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_from_people_to_expressions_and_mouths(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the shipped face mesh, on what can be cut out of one photo of a laughing face."""
+    photo = load_image(EXAMPLES / "astronaut.png")
+    person = next(str(number) for number in range(20) if split_of(str(number)) == "tuning")
+    pictures = {
+        "neutral": photo,
+        "happy": photo.resize((600, 512)),
+        "sad": photo.resize((512, 600)),
+    }
+    photos = [(person, emotion, np.asarray(one)) for emotion, one in pictures.items()]
+    people = str(write_people(tmp_path / "people.zip", photos))
+    space, out = tmp_path / "space", tmp_path / "mouth"
+    train = ["train", "expressions", "--people", people, "--out", str(space)]
+    assert main([*train, "--axes", "2", "--motions", "1"]) == 0
+    found = ExpressionSpace.from_pretrained(space)
+    assert found.moving.shape == (2, 536, 2)
+    assert found.motions.shape == (1, 68, 2)
+    assert found.emotions[EMOTIONS.index("happy")].abs().max() > 0.1
+
+    faces = write_folder(tmp_path / "faces", 1, side=128)
+    train = ["train", "mouth", "--faces", str(faces), "--people", people, "--out", str(out)]
+    train += ["--updates", "1", "--batch-size", "2"]
+    assert main(train) == 0
+    assert "update 1, " in capsys.readouterr().out
+    assert UNet2DModel.from_pretrained(out / "mouth_painter").config.in_channels == 28
 
 
 def test_too_few_faces_for_composites(

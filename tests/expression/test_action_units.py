@@ -6,13 +6,11 @@ import pytest
 import torch
 from made_up_space import mean_face
 
-from map_pipeline.diffusion.conditioner import POINTS
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.expression.action_units import (
     ACTION_UNITS,
     FAR,
     UNITS,
-    WINKS,
     check_action_units,
     displacement_of,
     shown_by,
@@ -20,13 +18,12 @@ from map_pipeline.expression.action_units import (
 from map_pipeline.faces.landmarks import MIRRORED
 
 MEAN = mean_face()
-FACE = MEAN[:POINTS]
 FLIP = torch.tensor([-1.0, 1.0])
 
 
 def test_all_amounts_in_range_are_taken() -> None:
     check_action_units({})
-    check_action_units(dict.fromkeys(UNITS, -1.0) | dict.fromkeys(WINKS, 0.0))
+    check_action_units(dict.fromkeys(UNITS, -1.0))
     check_action_units(dict.fromkeys(ACTION_UNITS, 1.0))
 
 
@@ -36,7 +33,6 @@ def test_all_amounts_in_range_are_taken() -> None:
         ({"smile": 0.5, "frown": 0.1}, r"`action_units` must be among smile, .*; got 'frown'"),
         ({"smile": 1.01}, r"`action_units\['smile'\]` must be in \[-1, 1\], got 1.01"),
         ({"smile": -1.01}, r"must be in \[-1, 1\], got -1.01"),
-        ({"wink_left": -0.1}, r"`action_units\['wink_left'\]` must be in \[0, 1\], got -0.1"),
         ({"smile": math.nan}, "got nan"),
     ],
 )
@@ -47,36 +43,18 @@ def test_what_is_unknown_or_out_of_range_is_named(units: dict, match: str) -> No
 
 @pytest.mark.parametrize("name", UNITS)
 def test_both_halves_do_the_same(name: str) -> None:
-    moved = displacement_of(name, 0.7, FACE)
+    moved = displacement_of(name, 0.7)
     assert moved.abs().max() > 0.001
     torch.testing.assert_close(moved[torch.as_tensor(MIRRORED)] * FLIP, moved)
 
 
 @pytest.mark.parametrize("name", UNITS)
 def test_motion_is_in_proportion_to_its_amount(name: str) -> None:
-    torch.testing.assert_close(
-        displacement_of(name, -0.5, FACE), -0.5 * displacement_of(name, 1.0, FACE)
-    )
-
-
-def test_winks_mirror_each_other() -> None:
-    left, right = (displacement_of(name, 0.8, FACE) for name in ("wink_left", "wink_right"))
-    torch.testing.assert_close(left[torch.as_tensor(MIRRORED)] * FLIP, right, atol=1e-5, rtol=0)
-    assert not left[42:48].any()
-    assert left[36:42].any()
-
-
-@pytest.mark.parametrize(("name", "lids"), [("wink_left", (37, 41)), ("wink_right", (44, 46))])
-def test_a_full_wink_brings_the_upper_lid_to_the_lower(name: str, lids: tuple[int, int]) -> None:
-    upper, lower = lids
-    closed = FACE + displacement_of(name, 1.0, FACE)
-    half = FACE + displacement_of(name, 0.5, FACE)
-    torch.testing.assert_close(closed[upper], FACE[lower])
-    torch.testing.assert_close(half[upper], (FACE[upper] + FACE[lower]) / 2)
+    torch.testing.assert_close(displacement_of(name, -0.5), -0.5 * displacement_of(name, 1.0))
 
 
 def test_units_do_what_their_names_say() -> None:
-    moved = {name: displacement_of(name, 1.0, FACE) for name in UNITS}
+    moved = {name: displacement_of(name, 1.0) for name in UNITS}
     up = lambda name, point: -float(moved[name][point, 1])  # noqa: E731
     out = lambda name, point: -float(moved[name][point, 0])  # noqa: E731 (of the left half)
     assert up("smile", 48) > 0
@@ -94,7 +72,7 @@ def test_units_do_what_their_names_say() -> None:
 def test_skin_goes_along_only_near_the_landmarks_of_a_motion(name: str) -> None:
     shown = shown_by(name, MEAN)
     assert shown.shape == (len(MEAN), 1)
-    centres = [pair[0] for pair in WINKS[name]] if name in WINKS else list(UNITS[name][1])
+    centres = list(UNITS[name][1])
     distance = torch.cdist(MEAN, MEAN[centres]).amin(1)
     assert (shown[centres] > 0.999).all()
     assert (shown[distance >= FAR] == 0).all()

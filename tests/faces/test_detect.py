@@ -256,6 +256,28 @@ def test_child_before_an_adult_is_found(
         assert error < 0.2 * np.linalg.norm(landmarks[1] - landmarks[0])
 
 
+@pytest.mark.parametrize("apart", [45, -45])
+@pytest.mark.parametrize("front", [0, 1])
+def test_two_equal_heads_that_overlap_are_found(
+    detector: BundledDetector, heads: list, front: int, apart: int
+) -> None:
+    """Faces 60 px wide with their middles 45 px apart: one head covers a part of the other's face.
+
+    At less than some 0.7 widths the one behind has lost an eye, and the detector sees no face.
+    """
+    canvas = Image.new("RGB", (640, 520), (90, 120, 150))
+    expected = [
+        paste_head(canvas, heads[1 - front], (300, 250), 0.6),
+        paste_head(canvas, heads[front], (300 + apart, 250), 0.6),
+    ]
+    found = sorted(detector.detect(np.asarray(canvas)), key=lambda face: face.box[0])
+    assert len(found) == 2
+    expected.sort(key=lambda landmarks: landmarks[0, 0])
+    for face, landmarks in zip(found, expected, strict=True):
+        error = np.linalg.norm(face.landmarks - landmarks, axis=1).mean()
+        assert error < 0.3 * np.linalg.norm(landmarks[1] - landmarks[0])
+
+
 def turned(points: np.ndarray, turns: int, width: int, height: int) -> np.ndarray:
     """Where points of a photo of this size lie after `np.rot90(photo, turns)`."""
     x, y = points[:, 0], points[:, 1]

@@ -363,6 +363,12 @@ def test_failed_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "old.png").read_bytes() == b"old"  # the file before stays whole
 
 
+def test_a_name_of_the_longest_kind_is_written(tmp_path: Path) -> None:
+    name = f"{'x' * 251}.png"  # 255 bytes
+    save_image(to_pil(picture()), tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_write_atomically_replaces(tmp_path: Path) -> None:
     for content in (b"first", b"second"):
         write_atomically(tmp_path / "file", content)

@@ -52,6 +52,18 @@ def exif_block() -> bytes:
     return block.tobytes()
 
 
+def adobe_rgb() -> bytes:
+    """An EXIF block as of a camera that was set to Adobe RGB."""
+    block = Image.Exif()
+    block.get_ifd(0x8769).update({0xA001: 0xFFFF, 0xA005: {1: "R03"}})
+    return block.tobytes()
+
+
+def display_p3(png: bytes) -> bytes:
+    """A PNG that names its colours by the numbers of ITU-T H.273."""
+    return png[:33] + chunk(b"cICP", bytes([12, 13, 0, 1])) + png[33:]
+
+
 @cache
 def srgb_profile() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -83,11 +95,14 @@ def samples() -> dict[str, bytes]:
         "png 16 bit": encode(Image.fromarray(deep.astype(np.uint16)), "PNG"),
         "png 1 bit": encode(photo.convert("1"), "PNG"),
         "png animated": frames("PNG"),
+        "png display p3": display_p3(encode(photo, "PNG")),
         "jpeg": encode(photo, "JPEG", comment=b"hello", **meta),
         "jpeg progressive": encode(photo, "JPEG", progressive=True, **meta),
         "jpeg cmyk": encode(photo.convert("CMYK"), "JPEG", **meta),
         "jpeg grey": encode(photo.convert("L"), "JPEG", **meta),
         "jpeg two pictures": frames("MPO"),
+        "jpeg without end": encode(photo, "JPEG", **meta)[:-2],
+        "jpeg adobe rgb": encode(photo, "JPEG", exif=adobe_rgb()),
         "webp": encode(photo, "WEBP", **meta),
         "webp lossless": encode(photo.convert("RGBA"), "WEBP", lossless=True, **meta),
         "webp animated": frames("WEBP"),
@@ -196,6 +211,15 @@ def repeated_scans(side: int, count: int) -> bytes:
     data = encode(Image.new("L", (side, side), 77), "JPEG", progressive=True, quality=5)
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * count + b"\xff\xd9"
+
+
+def with_scans(count: int, components: bytes) -> bytes:
+    """The JPEG sample with scans of no pixels, whose headers name these components."""
+    data = encode(texture(), "JPEG")
+    names = b"".join(bytes([name, 0]) for name in components)
+    scan = segment(0xDA, bytes([len(components) & 0xFF]) + names + b"\0\xff\0")
+    start = data.index(b"\xff\xda")
+    return data[:start] + scan * count + data[start:-2]
 
 
 def tags_over_one_value(count: int, size: int) -> bytes:
@@ -338,6 +362,7 @@ def bombs() -> dict[str, bytes]:
             segment(0xE2, b"ICC_PROFILE\0\0\0" + srgb_profile()),
             segment(0xE2, b"ICC_PROFILE\0\xff\1" + srgb_profile()),
         ),
+        "jpeg 99 scans of 30,000 components": with_scans(99, bytes(range(256)) * 120),
         "jpeg 160,000 scans": repeated_scans(1000, 160_000),
         "jpeg 49 MP, 1,000 scans": repeated_scans(7000, 1000),
         "gif 1 million comments": with_extensions(b"!\xfe\1a\0" * 1_000_000),

@@ -33,6 +33,8 @@ def test_a_folder_and_its_zip_hold_the_same(tmp_path: Path) -> None:
     for source in (folder, zipped(folder)):
         assert [name for name, _ in read_files(source)] == [*expected, "labels.jsonl"]
         assert [name for name, _ in read_files(source, lambda name: "1" in name)] == expected[1:2]
+        deep = [name for name, _ in read_files(source, deep=True)]
+        assert deep == [*expected, "deeper/no.png", "labels.jsonl"]
         assert read_labels(source) == [{"file": "00001.png", "age": 30}]
         names, images = read_pictures(source)
         assert names == expected

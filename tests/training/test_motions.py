@@ -1,14 +1,8 @@
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from people_zip import write_people
 from torch import Tensor
 
 from map_pipeline.errors import MAPError
-from map_pipeline.expression.people import PeoplePhotos, split_of
-from map_pipeline.faces.detect import Face
 from map_pipeline.faces.landmarks import MIRRORED
 from map_pipeline.training.motions import (
     FACING_LIDS,
@@ -16,7 +10,6 @@ from map_pipeline.training.motions import (
     FIXED,
     People,
     measure_motions,
-    read_people,
 )
 
 LID_SHARE = 0.5
@@ -60,35 +53,3 @@ def test_standard_deviations_come_in_order() -> None:
 def test_too_few_expressions() -> None:
     with pytest.raises(MAPError, match="`people` must show at least 5 expressions, got 4"):
         measure_motions(people(2), neutral_face(), 5)
-
-
-class Detector:
-    """Finds a face in any picture that isn't black."""
-
-    name = "fixed"
-
-    def detect(self, photo: np.ndarray) -> list[Face]:
-        if not photo.any():
-            return []
-        points = np.full((68, 2), photo[0, 0, 0], np.float32)
-        return [Face((0, 0, 9, 9), points[:5], 1.0, landmarks68=points)]
-
-
-def test_people_to_tune_on_are_read_with_their_emotions(tmp_path: Path) -> None:
-    named = {split_of(str(n)): str(n) for n in range(20)}
-    one, kept = named["tuning"], named["kept"]
-    pictures = [
-        (subject, emotion, np.full((64, 64, 3), grey, np.uint8))
-        for subject, emotion, grey in (
-            (one, "happy", 9),
-            (one, "neutral", 7),
-            (one, "sad", 0),
-            (kept, "happy", 5),
-        )
-    ]
-    path = write_people(tmp_path / "people.zip", pictures)
-    found = read_people(PeoplePhotos(path, "tuning"), Detector())
-    assert set(found) == {one}
-    assert set(found[one]) == {"happy", "neutral"}
-    assert found[one]["happy"][0].unique().tolist() == [9]
-    assert found[one]["neutral"][0].unique().tolist() == [7]

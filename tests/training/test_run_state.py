@@ -1,5 +1,6 @@
 """Files stay whole whenever a run is killed: simulated at every single operation."""
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -193,6 +194,19 @@ def test_learning_rate_rises_stays_and_falls(monkeypatch: pytest.MonkeyPatch) ->
     assert rates[80:] == pytest.approx([(20 - i) / 20 for i in range(20)])
     assert progress.rate == 1e-3
     assert Progress(replace(QUICK, updates=3, warmup=0, cooldown=0)).rate == 1
+
+
+def test_learning_rate_may_fall_like_a_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    progress = Progress(replace(QUICK, updates=100, warmup=10, cooldown=1.0))
+    rates = []
+    while progress.share < 1:
+        rates.append(progress.cosine_rate)
+        progress.advance()
+    falls = [(1 + math.cos(math.pi * i / 100)) / 2 for i in range(100)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 * falls[i] for i in range(10)])
+    assert rates[10:-5] == pytest.approx(falls[10:-5])
+    assert progress.cosine_rate == 1e-3
 
 
 def test_time_and_updates_end_a_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,9 +70,12 @@ def test_protect_detect_compare_and_targets(client: Client, bundled_pipeline: MA
         generator=torch.Generator().manual_seed(seed),
     )
     np.testing.assert_array_equal(np.array(Image.open(photo)), np.array(alone.images[0]))
-    answers = client.predict(handle_file(ASTRONAUT), handle_file(photo), api_name="/compare")
+    compared = client.predict(handle_file(ASTRONAUT), handle_file(photo), api_name="/compare")
+    [pair] = compared["pairs"]
     measured = {one["name"]: one["source_after"] for one in report["recognisers"]}
-    assert {one["name"]: one["similarity"] for one in answers} == pytest.approx(measured, abs=0.02)
+    assert {one["name"]: one["similarity"] for one in pair["recognisers"]} == pytest.approx(
+        measured, abs=0.02
+    )
 
 
 def test_example_of_the_readme_runs(demo: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:

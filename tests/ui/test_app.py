@@ -99,6 +99,10 @@ def protect(client: Client, photo: Path, **settings: Any) -> tuple[str, str, lis
     return client.predict(photo=handle_file(photo), **settings, api_name="/protect")
 
 
+def compare(client: Client, first: Path, second: Path) -> dict:
+    return client.predict(handle_file(first), handle_file(second), api_name="/compare")
+
+
 @pytest.fixture(scope="module")
 def result(client: Client) -> tuple:
     return protect(client, ASTRONAUT)
@@ -182,13 +186,68 @@ def test_own_target_needs_consent(client: Client) -> None:
     assert face["target"] == "own image"
 
 
+def test_what_is_odd_about_an_own_target_is_told(client: Client, tmp_path: Path) -> None:
+    group = tmp_path / "group.gif"
+    frames = Image.open(VIDEO_CALL).convert("RGB"), Image.open(ASTRONAUT).convert("RGB")
+    frames[0].save(group, save_all=True, append_images=frames[1:])
+    own = handle_file(group)
+    _, text, [face], _ = protect(client, ASTRONAUT, own_target=own, consent=True)
+    [several, faces] = sorted(face["photo"]["notes"])
+    assert "target picture: only one of several pictures" in several
+    assert "the target picture shows 4 faces" in faces
+    assert "4 faces; the largest was taken" in text
+
+
 def test_two_photos_are_compared_by_every_recogniser(
     client: Client, tiny_pipeline: MAPPipeline
 ) -> None:
-    same = client.predict(handle_file(ASTRONAUT), handle_file(ASTRONAUT), api_name="/compare")
+    [pair] = compare(client, ASTRONAUT, ASTRONAUT)["pairs"]
+    same = pair["recognisers"]
     assert [one["name"] for one in same] == list(tiny_pipeline.recognisers)
     assert all(one["similarity"] == pytest.approx(1, abs=1e-4) for one in same)
     assert all(one["matches"] for one in same)
+
+
+def test_faces_of_compared_photos_and_their_problems_are_told(
+    client: Client, tmp_path: Path
+) -> None:
+    cut = tmp_path / "cut.png"  # nearly half of the face lies outside
+    Image.fromarray(pixels(ASTRONAUT)[:256, :235]).save(cut)
+    told = compare(client, VIDEO_CALL, cut)
+    faces = client.predict(handle_file(VIDEO_CALL), api_name="/detect")
+    assert [one["box"] for one in told["first"]["faces"]] == [one["box"] for one in faces]
+    assert [one["compared"] for one in told["first"]["faces"]] == [True, False, False, False]
+    [face] = told["second"]["faces"]
+    assert "cut off by the edge" in face["problems"][0]
+
+
+@pytest.fixture
+def lying(tmp_path: Path) -> Path:
+    """Somebody upright and somebody who lies on the side."""
+    upright = pixels(ASTRONAUT)[:256, 96:352]
+    Image.fromarray(np.concatenate([upright, np.rot90(upright)], 1)).save(tmp_path / "lying.png")
+    return tmp_path / "lying.png"
+
+
+def test_turned_faces_are_found_on_request(
+    client: Client, lying: Path, monkeypatch: pytest.MonkeyPatch, tiny_pipeline: MAPPipeline
+) -> None:
+    """By a detector that overlooks them beside upright ones unless it's asked."""
+    detector = type(tiny_pipeline.face_detector)
+    detect = detector.detect
+
+    def see(self: object, photo: np.ndarray, rotate: bool = False) -> list:
+        return [face for face in detect(self, photo, rotate) if rotate or face.turns == 0]
+
+    monkeypatch.setattr(detector, "detect", see)
+    assert len(client.predict(handle_file(lying), api_name="/detect")) == 1
+    faces = client.predict(handle_file(lying), rotate=True, api_name="/detect")
+    assert len(faces) == 2
+    _, _, reports, _ = protect(client, lying, rotate=True)
+    assert sorted(one["box"][0] > 256 for one in reports) == [False, True]
+    assert len(compare(client, lying, ASTRONAUT)["first"]["doubtful"]) == 1
+    with pytest.raises(AppError, match="rotate must be true or false"):
+        client.predict(handle_file(lying), rotate="yes", api_name="/detect")
 
 
 @pytest.mark.slow
@@ -314,7 +373,7 @@ def test_files_of_the_server_are_no_uploads(demo: gr.Blocks, tmp_path: Path) -> 
     private.write_bytes(ASTRONAUT.read_bytes())
     stolen = {"path": str(private), "meta": {"_type": "gradio.FileData"}}
     call = f"{demo.local_api_url}call/detect"
-    event = httpx.post(call, json={"data": [stolen, "auto"]}).json()["event_id"]
+    event = httpx.post(call, json={"data": [stolen, "auto", False]}).json()["event_id"]
     answer = httpx.get(f"{call}/{event}", timeout=20).text
     assert "event: error" in answer
     assert "clear" not in answer
@@ -334,7 +393,7 @@ def test_jpeg_comes_back_as_jpeg_with_full_colour(client: Client, tmp_path: Path
         assert jpeg.info.keys() <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
     assert np.abs(pixels(exact).astype(int) - pixels(small)).mean() < 2
     assert Path(small).stat().st_size < Path(exact).stat().st_size / 2
-    assert client.predict(handle_file(photo), handle_file(small), api_name="/compare")
+    assert compare(client, photo, small)["pairs"]
 
 
 def test_png_comes_back_as_jpeg_on_request(client: Client) -> None:

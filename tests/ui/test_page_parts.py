@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 
 from map_pipeline import MAPPipeline
+from map_pipeline.compare import FoundFace as SeenFace
+from map_pipeline.compare import PhotoComparison, PhotoFaces
 from map_pipeline.config import EMOTIONS, MODES
 from map_pipeline.errors import FaceTooSmallError, NoFaceError, UnknownOptionError
 from map_pipeline.images import MAX_BYTES
@@ -306,6 +308,22 @@ def test_texts_in_html_are_escaped() -> None:
     odd = replace(report((True, True, True)), target="<script>", detector="<b>")
     assert "<script>" not in results.details([odd], seed=0)
     assert "<b>" not in results.details([odd], seed=0)
+
+
+def seen(faces: int, problems: tuple[str, ...] = (), doubtful: int = 0) -> PhotoFaces:
+    box = (10.2, 20.0, 90.0, 110.0)
+    found = [SeenFace(n, box, problems if n == 1 else (), n == 1) for n in range(1, faces + 1)]
+    return PhotoFaces(found, [box] * doubtful)
+
+
+def test_compared_faces_are_counted_and_their_problems_told() -> None:
+    text = results.compared_faces(PhotoComparison(seen(3), seen(1, ("<dark>",), 2), []))
+    warning, first, second = re.findall(r"<div><p>.*?</div>|<p class=.map-note.>.*?</p>", text)
+    assert "Second photo: the face is &lt;dark&gt;." in warning
+    assert "First photo" not in warning
+    assert "3 faces found, and the largest compared, at 10,20 - 90,110 px" in first
+    assert "1 face found; there may be 2 more" in second
+    assert "map-verdict" not in results.compared_faces(PhotoComparison(seen(1), seen(2), []))
 
 
 # Time
