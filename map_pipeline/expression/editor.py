@@ -115,7 +115,9 @@ def edit_expression(
     reached[:POINTS] = _closed_at_most(shape[:POINTS], reached[:POINTS])
     in_crop = apply_affine(invert_affine(to_frame[0]), reached) * size
     controls = space.controls
-    flow, places = displacement(face.shape.cpu()[controls], in_crop[controls], size)
+    flow, places = displacement(
+        face.shape.cpu()[controls], in_crop[controls], size, mouth_painter is not None
+    )
     warped = deform(face.crop, fine_to_crop(), flow)
     painted = _shaded(space, warped, axes, places, to_frame[0], size)
     if mouth_painter is not None:

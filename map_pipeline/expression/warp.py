@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from map_pipeline.expression.drawing import polygon_mask
 from map_pipeline.faces.align import (
     Alignment,
     affine_scale,
@@ -37,7 +38,7 @@ REACH = 0.14
 # shall not print creases. Lips close and part by opposite motions of points that nearly touch.
 # Points between the landmarks only lead the skin along.
 SMOOTHING, LIP_SMOOTHING, SKIN_SMOOTHING = 0.03, 0.02, 0.1
-LIPS, SKIN = slice(48, 68), slice(68, None)  # the 68 landmarks come first
+LIPS, INNER_LIPS, SKIN = slice(48, 68), slice(60, 68), slice(68, None)  # landmarks come first
 # The motion is made of so many small ones: each is far from folding over, and so is their sequence.
 STEPS = 10
 # Least area factor of the whole map; where landmarks ask for less, the motion is made smaller.
@@ -47,7 +48,9 @@ STRIP_PIXELS = 1_000_000  # most photo pixels warped at once, see `faces.paste`
 GRID = 4  # it is evaluated at every so many px of the crop and enlarged from there
 
 
-def displacement(landmarks: Tensor, moved: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def displacement(
+    landmarks: Tensor, moved: Tensor, size: int, mouth_painted: bool = False
+) -> tuple[Tensor, Tensor]:
     """The flow that brings landmarks to other places, and where it brings them; never folds.
 
     Interpolation with Wendland's C2 function (1995, https://doi.org/10.1007/BF02123482): smooth as
@@ -57,6 +60,8 @@ def displacement(landmarks: Tensor, moved: Tensor, size: int) -> tuple[Tensor, T
         landmarks: `[N,2]` crop px, where they are; see `spread`.
         moved: `[N,2]` crop px, where they shall be.
         size: s, side of the crop, px.
+        mouth_painted: whether something is painted between the lips, so that it may fold there.
+            Lips that nearly touch could else hardly part.
 
     Returns:
         the flow `[1,2,2s,2s]`, and the places reached `[N,2]` crop px: `moved`, or on the way
@@ -64,15 +69,15 @@ def displacement(landmarks: Tensor, moved: Tensor, size: int) -> tuple[Tensor, T
     """
     start, goal = landmarks.detach().double().cpu(), moved.detach().double().cpu()
     reached, share = goal, 1.0
-    spacing = (2 * size - 1) / (2 * size // GRID - 1)
-    while least_area(flow := _sequence(start, reached, size), spacing) < MIN_AREA:
+    least = _least_skin_area if mouth_painted else lambda flow, *_: least_area(flow)
+    while least(flow := _sequence(start, reached, size), reached, size) < MIN_AREA:
         share *= SMALLER
         reached = torch.lerp(start, goal, share)
-    return enlarge(flow, size) * feather_mask(2 * size), reached.to(moved)
+    return flow * feather_mask(2 * size), reached.to(moved)
 
 
 def _sequence(landmarks: Tensor, moved: Tensor, size: int) -> Tensor:
-    """The flow `[1,2,c,c]` on `flow_grid` that goes the way in `STEPS` small motions.
+    """The flow `[1,2,2s,2s]` that goes the way in `STEPS` small motions, one after the other.
 
     Args:
         landmarks: `[N,2]` crop px, where they are.
@@ -84,7 +89,7 @@ def _sequence(landmarks: Tensor, moved: Tensor, size: int) -> Tensor:
         points = points + _smooth_motion(centres, shifts / STEPS, size, points)
         centres = centres + shifts / STEPS
     coarse = 2 * size // GRID
-    return (points - grid).T.reshape(1, 2, coarse, coarse).float()
+    return enlarge((points - grid).T.reshape(1, 2, coarse, coarse).float(), size)
 
 
 def flow_grid(size: int) -> Tensor:
@@ -117,16 +122,23 @@ def spread(centres: Tensor, size: int, points: Tensor, reach: float) -> Tensor:
     return torch.linalg.solve(kernel, _kernel(torch.cdist(centres, points) / (reach * size))).T
 
 
-def least_area(flow: Tensor, spacing: float = 1.0) -> float:
-    """Smallest area factor of the map of a flow `[1,2,h,w]`; negative where it folds over.
+def least_area(flow: Tensor) -> float:
+    """Smallest area factor of the map of a flow `[1,2,h,w]`; negative where it folds over."""
+    return float(_areas(flow).min())
 
-    Args:
-        spacing: of its values, crop px.
-    """
-    x, y = flow[0, 0] / spacing, flow[0, 1] / spacing
+
+def _least_skin_area(flow: Tensor, landmarks: Tensor, size: int) -> float:
+    """`least_area` beside what lies between the lips; `landmarks` `[N,2]` crop px after it."""
+    mouth = polygon_mask(landmarks[INNER_LIPS] + size / 2, 2 * size)[0, 0, :-1, :-1]
+    return float(_areas(flow)[mouth == 0].min())
+
+
+def _areas(flow: Tensor) -> Tensor:
+    """Area factors `[h-1,w-1]` of the map of a flow `[1,2,h,w]`."""
+    x, y = flow[0]
     dx_dx, dx_dy = 1 + x.diff(dim=1)[:-1], x.diff(dim=0)[:, :-1]
     dy_dx, dy_dy = y.diff(dim=1)[:-1], 1 + y.diff(dim=0)[:, :-1]
-    return float((dx_dx * dy_dy - dx_dy * dy_dx).min())
+    return dx_dx * dy_dy - dx_dy * dy_dx
 
 
 def deform(image: Tensor, image_to_crop: Tensor, flow: Tensor) -> Tensor:
