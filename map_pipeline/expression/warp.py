@@ -64,15 +64,14 @@ def displacement(landmarks: Tensor, moved: Tensor, size: int) -> tuple[Tensor, T
     """
     start, goal = landmarks.detach().double().cpu(), moved.detach().double().cpu()
     reached, share = goal, 1.0
-    spacing = (2 * size - 1) / (2 * size // GRID - 1)
-    while least_area(flow := _sequence(start, reached, size), spacing) < MIN_AREA:
+    while least_area(flow := _sequence(start, reached, size)) < MIN_AREA:
         share *= SMALLER
         reached = torch.lerp(start, goal, share)
-    return enlarge(flow, size) * feather_mask(2 * size), reached.to(moved)
+    return flow * feather_mask(2 * size), reached.to(moved)
 
 
 def _sequence(landmarks: Tensor, moved: Tensor, size: int) -> Tensor:
-    """The flow `[1,2,c,c]` on `flow_grid` that goes the way in `STEPS` small motions.
+    """A flow `[1,2,2s,2s]` that goes the way in `STEPS` small motions, one after the other.
 
     Args:
         landmarks: `[N,2]` crop px, where they are.
@@ -84,7 +83,7 @@ def _sequence(landmarks: Tensor, moved: Tensor, size: int) -> Tensor:
         points = points + _smooth_motion(centres, shifts / STEPS, size, points)
         centres = centres + shifts / STEPS
     coarse = 2 * size // GRID
-    return (points - grid).T.reshape(1, 2, coarse, coarse).float()
+    return enlarge((points - grid).T.reshape(1, 2, coarse, coarse).float(), size)
 
 
 def flow_grid(size: int) -> Tensor:
@@ -117,13 +116,9 @@ def spread(centres: Tensor, size: int, points: Tensor, reach: float) -> Tensor:
     return torch.linalg.solve(kernel, _kernel(torch.cdist(centres, points) / (reach * size))).T
 
 
-def least_area(flow: Tensor, spacing: float = 1.0) -> float:
-    """Smallest area factor of the map of a flow `[1,2,h,w]`; negative where it folds over.
-
-    Args:
-        spacing: of its values, crop px.
-    """
-    x, y = flow[0, 0] / spacing, flow[0, 1] / spacing
+def least_area(flow: Tensor) -> float:
+    """Smallest area factor of the map of a flow; negative where it folds over."""
+    x, y = flow[0, 0], flow[0, 1]
     dx_dx, dx_dy = 1 + x.diff(dim=1)[:-1], x.diff(dim=0)[:, :-1]
     dy_dx, dy_dy = y.diff(dim=1)[:-1], 1 + y.diff(dim=0)[:, :-1]
     return float((dx_dx * dy_dy - dx_dy * dy_dx).min())

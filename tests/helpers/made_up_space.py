@@ -30,7 +30,7 @@ def mean_face() -> Tensor:
 
 def axis_motions(mean: Tensor) -> Tensor:
     """What a unit of each of `AXES` moves, `[4,536,2]`; the mesh follows the landmarks nearby."""
-    landmarks = torch.stack([displacement_of(name, 1.0, mean[:POINTS]) for name in AXES])
+    landmarks = torch.stack([displacement_of(name, 1.0) for name in AXES])
     near = (-(torch.cdist(mean[POINTS:], mean[:POINTS]) / SKIN_REACH).square()).exp()
     shares = near / (near.sum(1, keepdim=True) + 0.1)
     return torch.cat([landmarks, shares @ landmarks], 1)
