@@ -191,6 +191,14 @@ def test_lips_do_not_cross(space: ExpressionSpace, gap: float, unit: float) -> N
     assert float(lip_gap(landmarks_after(edit, shape))) > min(own, CLOSED_GAP) - 0.003
 
 
+def test_lips_that_touch_do_not_close_further(space: ExpressionSpace) -> None:
+    """Else they would be squeezed."""
+    edit = edit_expression(space, None, face(space.mean), None, 1.0, {"mouth_open": -1.0})
+    assert edit.flow.any(), "but the chin rises"
+    own, after = lip_gap(space.mean), lip_gap(landmarks_after(edit, space.mean))
+    assert float(after) == pytest.approx(float(own), abs=0.001)
+
+
 @ANY
 def test_photo_changes_only_around_the_face(
     space: ExpressionSpace, painter: UNet2DModel, emotion: int
