@@ -277,7 +277,7 @@ def measure_shading(
     groups: dict[str, dict[str, list[int]]],
     axes: Tensor,
 ) -> Tensor:
-    """Shading `[K,S,S]` of each axis: least squares over all photos, both halves alike.
+    """Shading `[K,S,S]` of each axis: least squares over all photos.
 
     Args:
         axes: `[N,K]` of every photo's difference to its person's mean.
