@@ -100,19 +100,14 @@ class PhotoComparison:
 
 
 def judging_copy(pipe: MAPPipeline) -> MAPPipeline:
-    """A pipeline that can measure but not protect, with copies of the networks as they are now.
+    """A pipeline with copies of the networks as they are now, for all that needs no gradients.
 
     On ZeroGPU the main process has no GPU: copied before `pipe.to("cuda")`, these networks stay
-    on the CPU and compare photos without asking for GPU time.
+    on the CPU, compare photos and edit expressions without asking for GPU time.
     """
     settings = ("alignment_template", "surrogates", "target_ranker", "detector", "weights_date")
-    return MAPPipeline(
-        unet=None,
-        scheduler=pipe.scheduler,
-        targets=copy.deepcopy(pipe.targets),
-        recognisers=copy.deepcopy(pipe.recognisers),
-        **{name: pipe.config[name] for name in settings},
-    )
+    parts = {name: copy.deepcopy(part) for name, part in pipe.components.items()}
+    return MAPPipeline(**parts, **{name: pipe.config[name] for name in settings})
 
 
 @torch.no_grad()

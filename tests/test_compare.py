@@ -219,3 +219,10 @@ def test_judging_copy_measures_the_same_with_networks_of_its_own(
     original = to_array(load_image(ASTRONAUT))
     untreated, *_ = check_robustness(judge, original, *protected)
     assert untreated.recognisers == protected[1].recognisers
+
+
+def test_judging_copy_edits_expressions(editing_pipeline: MAPPipeline) -> None:
+    judge = judging_copy(editing_pipeline)
+    assert judge.unet is not editing_pipeline.unet
+    [here], [there] = (one.edit_expression(ASTRONAUT) for one in (judge, editing_pipeline))
+    np.testing.assert_array_equal(np.array(here), np.array(there))

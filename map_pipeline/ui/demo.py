@@ -1,5 +1,6 @@
 """The page at work: what its buttons do, and which endpoints programs may call."""
 
+import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -11,13 +12,15 @@ from map_pipeline.ui.endpoints import Endpoints, File
 from map_pipeline.ui.examples import Example, load_examples
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words
-from map_pipeline.ui.service import Files, Job, Progress, Protected, ProtectionService, read_upload
+from map_pipeline.ui.service import Files, Job, Progress, Protected, ProtectionService
 from map_pipeline.ui.settings import MAX_FACES, Choices, PageSettings
 from map_pipeline.ui.style import TargetCard
 from map_pipeline.ui.uploads import UploadsOnly
 
 # Quick, and nothing for programs: never waits for a photo that is being protected.
 AT_ONCE = {"api_visibility": "private", "concurrency_limit": None}
+
+MAX_PREVIEWS = 2  # made at once, so that they leave something of the processor to protections
 
 Run = Callable[[Job], Generator[Progress | Protected, None, None]]
 """Does a job on the GPU, or here."""
@@ -86,28 +89,49 @@ class Handlers:
         shown = self._show(files, one.reports, one.mode, one.seed)
         return {**shown, top.photo: files.before, form.emotion: one.emotion, form.mode: one.mode}
 
-    def outline_faces(self, photo: File, detector: str) -> dict:
+    def outline_faces(self, photo: File, detector: str, newest: dict) -> dict:
         """Outlines of the faces of an upload, and a choice among several."""
         top = self._parts.top
-        clear = {top.outlines: "", top.note: "", top.faces: gr.CheckboxGroup([], visible=False)}
+        newest["photo"] = photo and photo["path"]
+        clear = {
+            top.preview: "",
+            top.outlines: "",
+            top.note: "",
+            top.faces: gr.CheckboxGroup([], visible=False),
+        }
         if not photo:
             return clear
         try:
             with errors_in_plain_words():
-                picture = read_upload(photo["path"]).photo.pixels
-                found = self._service.find_faces(picture, detector)
+                sitting = self._service.look(photo["path"], detector)
         except gr.Error as error:
             gr.Warning(error.message)  # an error would leave the outlines of the photo before
             return clear
+        found = sitting.found
         ticked = [one.number for one in found if one.clear][:MAX_FACES]
         several = len(found) > 1 or not ticked
         return {
-            top.outlines: face_outlines.outlines(picture.size, found),
+            top.preview: "",
+            top.outlines: face_outlines.outlines(sitting.size, found),
             top.note: f'<p class="map-note">{face_outlines.summary(found)}</p>',
             top.faces: gr.CheckboxGroup(
                 face_outlines.choices(found), value=ticked, visible=several
             ),
         }
+
+    def show_preview(self, photo: File, newest: dict, *values: Any) -> str:
+        """The upload with the chosen expression; nothing where that isn't possible.
+
+        Why it isn't has been told when the photo came, or will be when it's to be protected.
+        """
+        if not photo:
+            return ""
+        choices, shown = Choices(*values), ""
+        with contextlib.suppress(gr.Error), errors_in_plain_words():
+            edited = self._service.preview(photo["path"], choices)
+            shown = results.preview(edited, choices.emotion, choices.expression_strength)
+        # Another photo may have come meanwhile.
+        return shown if newest.get("photo") == photo["path"] else gr.skip()
 
     def compare_on_page(self, first: File, second: File) -> str:
         """What every recogniser says about two photos."""
@@ -186,8 +210,18 @@ def _connect_photo(demo: gr.Blocks, handlers: Handlers, parts: SimpleNamespace) 
     demo.load(handlers.ready, outputs=[form.mode, form.detector], show_progress="hidden", **AT_ONCE)
     gr.on(
         [top.photo.change, form.detector.change],
-        handlers.outline_faces, [top.photo, form.detector], [top.outlines, top.note, top.faces],
+        handlers.outline_faces, [top.photo, form.detector, top.newest],
+        [top.preview, top.outlines, top.note, top.faces],
         show_progress_on=top.note, preprocess=False, **AT_ONCE,
+    )  # fmt: skip
+    gr.on(
+        [
+            top.outlines.change, form.emotion.input, form.expression_strength.input,
+            top.faces.input,
+        ],
+        handlers.show_preview, [top.photo, top.newest, *form.choices], top.preview,
+        trigger_mode="always_last", preprocess=False, show_progress="hidden",
+        concurrency_id="preview", concurrency_limit=MAX_PREVIEWS, api_visibility="private",
     )  # fmt: skip
     top.photo.input(handlers.forget, outputs=[out.empty, out.area], **AT_ONCE)
     shown = [parts.status, *vars(out).values(), form.seed, top.photo, form.emotion, form.mode]
@@ -234,8 +268,10 @@ def _add_endpoints(
     api, data = gr.Button(visible=False), gr.JSON(visible=False)
     file, text = gr.File(visible=False), gr.Textbox(visible=False)
     protect = [top.photo, form.own_target, *form.choices]
+    preview = [top.photo, form.emotion, form.expression_strength, form.faces, form.detector]
     for endpoint, given, returned, name in (
         (endpoints.protect, protect, [file, text, data, form.seed], "protect"),
+        (endpoints.preview, preview, file, "preview"),
         (endpoints.detect, [top.photo, form.detector], data, "detect"),
         (endpoints.compare, [first, second], data, "compare"),
         (endpoints.targets, None, data, "targets"),

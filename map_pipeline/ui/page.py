@@ -28,6 +28,8 @@ class PhotoArea:
     """The photo, what was found in it, and the examples."""
 
     photo: gr.Image
+    newest: gr.State
+    preview: gr.HTML
     outlines: gr.HTML
     note: gr.HTML
     faces: gr.CheckboxGroup
@@ -82,6 +84,7 @@ def photo_area(examples: Sequence[Example]) -> PhotoArea:
             height=340, elem_id="photo", buttons=["fullscreen"],
             alt_text="The photo to protect",
         )  # fmt: skip
+        preview = gr.HTML(elem_id="preview", padding=False)
         outlines = gr.HTML(elem_id="outlines", padding=False)
     note = gr.HTML(elem_id="faces-note", padding=False)
     faces = gr.CheckboxGroup(
@@ -96,7 +99,8 @@ def photo_area(examples: Sequence[Example]) -> PhotoArea:
         elem_id="examples",
         visible=bool(examples),
     )
-    return PhotoArea(photo, outlines, note, faces, dataset)
+    newest = gr.State({})  # "photo" -> its path: what is asked for now, not what is worked on
+    return PhotoArea(photo, newest, preview, outlines, note, faces, dataset)
 
 
 def form(faces: gr.CheckboxGroup, targets: Sequence[TargetCard]) -> Form:
@@ -106,7 +110,7 @@ def form(faces: gr.CheckboxGroup, targets: Sequence[TargetCard]) -> Form:
         elem_id="emotion", elem_classes="map-tiles",
     )  # fmt: skip
     expression_strength = gr.Slider(
-        0, 1, DEFAULT.expression_strength, step=0.05,
+        0, 1, DEFAULT.expression_strength, step=0.05, elem_id="strength",
         label="Intensity", info=texts.EXPRESSION_INFO,
     )  # fmt: skip
     composites = [(texts.caption(one.name), one.name) for one in targets]

@@ -1,7 +1,11 @@
 """A result in words and tables: verdict first, and honest failure before success."""
 
+import base64
+import io
 from collections.abc import Sequence
 from html import escape
+
+from PIL import Image
 
 from map_pipeline.report import (
     EXPRESSION_HEADER,
@@ -68,6 +72,20 @@ def details(reports: Sequence[FaceReport], seed: int) -> str:
         f"seed {seed} · "
         f"{seconds:.1f} s · structural similarity of the face {face.ssim:.2f} · "
         f"faces found by {escape(face.detector)}</p>"
+    )
+
+
+def preview(picture: Image.Image, emotion: str, strength: float) -> str:
+    """An edited but unprotected photo to lie over the upload, as HTML that holds the picture."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=90, subsampling=0)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<div class="map-preview"><img src="data:image/jpeg;base64,{data}" '
+        f'alt="Preview: {escape(emotion)}, {strength:.0%}. Not protected yet."/>'
+        f'<p role="status">{texts.PREVIEW}</p>'
+        # Without the attribute iPhones know no pressed state.
+        f'<button type="button" ontouchstart="">{texts.SHOW_ORIGINAL}</button></div>'
     )
 
 

@@ -58,6 +58,8 @@ picture of someone who has agreed to that, and never use it to impersonate anyon
 
 TARGET_INFO = """Auto picks a face that resembles yours, Nobody only hides you. Each face is an
 average of several."""
+PREVIEW = "Preview: not protected yet"
+SHOW_ORIGINAL = "Hold to see the original"
 STOPPING = '<p class="map-note" role="status">Stopping …</p>'
 NOT_TESTED = '<p class="map-note">Not measured for this example.</p>'
 FACES_INFO = "If none is ticked, all clear faces are protected."

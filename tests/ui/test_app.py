@@ -143,7 +143,7 @@ def test_a_new_seed_is_told_and_gives_the_same_again(client: Client) -> None:
 
 def test_programs_find_the_endpoints_with_their_descriptions(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/protect", "/detect", "/compare", "/targets"}
+    assert set(endpoints) == {"/protect", "/preview", "/detect", "/compare", "/targets"}
     assert all(one["description"] for one in endpoints.values())
     parameters = {one["parameter_name"]: one for one in endpoints["/protect"]["parameters"]}
     required = [name for name, one in parameters.items() if not one["parameter_has_default"]]
@@ -302,9 +302,16 @@ def test_bad_choice_is_told_in_plain_words(client: Client, change: dict, message
         protect(client, ASTRONAUT, **change)
 
 
+def test_checkpoint_without_an_editor_previews_nothing(client: Client) -> None:
+    with pytest.raises(AppError, match="checkpoint must have a conditioner"):
+        client.predict(photo=handle_file(ASTRONAUT), api_name="/preview")
+
+
 def test_missing_photo_is_told_in_plain_words(client: Client) -> None:
     with pytest.raises(AppError, match="Choose a photo first"):
         client.predict(photo=None, api_name="/protect")
+    with pytest.raises(AppError, match="Choose a photo first"):
+        client.predict(photo=None, api_name="/preview")
     with pytest.raises(AppError, match="Choose two photos first"):
         client.predict(None, None, api_name="/compare")
 
