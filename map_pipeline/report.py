@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 FourNumbers = tuple[float, float, float, float]
+Level = Literal["protected", "partly", "not"]
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,9 @@ RECOGNISER_HEADER = (
 EXPRESSION_HEADER = ("expression network", "asked emotion", "strongest")
 
 
+LEVELS = {"protected": "Protected", "partly": "Partly protected", "not": "Not protected"}
+
+
 def remaining_matches(
     reports: Sequence[FaceReport], requirement: Literal["dodging", "impersonation"] = "dodging"
 ) -> list[str]:
@@ -179,7 +183,19 @@ def remaining_matches(
 
 def judged(reports: Sequence[FaceReport]) -> bool:
     """Whether any recogniser has a threshold and so can say whether a face is protected."""
-    return any(one.no_longer_matches is not None for face in reports for one in face.recognisers)
+    return count_matches(reports)[1] > 0
+
+
+def count_matches(reports: Sequence[FaceReport]) -> tuple[int, int]:
+    """How many recognisers still match any of the faces, and how many can say so."""
+    recognisers = [one for face in reports for one in face.recognisers]
+    able = {one.name for one in recognisers if one.no_longer_matches is not None}
+    return len({one.name for one in recognisers if one.no_longer_matches is False}), len(able)
+
+
+def protection_level(found: int, total: int) -> Level:
+    """What it means that so many of all recognisers still match: "not" if most of them do."""
+    return "protected" if found == 0 else "partly" if 2 * found <= total else "not"
 
 
 def with_notes(reports: Sequence[FaceReport], notes: Sequence[str]) -> list[FaceReport]:
@@ -210,27 +226,33 @@ def doubtful_faces(reports: Sequence[FaceReport]) -> list[FourNumbers]:
 
 
 def headline(reports: Sequence[FaceReport]) -> str:
-    """What the protection of a photo came to; whatever didn't work is its whole content."""
-    failed, left = remaining_matches(reports), unprotected_faces(reports)
-    found = len(reports) + left
-    rest = f"{left} of {found} faces found {'is' if left == 1 else 'are'} left unprotected."
-    if not judged(reports):
-        text = "Done, but no recogniser here can say whether it protects."
-        return f"{text} {rest}" if left else text
-    if failed:
-        verb = "recognises" if len(failed) == 1 else "recognise"
-        text = f"Not fully protected: {join_names(failed)} still {verb} you."
-        return f"{text} {rest}" if left else text
-    if left:
-        return f"Not fully protected: {rest} No recogniser here knows the others any more."
-    return "Protected. No recogniser here takes this for you any more."
+    """What the protection of a photo came to: how many recognisers still match, and which."""
+    left, (found, total) = unprotected_faces(reports), count_matches(reports)
+    faces = len(reports) + left
+    rest = f" {left} of {faces} faces found {'is' if left == 1 else 'are'} left unprotected."
+    if total == 0:
+        text = "Done, but no recognition program here can say whether it protects."
+    else:
+        level = protection_level(found, total)
+        named = f" ({join_names(remaining_matches(reports))})" if found else ""
+        start = LEVELS["partly" if left and level == "protected" else level]
+        text = f"{start}: {count_text(found, total)} you{named}."
+    return text + rest if left else text
+
+
+def count_text(found: int, total: int) -> str:
+    """How many of all recognisers still match, up to the word for whom."""
+    programs = "recognition program" if total == 1 else "recognition programs"
+    if found == 0:
+        return f"none of {total} {programs} still finds"
+    return f"{found} of {total} {programs} still {'finds' if found == 1 else 'find'}"
 
 
 def advice(mode: str) -> str:
     """What to try where a recogniser still matches after protection in this mode."""
     if mode == "fast":
         return "Try Strong mode, or another target."
-    return "Try the high margin, or another target or expression."
+    return "Try a high margin, or another target or expression."
 
 
 def join_names(names: Sequence[str]) -> str:

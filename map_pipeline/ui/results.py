@@ -1,49 +1,90 @@
-"""A result in words and tables: verdict first, and honest failure before success."""
+"""A result in words and tables, the verdict first: how many programs still find the visitor."""
 
 import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from map_pipeline.report import (
     EXPRESSION_HEADER,
+    LEVELS,
     RECOGNISER_HEADER,
     FaceReport,
+    Level,
     advice,
+    count_matches,
+    count_text,
     doubtful_faces,
     expression_row,
     headline,
-    judged,
+    join_names,
     notes_of,
+    protection_level,
     recogniser_row,
-    remaining_matches,
     unprotected_faces,
 )
 from map_pipeline.ui import texts
 from map_pipeline.ui.service import Progress
 
+# The page is shown before torch is loaded, which this module needs.
+if TYPE_CHECKING:
+    from map_pipeline.compare import Comparison
+
 
 def verdict(reports: Sequence[FaceReport], mode: str) -> str:
-    """The result in plain words, as HTML; what didn't work comes first.
+    """Would software still find the visitor? The answer as HTML: counts first, then the reasons.
 
     Args:
         reports: of all protected faces.
         mode: how they were protected; what could help more depends on it.
     """
-    lines = _lines(reports)
-    if not judged(reports):
-        return _box("warn", headline(reports), [*_doubts(reports), *_notes(reports)])
-    if remaining_matches(reports):
-        return _box("warn", headline(reports), [*lines, texts.SAME_PHOTO, advice(mode)])
-    complete = not unprotected_faces(reports) and not doubtful_faces(reports)
-    return _box("good" if complete else "warn", headline(reports), lines)
+    lines = [
+        *_doubts(reports),
+        *map(_people_line, reports),
+        *_face_lines(reports),
+        *_notes(reports),
+    ]
+    found, total = count_matches(reports)
+    if total == 0:
+        return _box("partly", headline(reports), lines)
+    level = protection_level(found, total)
+    if level == "protected" and (unprotected_faces(reports) or doubtful_faces(reports)):
+        level = "partly"
+    # What helps in fast mode is a button beside the verdict.
+    more = [texts.SAME_PHOTO, *([advice(mode)] if found and mode != "fast" else [])]
+    return _box(level, headline(reports), [*lines, *more])
+
+
+def verdict_by_other(
+    reports: Sequence[FaceReport], before: "Sequence[Comparison]", after: "Sequence[Comparison]"
+) -> str:
+    """The same by another photo of the visitor: only programs count that found them in it before.
+
+    Args:
+        reports: of all protected faces.
+        before: of the other photo and the unprotected face; after: and the protected one.
+    """
+    knew = [one for one in before if one.matches]
+    if not knew:
+        return _box("partly", texts.STRANGER, [texts.STRANGER_HINT])
+    names = {one.name for one in knew}
+    still = [one.title for one in after if one.name in names and one.matches]
+    level = protection_level(len(still), len(knew))
+    named = f" ({join_names(still)})" if still else ""
+    text = f"{LEVELS[level]}: {count_text(len(still), len(knew))} you{named}."
+    judges = sum(one.matches is not None for one in before)
+    compared = f"Compared with your other photo, by which {len(knew)} of {judges} found you before."
+    lines = [*_doubts(reports), *map(_people_line, reports), _unused_line(reports[0])]
+    return _box(level, text, [compared, *lines])
 
 
 def plain_verdict(reports: Sequence[FaceReport]) -> str:
     """The verdict as text for clients of the API: of the photo, then a line for each face."""
-    return "\n".join([headline(reports), *_lines(reports)])
+    lines = [*_doubts(reports), *_face_lines(reports), *_notes(reports)]
+    return "\n".join([headline(reports), *lines])
 
 
 def tables(reports: Sequence[FaceReport]) -> str:
@@ -89,6 +130,11 @@ def preview(picture: Image.Image, emotion: str, strength: float) -> str:
     )
 
 
+def note(text: str) -> str:
+    """A remark as HTML; nothing for no text."""
+    return f'<p class="map-note">{escape(text)}</p>' if text else ""
+
+
 def progress_bar(progress: Progress) -> str:
     """What is going on while a visitor waits, as HTML."""
     percent = round(100 * progress.done / max(progress.total, 1))
@@ -102,11 +148,6 @@ def progress_bar(progress: Progress) -> str:
     )
 
 
-def _lines(reports: Sequence[FaceReport]) -> list[str]:
-    lines = [_face_line(face, number, len(reports)) for number, face in enumerate(reports, 1)]
-    return [*_doubts(reports), *lines, *_notes(reports)]
-
-
 def _notes(reports: Sequence[FaceReport]) -> list[str]:
     return [f"{note[0].upper()}{note[1:]}." for note in notes_of(reports)]
 
@@ -116,28 +157,52 @@ def _doubts(reports: Sequence[FaceReport]) -> list[str]:
     return [texts.doubts(count)] if count else []
 
 
+def _face_lines(reports: Sequence[FaceReport]) -> list[str]:
+    return [_face_line(face, number, len(reports)) for number, face in enumerate(reports, 1)]
+
+
 def _face_line(face: FaceReport, number: int, faces: int) -> str:
     verdicts = [one for one in face.recognisers if one.no_longer_matches is not None]
     total = len(verdicts)
     unmatched = sum(bool(one.no_longer_matches) for one in verdicts)
     fooled = sum(bool(one.impersonates) for one in verdicts)
-    unseen = [one.title for one in verdicts if not one.used_in_optimisation]
-    if not unseen:
-        used = "all of them were used in the editing, others may see less of a change"
-    elif len(unseen) == 1:
-        used = f"one of them, {unseen[0]}, was not used in the editing"
-    else:
-        used = f"{len(unseen)} of them were not used in the editing"
     prefix = f"Face {number}: " if faces > 1 else ""
-    seen = "" if face.target is None else f"{fooled} of {total} see the target; "
-    return f"{prefix}{unmatched} of {total} recognisers no longer match you; {seen}{used}."
+    found = f"{unmatched} of {total} programs no longer find it. " if faces > 1 else ""
+    seen = ""
+    if face.target is not None:
+        seen = f"{fooled} of {total} take it for “{texts.caption(face.target)}”. "
+    return prefix + found + seen + _unused_line(face)
 
 
-def _box(kind: str, headline: str, lines: Sequence[str]) -> str:
-    mark = {"good": "✓", "warn": "!"}[kind]
+def _unused_line(face: FaceReport) -> str:
+    unseen = [one.title for one in face.recognisers if not one.used_in_optimisation]
+    if not unseen:
+        return "All programs here were used in the editing; others may notice less of it."
+    verb = "was" if len(unseen) == 1 else "were"
+    return f"{join_names(unseen)} {verb} not used in the editing."
+
+
+def _people_line(face: FaceReport) -> str:
+    """What people see: which expression, and how much of the face's look has changed."""
+    changed = f"{max(0.0, 1 - face.ssim):.0%} of the face's look has changed."
+    asked = texts.EXPRESSIONS[face.emotion]
+    if not face.expressions:
+        return f"People see {asked} face; {changed}"
+    likely = {
+        emotion: sum(one.after[emotion] for one in face.expressions)
+        for emotion in face.expressions[0].after
+    }
+    seen = texts.EXPRESSIONS[max(likely, key=likely.__getitem__)]
+    if seen == asked:
+        return f"People see {asked} face; {changed}"
+    return f"Meant to be {asked} face, looks more like {seen} one; {changed}"
+
+
+def _box(level: Level, headline: str, lines: Sequence[str]) -> str:
+    mark = {"protected": "✓", "partly": "!", "not": "✗"}[level]
     body = "".join(f"<p>{escape(line)}</p>" for line in lines)
     return (
-        f'<div class="map-verdict map-verdict-{kind}" role="status">'
+        f'<div class="map-verdict map-verdict-{level}" role="status">'
         f'<span class="map-verdict-mark" aria-hidden="true">{mark}</span>'
         f"<div><p><b>{escape(headline)}</b></p>{body}</div></div>"
     )

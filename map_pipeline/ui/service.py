@@ -223,6 +223,17 @@ class ProtectionService:
 
         return compare_photos(next(iter(self.models.judging.values())), first, second)
 
+    def find_again(
+        self, files: Files, boxes: Sequence["Box"], other: str | None
+    ) -> tuple[list["Comparison"], list["Comparison"]]:
+        """What recognisers say about another photo and a result, before and after; on the CPU."""
+        from map_pipeline.compare import find_again
+
+        before, after, person = (
+            read_upload(path).photo.pixels for path in (files.before, files.after, other)
+        )
+        return find_again(next(iter(self.models.judging.values())), before, after, boxes, person)
+
     def _find_faces(
         self, photo: Image.Image, detector: str
     ) -> tuple[list["Face"], list[FoundFace]]:

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 TITLE = "MAP: protect a photo from face recognition"
 
 INTRO = """# Recognisable to friends, not to face recognition
-MAP gives the face in your photo a new **expression**, so that face recognition software no longer
-knows it while your friends still recognise you. It's free, and your photo isn't kept."""
+A new **expression** on your face, so that software no longer finds you and friends still do."""
 
 PRIVACY_LINE = """Your photo is used only for this result and never logged. Copies are deleted after
-10 minutes, and the download contains no location, time or camera data."""
+10 minutes, and the download contains no place, time or camera data."""
 
 HOW_IT_WORKS = """### Step by step
 1. The face is detected, and its features are warped to the expression you chose. A small diffusion
@@ -49,44 +48,55 @@ AAAI 2026.
 }
 ```"""
 
-CHECK_INTRO = """Do face recognisers think two photos show the same person? Test a protected photo
-against **another photo of you**, or compare any two. Only the largest face in each counts."""
+CHECK_INTRO = """Do recognition programs think two photos show the same person? Test a protected
+photo against **another photo of you**, or compare any two. Only the largest face in each counts."""
 
 CONSENT = "The person in this picture is me, or has agreed to this use"
 TARGET_NOTICE = """Recognition software may mistake you for the person in this picture. Only use a
 picture of someone who has agreed to that, and never use it to impersonate anyone."""
 
-TARGET_INFO = """Auto picks a face that resembles yours, Nobody only hides you. Each face is an
-average of several."""
+TARGET_INFO = """Auto picks somebody who looks a little like you; Nobody only hides you. None of
+these faces is a real person: each is an average of several."""
+OWN_TARGET = "Or be taken for the person in a picture of yours"
 PREVIEW = "Preview: not protected yet"
 SHOW_ORIGINAL = "Hold to see the original"
 STOPPING = '<p class="map-note" role="status">Stopping …</p>'
-NOT_TESTED = '<p class="map-note">Not measured for this example.</p>'
-FACES_INFO = "If none is ticked, all clear faces are protected."
-EXPRESSION_INFO = "0 hardly changes the expression, 1 applies it fully."
-MARGIN_INFO = "High also protects from software that differs more, and changes more."
+NOT_TESTED = '<p class="map-note">Not measured for this result.</p>'
+FACES_INFO = "If none is ticked, all faces that are clear enough."
+MODE_INFO = "Strong takes longer and leaves fewer traces in the picture."
+MARGIN_INFO = "High also protects from programs that differ more, and changes your face more."
 MARGIN_CHOICES = [("Normal", "normal"), ("High", "high")]
 FILE_TYPE_CHOICES = [("As uploaded", "auto"), ("PNG", "png"), ("JPEG", "jpeg")]
-FILE_TYPE_INFO = "PNG is exact, but several times larger for photos from phones."
-SEED_INFO = "The same seed gives the same result."
+FILE_TYPE_INFO = "PNG keeps every detail, but is several times larger for photos from phones."
+SEED_INFO = "The same number gives the same result again."
+STEPS_INFO = "How often the picture is improved, at most; 0 leaves it to Fast or Strong: "
+OTHER = """**Would software still find you by other photos?** Add another photo of you for the
+honest test: programs that search for you have other photos, not this one."""
+STRONGER = "Try again in Strong mode"
+RESULTS = "Your results: choose one to see it again"
+STRANGER = "No program finds you in this other photo, so it can't test the protection."
+STRANGER_HINT = "Choose one that shows the same person from the front, in good light."
+EXPRESSIONS = {
+    "angry": "an angry", "disgust": "a disgusted", "fear": "a frightened", "happy": "a happy",
+    "neutral": "a calm", "sad": "a sad", "surprise": "a surprised",
+}  # fmt: skip
 CHOOSE_PHOTO = "Choose a photo first."
 NO_ADDRESSES = "This page fetches no pictures: save the picture and upload it as a file."
 SAME_PHOTO = (
-    "This compares the result with the very same photo, which is the hardest test. Other photos of "
-    "you differ more: try them under “Check a photo”."
+    "Compared with the very same photo, which is the hardest test. For the honest one, add another "
+    "photo of you below."
 )
 WRONG_ON_OUR_SIDE = "Something went wrong on our side. Please try again, or choose another photo."
 EMPTY_RESULT = """<div class="map-empty"><p><b>Your result appears here</b></p>
 <p>Choose a photo, or try an example: its result appears immediately.</p></div>"""
 
 
-def mode_choices(seconds: Mapping[str, float] | None) -> list[tuple[str, str]]:
-    """Labels and values of the modes, with the seconds one face takes if they're known."""
-    fast, strong = (
-        "" if seconds is None else f" · about {_seconds(seconds[mode])}"
-        for mode in ("fast", "strong")
-    )
-    return [(f"Fast{fast}", "fast"), (f"Strong{strong}, cleaner picture", "strong")]
+def expected(seconds: Mapping[str, float] | None) -> str:
+    """How long a face takes, as HTML; nothing if that isn't known."""
+    if seconds is None:
+        return ""
+    fast, strong = _seconds(seconds["fast"]), _seconds(seconds["strong"])
+    return f'<p class="map-note">Takes about {fast} a face; in Strong mode about {strong}.</p>'
 
 
 def caption(target: str) -> str:

@@ -77,7 +77,7 @@ class Site:
         page = context.new_page()
         page.goto(f"{self.url}?__theme={'dark' if dark else 'light'}")
         # The expected seconds come from the loaded networks, after which the page is at rest.
-        page.get_by_label("Fast · about").wait_for(state="attached")
+        page.get_by_text("Takes about").wait_for()
         return page
 
 

@@ -125,7 +125,7 @@ def test_download_has_no_metadata_and_a_generic_name(result: tuple) -> None:
 
 def test_verdict_report_and_seed_come_with_it(result: tuple, tiny_pipeline: MAPPipeline) -> None:
     _, text, [face], seed = result
-    assert "of 3 recognisers no longer match you" in text
+    assert "of 3 recognition programs still find" in text
     titles = [net.config.title for net in tiny_pipeline.recognisers.values()]
     assert [one["title"] for one in face["recognisers"]] == titles
     assert face["target"] in tiny_pipeline.targets.names
