@@ -108,26 +108,27 @@ class Handlers:
 
     def show_again(self, visit: Visit, event: gr.SelectData) -> dict:
         """One of the visitor's own results."""
-        result = visit.results[event.index]
+        result = next(iter(visit.results[event.index :]), None)
         with errors_in_plain_words():
-            read_upload(result.files.after)  # told, if it was deleted meanwhile
+            read_upload(result and result.files.after)  # told, if it was deleted meanwhile
         return self._show(visit.show(result))
 
     def find_in_other(self, visit: Visit, other: File) -> tuple[str, str]:
         """Verdict and reasons by another photo of the visitor, or by the same one without it."""
         result = visit.shown
-        if result is None:
-            return "", ""
+        if not (result or other):
+            return gr.skip(), gr.skip()
         if not other:
             told = results.verdict(result.reports, result.mode)
             return told, charts.similarity_chart(result.reports)
-        boxes = [one.box for one in result.reports]
         with errors_in_plain_words():
+            read_upload(result and result.files.after)
+            boxes = [one.box for one in result.reports]
             before, after = self._service.find_again(result.files, boxes, other["path"])
         told = results.verdict_by_other(result.reports, before, after)
         return told, charts.comparison_chart(after)
 
-    def outline_faces(self, photo: File, detector: str, newest: dict) -> dict:
+    def outline_faces(self, photo: File, detector: str, newest: dict, looks: int) -> dict:
         """Outlines of the faces of an upload, and a choice among several."""
         top, form = self._parts.top, self._parts.form
         newest["photo"] = photo and photo["path"]
@@ -150,6 +151,7 @@ class Handlers:
         several = len(found) > 1 or not ticked
         return {
             top.preview: "",
+            top.looks: looks + 1,
             top.outlines: face_outlines.outlines(sitting.size, found),
             top.note: results.note(face_outlines.note(found)),
             form.faces: gr.CheckboxGroup(
@@ -251,13 +253,13 @@ def _connect_photo(demo: gr.Blocks, handlers: Handlers, parts: SimpleNamespace) 
     )
     gr.on(
         [top.photo.change, form.detector.change],
-        handlers.outline_faces, [top.photo, form.detector, top.newest],
-        [top.preview, top.outlines, top.note, form.faces],
+        handlers.outline_faces, [top.photo, form.detector, top.newest, top.looks],
+        [top.preview, top.looks, top.outlines, top.note, form.faces],
         show_progress_on=top.note, preprocess=False, **AT_ONCE,
     )  # fmt: skip
     gr.on(
         [
-            top.outlines.change, form.emotion.input, form.expression_strength.input,
+            top.looks.change, form.emotion.input, form.expression_strength.input,
             form.faces.input,
         ],
         handlers.show_preview, [top.photo, top.newest, *form.choices], top.preview,

@@ -16,8 +16,8 @@ from map_pipeline.ui.visit import Visit
 ASSETS = Path(__file__).parent / "assets"
 DEFAULT = Choices()
 # Brings a new result into view; on a phone it lies below everything else.
-SHOW_RESULT = """() => document.getElementById("result")
-    ?.scrollIntoView({behavior: "smooth", block: "start"})"""
+SHOW_RESULT = """() => { setTimeout(() => document.getElementById("result")
+    ?.scrollIntoView({behavior: "smooth", block: "start"}), 300) }"""  # when all is in its place
 EMOTION_CHOICES = [(emotion.capitalize(), emotion) for emotion in EMOTIONS]
 STEPS_INFO = texts.STEPS_INFO + ", ".join(
     f"{config.refine_steps} in {mode.capitalize()}" for mode, config in MODES.items()
@@ -30,6 +30,7 @@ class PhotoArea:
 
     photo: gr.Image
     newest: gr.State
+    looks: gr.State
     preview: gr.HTML
     outlines: gr.HTML
     note: gr.HTML
@@ -94,7 +95,9 @@ def photo_area() -> PhotoArea:
         preview = gr.HTML(elem_id="preview", padding=False)
         outlines = gr.HTML(elem_id="outlines", padding=False)
     newest = gr.State({})  # "photo" -> its path: what is asked for now, not what is worked on
-    return PhotoArea(photo, newest, preview, outlines, gr.HTML(elem_id="faces-note", padding=False))
+    looks = gr.State(0)  # how often faces were looked for: every time a preview follows
+    note = gr.HTML(elem_id="faces-note", padding=False)
+    return PhotoArea(photo, newest, looks, preview, outlines, note)
 
 
 def examples_row(examples: Sequence[Example]) -> gr.Dataset:
@@ -142,12 +145,12 @@ def form(targets: Sequence[TargetCard]) -> Form:
         composites = [(texts.caption(one.name), one.name) for one in targets]
         target = gr.Radio(
             [("Auto", "auto"), ("Nobody", HIDE), *composites],
-            value=DEFAULT.target, label="Whom software takes you for", info=texts.TARGET_INFO,
+            value=DEFAULT.target, label=texts.TARGET_LABEL, info=texts.TARGET_INFO,
             elem_id="target", elem_classes="map-tiles",
         )  # fmt: skip
         own_target = gr.Image(
             label=texts.OWN_TARGET, sources=["upload", "clipboard"], format="png",
-            height=180, buttons=[], alt_text="The picture that programs should see",
+            height=220, buttons=[], alt_text="The picture that programs should see",
         )  # fmt: skip
         gr.Markdown(texts.TARGET_NOTICE, elem_classes="map-note")
         consent = gr.Checkbox(DEFAULT.consent, label=texts.CONSENT)
@@ -202,7 +205,8 @@ def result_area(keep_seconds: int) -> ResultArea:
             gr.Markdown(texts.OTHER)
             other = gr.Image(
                 label="Another photo of you", sources=["upload", "webcam", "clipboard"],
-                format="png", height=180, buttons=[], alt_text="Another photo of you",
+                format="png", height=220, buttons=[], min_width=260,
+                alt_text="Another photo of you",
             )  # fmt: skip
         with gr.Accordion("What each program says", open=True):
             recognisers = gr.HTML(padding=False)

@@ -14,7 +14,6 @@ from map_pipeline.report import (
     RECOGNISER_HEADER,
     FaceReport,
     Level,
-    advice,
     count_matches,
     count_text,
     doubtful_faces,
@@ -41,12 +40,7 @@ def verdict(reports: Sequence[FaceReport], mode: str) -> str:
         reports: of all protected faces.
         mode: how they were protected; what could help more depends on it.
     """
-    lines = [
-        *_doubts(reports),
-        *map(_people_line, reports),
-        *_face_lines(reports),
-        *_notes(reports),
-    ]
+    lines = [*_doubts(reports), *_face_lines(reports), *_notes(reports)]
     found, total = count_matches(reports)
     if total == 0:
         return _box("partly", headline(reports), lines)
@@ -54,7 +48,7 @@ def verdict(reports: Sequence[FaceReport], mode: str) -> str:
     if level == "protected" and (unprotected_faces(reports) or doubtful_faces(reports)):
         level = "partly"
     # What helps in fast mode is a button beside the verdict.
-    more = [texts.SAME_PHOTO, *([advice(mode)] if found and mode != "fast" else [])]
+    more = [texts.SAME_PHOTO, *([texts.ADVICE] if found and mode != "fast" else [])]
     return _box(level, headline(reports), [*lines, *more])
 
 
@@ -77,8 +71,7 @@ def verdict_by_other(
     text = f"{LEVELS[level]}: {count_text(len(still), len(knew))} you{named}."
     judges = sum(one.matches is not None for one in before)
     compared = f"Compared with your other photo, by which {len(knew)} of {judges} found you before."
-    lines = [*_doubts(reports), *map(_people_line, reports), _unused_line(reports[0])]
-    return _box(level, text, [compared, *lines])
+    return _box(level, text, [compared, *_doubts(reports), *_face_lines(reports)])
 
 
 def plain_verdict(reports: Sequence[FaceReport]) -> str:
@@ -100,7 +93,7 @@ def tables(reports: Sequence[FaceReport]) -> str:
         for one in face.expressions
     ]
     return _table(
-        "Similarity before → after, by recogniser", ("face", *RECOGNISER_HEADER), recognisers
+        "Similarity before → after, by program", ("face", *RECOGNISER_HEADER), recognisers
     ) + _table("Expression before → after", ("face", *EXPRESSION_HEADER), expressions)
 
 
@@ -109,7 +102,7 @@ def details(reports: Sequence[FaceReport], seed: int) -> str:
     face = reports[0]
     seconds = sum(one.seconds for one in reports)
     return (
-        f'<p class="map-note">Target: {escape(texts.caption(face.target or "nobody"))} · '
+        f'<p class="map-note">Stand-in: {escape(texts.caption(face.target or "nobody"))} · '
         f"seed {seed} · "
         f"{seconds:.1f} s · structural similarity of the face {face.ssim:.2f} · "
         f"faces found by {escape(face.detector)}</p>"
@@ -158,20 +151,28 @@ def _doubts(reports: Sequence[FaceReport]) -> list[str]:
 
 
 def _face_lines(reports: Sequence[FaceReport]) -> list[str]:
-    return [_face_line(face, number, len(reports)) for number, face in enumerate(reports, 1)]
+    """What people and programs see of one face, or in one line each of several."""
+    if len(reports) == 1:
+        lines = [_people_line(reports[0]), _programs_line(reports[0])]
+    else:
+        lines = [
+            f"Face {number}: {_found(face)}{_programs_line(face)} {_people_line(face)}"
+            for number, face in enumerate(reports, 1)
+        ]
+    return [*(one for one in lines if one), _unused_line(reports[0])]
 
 
-def _face_line(face: FaceReport, number: int, faces: int) -> str:
-    verdicts = [one for one in face.recognisers if one.no_longer_matches is not None]
-    total = len(verdicts)
-    unmatched = sum(bool(one.no_longer_matches) for one in verdicts)
-    fooled = sum(bool(one.impersonates) for one in verdicts)
-    prefix = f"Face {number}: " if faces > 1 else ""
-    found = f"{unmatched} of {total} programs no longer find it. " if faces > 1 else ""
-    seen = ""
-    if face.target is not None:
-        seen = f"{fooled} of {total} take it for “{texts.caption(face.target)}”. "
-    return prefix + found + seen + _unused_line(face)
+def _found(face: FaceReport) -> str:
+    found, total = count_matches([face])
+    return f"Found by {found} of {total}. "
+
+
+def _programs_line(face: FaceReport) -> str:
+    judges = [one for one in face.recognisers if one.impersonates is not None]
+    if face.target is None or not judges:
+        return ""
+    fooled = sum(bool(one.impersonates) for one in judges)
+    return f"{fooled} of {len(judges)} take it for the stand-in, “{texts.caption(face.target)}”."
 
 
 def _unused_line(face: FaceReport) -> str:
@@ -186,13 +187,11 @@ def _people_line(face: FaceReport) -> str:
     """What people see: which expression, and how much of the face's look has changed."""
     changed = f"{max(0.0, 1 - face.ssim):.0%} of the face's look has changed."
     asked = texts.EXPRESSIONS[face.emotion]
-    if not face.expressions:
-        return f"People see {asked} face; {changed}"
     likely = {
         emotion: sum(one.after[emotion] for one in face.expressions)
-        for emotion in face.expressions[0].after
+        for emotion in (face.expressions[0].after if face.expressions else ())
     }
-    seen = texts.EXPRESSIONS[max(likely, key=likely.__getitem__)]
+    seen = texts.EXPRESSIONS[max(likely, key=likely.__getitem__, default=face.emotion)]
     if seen == asked:
         return f"People see {asked} face; {changed}"
     return f"Meant to be {asked} face, looks more like {seen} one; {changed}"
@@ -204,7 +203,7 @@ def _box(level: Level, headline: str, lines: Sequence[str]) -> str:
     return (
         f'<div class="map-verdict map-verdict-{level}" role="status">'
         f'<span class="map-verdict-mark" aria-hidden="true">{mark}</span>'
-        f"<div><p><b>{escape(headline)}</b></p>{body}</div></div>"
+        f"<div><p>{texts.QUESTION}</p><p><b>{escape(headline)}</b></p>{body}</div></div>"
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 TITLE = "MAP: protect a photo from face recognition"
 
 INTRO = """# Recognisable to friends, not to face recognition
-A new **expression** on your face, so that software no longer finds you and friends still do."""
+A new **expression** on your face makes it hard to find for software, and not for friends."""
 
 PRIVACY_LINE = """Your photo is used only for this result and never logged. Copies are deleted after
 10 minutes, and the download contains no place, time or camera data."""
@@ -55,9 +55,12 @@ CONSENT = "The person in this picture is me, or has agreed to this use"
 TARGET_NOTICE = """Recognition software may mistake you for the person in this picture. Only use a
 picture of someone who has agreed to that, and never use it to impersonate anyone."""
 
-TARGET_INFO = """Auto picks somebody who looks a little like you; Nobody only hides you. None of
-these faces is a real person: each is an average of several."""
-OWN_TARGET = "Or be taken for the person in a picture of yours"
+TARGET_LABEL = "Stand-in: whom software takes you for"
+TARGET_INFO = (
+    "Auto picks somebody who looks a little like you; Nobody only hides you. None of these faces "
+    "is a real person: each is an average of several."
+)
+OWN_TARGET = "Your own picture of a stand-in"
 PREVIEW = "Preview: not protected yet"
 SHOW_ORIGINAL = "Hold to see the original"
 STOPPING = '<p class="map-note" role="status">Stopping …</p>'
@@ -70,8 +73,10 @@ FILE_TYPE_CHOICES = [("As uploaded", "auto"), ("PNG", "png"), ("JPEG", "jpeg")]
 FILE_TYPE_INFO = "PNG keeps every detail, but is several times larger for photos from phones."
 SEED_INFO = "The same number gives the same result again."
 STEPS_INFO = "How often the picture is improved, at most; 0 leaves it to Fast or Strong: "
-OTHER = """**Would software still find you by other photos?** Add another photo of you for the
-honest test: programs that search for you have other photos, not this one."""
+QUESTION = "Would software still find you?"
+OTHER = """**The honest test.** Programs that search for you have other photos, not this one. Add
+another photo of you, and the answer above is about that."""
+ADVICE = "Another expression may help; or, under “More”, another stand-in, or High for “How safe”."
 STRONGER = "Try again in Strong mode"
 RESULTS = "Your results: choose one to see it again"
 STRANGER = "No program finds you in this other photo, so it can't test the protection."

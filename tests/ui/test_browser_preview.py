@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browsing import ASTRONAUT, VIDEO_CALL, Site, open_site, playwright, screenshot, upload
+from browsing import (
+    ASTRONAUT,
+    VIDEO_CALL,
+    Site,
+    open_site,
+    playwright,
+    screenshot,
+    show_example,
+    upload,
+)
 
 from map_pipeline import MAPPipeline
 from map_pipeline.config import EMOTIONS
@@ -99,3 +108,13 @@ def test_preview_of_the_photo_before_is_never_seen(site: Site) -> None:
     assert {photo for _, photo, _ in page.evaluate("seen")} <= {"astronaut.png", VIDEO_CALL.name}
     pictures = {src for _, photo, src in page.evaluate("seen") if photo == VIDEO_CALL.name}
     assert len(pictures) == 1
+
+
+def test_the_same_faces_again_have_their_preview_again(site: Site) -> None:
+    page = site.open()
+    upload(page, ASTRONAUT)
+    preview(page, "happy").wait_for()
+    show_example(page)  # the same picture
+    preview(page, "happy").wait_for()
+    page.wait_for_timeout(2000)
+    playwright.expect(preview(page, "happy")).to_be_visible()

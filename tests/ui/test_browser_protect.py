@@ -96,7 +96,7 @@ def test_photo_is_protected_as_chosen_and_downloaded_to_the_last_bit(
     screenshot(page, "result")
     for title in ("After sharing", "Expression", "All numbers"):
         section(page, title)
-    table = page.get_by_role("table", name="Similarity before → after, by recogniser")
+    table = page.get_by_role("table", name="Similarity before → after, by program")
     playwright.expect(table.locator("tbody tr")).to_have_count(len(names))
     playwright.expect(page.get_by_role("table", name="Expression before → after")).to_be_visible()
     for text in ("JPEG", "half size", "Surprise"):
@@ -242,7 +242,8 @@ def test_phone_keeps_the_picture_on_top_and_moves_to_the_result(site: Site) -> N
         playwright.expect(shown).to_be_in_viewport(ratio=1)
     screenshot(page, "phone-preview", full=False)
     button(page, "Protect").click()
-    playwright.expect(page.get_by_role("progressbar").first).to_be_in_viewport()
+    for shown in (page.get_by_role("progressbar").first, button(page, "Stop")):
+        playwright.expect(shown).to_be_in_viewport(ratio=1)
     page.locator(".map-verdict").wait_for()
     playwright.expect(page.locator(".map-verdict")).to_be_in_viewport()
     playwright.expect(page.locator("#photo")).not_to_be_in_viewport()

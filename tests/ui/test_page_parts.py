@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
@@ -27,6 +29,7 @@ from map_pipeline.report import (
 )
 from map_pipeline.ui import face_outlines, page, results, style, texts
 from map_pipeline.ui.cache import sweep
+from map_pipeline.ui.demo import Handlers
 from map_pipeline.ui.jobs import run_in_steps
 from map_pipeline.ui.limits import RateLimit, RateLimitError
 from map_pipeline.ui.models import expected_seconds, prepare_models
@@ -64,8 +67,6 @@ def test_unreadable_concurrency_is_told(text: str) -> None:
 
 
 def test_form_has_a_component_for_every_choice() -> None:
-    import gradio as gr
-
     with gr.Blocks():
         form = page.form([])
     defaults = [component.value for component in form.choices]
@@ -290,8 +291,10 @@ def test_verdict_tells_what_was_compared_and_what_could_help() -> None:
     failed = [report((True, True, True), (False, False, False))]
     fast, strong = (results.verdict(failed, mode) for mode in ("fast", "strong"))
     assert texts.SAME_PHOTO in fast
-    assert "another target" in strong
-    assert "another target" not in results.verdict([report((True, True, True))], "strong")
+    assert fast.count("People see") == 1
+    assert texts.ADVICE in strong
+    assert texts.ADVICE not in fast  # there it's a button
+    assert texts.ADVICE not in results.verdict([report((True, True, True))], "strong")
 
 
 def compared(*matches: bool | None) -> list[Comparison]:
@@ -345,10 +348,10 @@ def test_unprotected_and_doubtful_faces_are_no_success() -> None:
 
 def test_verdict_has_a_line_per_face() -> None:
     faces = [report((True, True, True)), report((False, False, True))]
-    headline, first, second = results.plain_verdict(faces).splitlines()
+    headline, first, second, _ = results.plain_verdict(faces).splitlines()
     assert "(R1)" in headline
-    assert first.startswith("Face 1: 1 of 1")
-    assert second.startswith("Face 2: 0 of 1")
+    assert first.startswith("Face 1: Found by 0 of 1.")
+    assert second.startswith("Face 2: Found by 1 of 1.")
 
 
 # What was done in a tab
@@ -377,13 +380,23 @@ def test_a_hidden_face_has_no_target() -> None:
     hidden = replace(report((True, None, True)), target=None)
     assert "target" not in results.verdict([hidden], "fast")
     assert "take it for" not in results.verdict([hidden], "fast")
-    assert "Target: nobody" in results.details([hidden], 0)
+    assert "Stand-in: nobody" in results.details([hidden], 0)
 
 
 def test_texts_in_html_are_escaped() -> None:
     odd = replace(report((True, True, True)), target="<script>", detector="<b>")
     assert "<script>" not in results.details([odd], seed=0)
     assert "<b>" not in results.details([odd], seed=0)
+
+
+@pytest.mark.parametrize("visit", [Visit(), Visit().add(result("happy"))], ids=["both", "files"])
+def test_results_that_are_gone_are_told(visit: Visit) -> None:
+    """The server forgets the list after ten minutes, too."""
+    page = Handlers(None, None, [], SimpleNamespace())
+    with pytest.raises(gr.Error, match="expired"):
+        page.show_again(visit, SimpleNamespace(index=0))
+    with pytest.raises(gr.Error, match="expired"):
+        page.find_in_other(visit, {"path": str(PageSettings().examples / "astronaut.png")})
 
 
 # Time
