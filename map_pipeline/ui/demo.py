@@ -104,7 +104,8 @@ class Handlers:
         files = Files(str(one.photo), str(one.protected), str(one.report))
         shown = self._show(visit.show(Result(files, one.reports, one.emotion, one.mode, one.seed)))
         chosen = {form.emotion: one.emotion, form.mode: one.mode, form.seed: one.seed}
-        return {**shown, **chosen, top.photo: files.before}
+        # The visitor's other photo shows somebody else.
+        return {**shown, **chosen, top.photo: files.before, self._parts.out.other: None}
 
     def show_again(self, visit: Visit, event: gr.SelectData) -> dict:
         """One of the visitor's own results."""
@@ -276,13 +277,15 @@ def _connect_results(handlers: Handlers, parts: SimpleNamespace, example: gr.Dat
     example.click(
         handlers.show_example, [example, out.visit], shown, show_progress="hidden", **AT_ONCE
     ).success(None, js=page.SHOW_RESULT, api_visibility="private")
-    out.results.select(
+    again = out.results.select(
         handlers.show_again, out.visit, list(vars(out).values()), show_progress="hidden", **AT_ONCE
-    ).success(None, js=page.SHOW_RESULT, api_visibility="private")
-    out.other.change(
-        handlers.find_in_other, [out.visit, out.other], [out.verdict, out.recognisers],
-        show_progress_on=out.other, preprocess=False, **AT_ONCE,
-    )  # fmt: skip
+    )
+    again.success(None, js=page.SHOW_RESULT, api_visibility="private")
+    for event in (out.other.change, again.success):
+        event(
+            handlers.find_in_other, [out.visit, out.other], [out.verdict, out.recognisers],
+            show_progress_on=out.other, preprocess=False, **AT_ONCE,
+        )  # fmt: skip
 
 
 def _connect_protection(handlers: Handlers, parts: SimpleNamespace) -> None:

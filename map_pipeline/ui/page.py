@@ -15,9 +15,13 @@ from map_pipeline.ui.visit import Visit
 
 ASSETS = Path(__file__).parent / "assets"
 DEFAULT = Choices()
-# Brings a new result into view; on a phone it lies below everything else.
-SHOW_RESULT = """() => { setTimeout(() => document.getElementById("result")
-    ?.scrollIntoView({behavior: "smooth", block: "start"}), 300) }"""  # when all is in its place
+# Brings a new result into view, once all is in its place; on a phone it lies below the form. Gradio
+# calls the pictures to choose from "Thumbnail 1 of 2", whatever is written below them.
+SHOW_RESULT = """() => { setTimeout(() => {
+    for (const one of document.querySelectorAll("#results [aria-label]"))
+        one.removeAttribute("aria-label");
+    document.getElementById("result")?.scrollIntoView({behavior: "smooth", block: "start"});
+}, 300) }"""
 EMOTION_CHOICES = [(emotion.capitalize(), emotion) for emotion in EMOTIONS]
 STEPS_INFO = texts.STEPS_INFO + ", ".join(
     f"{config.refine_steps} in {mode.capitalize()}" for mode, config in MODES.items()
@@ -90,7 +94,7 @@ def photo_area() -> PhotoArea:
         photo = gr.Image(
             label="Your photo", sources=["upload", "webcam", "clipboard"], format="png",
             height=300, elem_id="photo", buttons=["fullscreen"],
-            alt_text="The photo to protect",
+            alt_text="The photo to protect", placeholder=texts.UPLOAD,
         )  # fmt: skip
         preview = gr.HTML(elem_id="preview", padding=False)
         outlines = gr.HTML(elem_id="outlines", padding=False)
@@ -151,6 +155,7 @@ def form(targets: Sequence[TargetCard]) -> Form:
         own_target = gr.Image(
             label=texts.OWN_TARGET, sources=["upload", "clipboard"], format="png",
             height=220, buttons=[], alt_text="The picture that programs should see",
+            placeholder=texts.UPLOAD,
         )  # fmt: skip
         gr.Markdown(texts.TARGET_NOTICE, elem_classes="map-note")
         consent = gr.Checkbox(DEFAULT.consent, label=texts.CONSENT)
@@ -206,7 +211,7 @@ def result_area(keep_seconds: int) -> ResultArea:
             other = gr.Image(
                 label="Another photo of you", sources=["upload", "webcam", "clipboard"],
                 format="png", height=220, buttons=[], min_width=260,
-                alt_text="Another photo of you",
+                alt_text="Another photo of you", placeholder=texts.UPLOAD,
             )  # fmt: skip
         with gr.Accordion("What each program says", open=True):
             recognisers = gr.HTML(padding=False)
@@ -235,7 +240,7 @@ def check_tab() -> tuple[gr.Image, gr.Image, gr.Button, gr.HTML]:
         first, second = (
             gr.Image(
                 label=label, sources=["upload", "webcam", "clipboard"], format="png", height=300,
-                buttons=[], alt_text=label,
+                buttons=[], alt_text=label, placeholder=texts.UPLOAD,
             )
             for label in ("First photo", "Second photo")
         )  # fmt: skip

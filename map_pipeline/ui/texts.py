@@ -85,6 +85,7 @@ EXPRESSIONS = {
     "angry": "an angry", "disgust": "a disgusted", "fear": "a frightened", "happy": "a happy",
     "neutral": "a calm", "sad": "a sad", "surprise": "a surprised",
 }  # fmt: skip
+UPLOAD = "Drop an image file here to upload"  # the name that a screen reader is told, too
 CHOOSE_PHOTO = "Choose a photo first."
 NO_ADDRESSES = "This page fetches no pictures: save the picture and upload it as a file."
 SAME_PHOTO = (

@@ -224,6 +224,7 @@ def test_another_photo_makes_the_honest_test_and_strong_mode_a_second_result(
     strong = after.get_attribute("src")
     results.first.click()
     playwright.expect(after).not_to_have_attribute("src", strong)
+    playwright.expect(verdict).to_contain_text("Compared with your other photo")
     results.last.click()
     playwright.expect(after).to_have_attribute("src", strong)
 
