@@ -234,18 +234,18 @@ def headline(reports: Sequence[FaceReport]) -> str:
         text = "Done, but no recognition program here can say whether it protects."
     else:
         level = protection_level(found, total)
-        named = f" ({join_names(remaining_matches(reports))})" if found else ""
         start = LEVELS["partly" if left and level == "protected" else level]
-        text = f"{start}: {count_text(found, total)} you{named}."
+        text = f"{start}: {count_text(total, remaining_matches(reports), found)}"
     return text + rest if left else text
 
 
-def count_text(found: int, total: int) -> str:
-    """How many of all recognisers still match, up to the word for whom."""
+def count_text(total: int, names: Sequence[str], found: int) -> str:
+    """How many recognisers of all still match, and which where it isn't all of them."""
     programs = "recognition program" if total == 1 else "recognition programs"
     if found == 0:
-        return f"none of {total} {programs} still finds"
-    return f"{found} of {total} {programs} still {'finds' if found == 1 else 'find'}"
+        return f"none of {total} {programs} still finds you."
+    named = f" ({join_names(names)})" if found < total else ""
+    return f"{found} of {total} {programs} still {'finds' if found == 1 else 'find'} you{named}."
 
 
 def advice(mode: str) -> str:

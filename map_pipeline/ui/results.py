@@ -67,8 +67,7 @@ def verdict_by_other(
     names = {one.name for one in knew}
     still = [one.title for one in after if one.name in names and one.matches]
     level = protection_level(len(still), len(knew))
-    named = f" ({join_names(still)})" if still else ""
-    text = f"{LEVELS[level]}: {count_text(len(still), len(knew))} you{named}."
+    text = f"{LEVELS[level]}: {count_text(len(knew), still, len(still))}"
     judges = sum(one.matches is not None for one in before)
     compared = f"Compared with your other photo, by which {len(knew)} of {judges} found you before."
     return _box(level, text, [compared, *_doubts(reports), *_face_lines(reports)])

@@ -58,7 +58,7 @@ def in_group(report: FaceReport, left: int) -> FaceReport:
         ([WEAKEST], "Partly protected: 1 of 3 recognition programs still finds you (C)."),
         (
             [face(recogniser("B", False))],
-            "Not protected: 1 of 1 recognition program still finds you (B).",
+            "Not protected: 1 of 1 recognition program still finds you.",
         ),
         ([UNKNOWN], "Done, but no recognition program here can say whether it protects."),
         ([GOOD, UNKNOWN], "Protected: none of 2 recognition programs still finds you."),
@@ -197,7 +197,7 @@ def test_command_line_says_it_first_writes_and_fails(
     call += ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--mode", "fast"]
     assert main(call) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert first.startswith("Not protected: 3 of 3 recognition programs still find you (tiny dlib")
+    assert first.startswith("Not protected: 3 of 3 recognition programs still find you.")
     assert first.endswith("Try Strong mode, or another target.")
     assert main([*call, "--require", "dodging", "--overwrite"]) == 3
     assert "still recognised by tiny dlib" in capsys.readouterr().err

@@ -149,6 +149,7 @@ def test_examples_show_their_results_and_run_no_network(site: Site) -> None:
         playwright.expect(page.get_by_label(example.emotion.capitalize())).to_be_checked()
         cards = page.locator(".map-chart:visible .map-card")
         playwright.expect(cards.first).to_be_visible()
+        page.locator(".map-preview img").wait_for()
         screenshot(page, f"example-{number}")
     assert site.networks.calls == calls
 

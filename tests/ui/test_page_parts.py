@@ -309,7 +309,7 @@ def compared(*matches: bool | None) -> list[Comparison]:
         ((True, True), (False, False), "protected", "none of 2 recognition programs still finds"),
         ((True, True), (False, True), "partly", "1 of 2 recognition programs still finds you (R2)"),
         # Who didn't find the visitor before says nothing about the protection.
-        ((True, False), (True, True), "not", "1 of 1 recognition program still finds you (R1)"),
+        ((True, False), (True, True), "not", "1 of 1 recognition program still finds you."),
         ((True, None), (False, None), "protected", "by which 1 of 1 found you before"),
         ((False, False), (False, False), "partly", texts.STRANGER.replace("'", "&#x27;")),
     ],
@@ -349,7 +349,7 @@ def test_unprotected_and_doubtful_faces_are_no_success() -> None:
 def test_verdict_has_a_line_per_face() -> None:
     faces = [report((True, True, True)), report((False, False, True))]
     headline, first, second, _ = results.plain_verdict(faces).splitlines()
-    assert "(R1)" in headline
+    assert headline == "Not protected: 1 of 1 recognition program still finds you."
     assert first.startswith("Face 1: Found by 0 of 1.")
     assert second.startswith("Face 2: Found by 1 of 1.")
 
