@@ -11,20 +11,21 @@ PRIVACY_LINE = """Your photo is used only for this result and never logged. Copi
 10 minutes, and the download contains no place, time or camera data."""
 
 HOW_IT_WORKS = """### Step by step
-1. The face is detected, and its features are warped to the expression you chose. A small diffusion
-   network paints what warping can't produce, such as teeth and wrinkles.
-2. The same network turns the face into noise and back. On the way back it is fine-tuned on this
-   photo until recognition software no longer sees you. It moves your features a little, too. Every
-   visible change counts against it, so it stops where the protection is sure enough. *Strong*
-   spends more time on this and gets there with a cleaner picture.
+1. The face is found, and its features are moved to the expression you chose. A small network that
+   has learnt what faces look like paints what moving can't produce, such as teeth and wrinkles.
+2. The same network repaints the face again and again, a little better each time, until recognition
+   programs no longer see you in it. Your features move a little, too. Every visible change counts
+   against it, so it stops where the protection is sure enough. *Strong* spends more time on this
+   and gets there with a cleaner picture.
 3. Only the change to the face is applied to your photo. All other pixels stay as they were.
 
-The targets are averages of several faces. None of them is a real person."""
+The stand-ins are averages of several faces. None of them is a real person."""
 
 NO_PROMISE = """### What it doesn't promise
-- Recognition systems that weren't used in the editing may still recognise you. Every result shows
+- Recognition programs that weren't used in the editing may still find you. Every result shows
   which ones were used and what each of them says now.
-- Strong compression, resizing or another photo of you can undo the protection.
+- Saving the photo at a low quality or making it smaller can undo the protection, and so can other
+  photos of you.
 - Clothes, places, file names and who posts the photo identify people, too.
 - Photos you have already shared stay as they are.
 - Use it only on your own photos, or with the consent of the people in them."""
@@ -66,7 +67,7 @@ SHOW_ORIGINAL = "Hold to see the original"
 STOPPING = '<p class="map-note" role="status">Stopping …</p>'
 NOT_TESTED = '<p class="map-note">Not measured for this result.</p>'
 FACES_INFO = "If none is ticked, all faces that are clear enough."
-MODE_INFO = "Strong takes longer and leaves fewer traces in the picture."
+MODE_INFO = "Strong takes longer and gets there with a cleaner picture."
 MARGIN_INFO = "High also protects from programs that differ more, and changes your face more."
 MARGIN_CHOICES = [("Normal", "normal"), ("High", "high")]
 FILE_TYPE_CHOICES = [("As uploaded", "auto"), ("PNG", "png"), ("JPEG", "jpeg")]
