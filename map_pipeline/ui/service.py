@@ -193,8 +193,8 @@ class ProtectionService:
         choices.check(() if bank is None else bank.names, self.models.protecting)
         if own_target is not None and choices.consent is not True:
             raise UnknownOptionError(
-                "Recognition software may mistake you for the person in the picture you added. Tick "
-                "the box to confirm that they have agreed, or remove the picture."
+                "Recognition software may mistake you for the person in the picture you added. "
+                "Tick the box to confirm that they have agreed, or remove the picture."
             )
         if own_target is not None:
             self._check_target(own_target, choices.detector)
