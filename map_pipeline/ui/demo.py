@@ -16,7 +16,7 @@ from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.service import Files, Job, Progress, Protected, ProtectionService, read_upload
 from map_pipeline.ui.settings import MAX_FACES, Choices, PageSettings
 from map_pipeline.ui.style import TargetCard
-from map_pipeline.ui.uploads import UploadsOnly
+from map_pipeline.ui.uploads import PrivateBlocks
 from map_pipeline.ui.visit import Result, Visit
 
 # Quick, and nothing for programs: never waits for a photo that is being protected.
@@ -212,7 +212,7 @@ def build_page(
         targets: the built-in targets of the gallery.
     """
     examples = load_examples(settings.examples)
-    with UploadsOnly(
+    with PrivateBlocks(
         title=texts.TITLE,
         analytics_enabled=False,
         delete_cache=(settings.keep_seconds, settings.keep_seconds),

@@ -405,6 +405,19 @@ def test_pictures_named_by_address_are_not_fetched(
     assert fetched == []
 
 
+def test_no_session_remembers_what_was_shown(demo: gr.Blocks, tmp_path: Path) -> None:
+    path = tmp_path / "Zeta-Qoph.png"
+    path.write_bytes(ASTRONAUT.read_bytes())
+    visitor, before = Client(demo.local_url, verbose=False), set(demo.state_holder.session_data)
+    protect(visitor, path)
+    with pytest.raises(AppError, match="must be one of"):
+        protect(visitor, path, emotion="bored")
+    [session] = set(demo.state_holder.session_data) - before
+    remembered = repr(demo.state_holder.session_data[session].config_values)
+    assert "protected.png" not in remembered
+    assert path.name not in remembered
+
+
 def test_unforeseen_error_tells_nothing_about_the_photo(caplog: pytest.LogCaptureFixture) -> None:
     secret = "-".join(["me", "at", "home.jpg"])
     with pytest.raises(gr.Error) as error, errors_in_plain_words():
