@@ -41,9 +41,10 @@ class Sitting:
         """The sitting of an upright RGB photo and its faces, photo px."""
         from map_pipeline.faces.search import scale_face
 
-        small = photo.copy()
-        small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.LANCZOS, reducing_gap=2)
-        scale = small.width / photo.width, small.height / photo.height
+        factor = min(1.0, PREVIEW_SIDE / max(photo.size))
+        width, height = (max(1, round(side * factor)) for side in photo.size)
+        small = photo.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2)
+        scale = width / photo.width, height / photo.height
         return cls(photo.size, found, small, [scale_face(face, scale) for face in faces])
 
     def express(
