@@ -202,7 +202,7 @@ def test_bad_photo(
         (["--emotion", "hungry"], "`emotion` must be one of"),
         (["--target", "nobody"], "`target` must be"),
         (["--margin", "huge"], "`margin` must be normal, high or a number"),
-        (["--expression-strength", "1.5"], "`expression_strength` must be in"),
+        (["--expression-strength", "1.6"], "`expression_strength` must be in"),
         (["--refine-steps", "-1"], "`refine_steps` must be >= 0"),
         (["--checkpoint", "."], "model_index.json"),
         (["--faces", "smallest"], None),  # said by the parser, in words of its own
