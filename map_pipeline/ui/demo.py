@@ -14,7 +14,7 @@ from map_pipeline.ui.examples import Example, load_examples
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.service import Files, Job, Progress, Protected, ProtectionService, read_upload
-from map_pipeline.ui.settings import MAX_FACES, Choices, PageSettings
+from map_pipeline.ui.settings import MAX_FACES, PageSettings
 from map_pipeline.ui.style import TargetCard
 from map_pipeline.ui.uploads import PrivateBlocks
 from map_pipeline.ui.visit import Result, Visit
@@ -55,7 +55,8 @@ class Handlers:
     ) -> Iterator[dict]:
         """Protect the chosen faces: progress, the result, then what is left after resizing."""
         out, status = self._parts.out, self._parts.form.status
-        for update in self._endpoints.work(photo, own_target, Choices(*values), request):
+        choices = self._parts.form.read(values)
+        for update in self._endpoints.work(photo, own_target, choices, request):
             if isinstance(update, Progress):
                 yield {status: results.progress_bar(update)}
                 continue
@@ -169,7 +170,7 @@ class Handlers:
         """
         if not photo:
             return ""
-        choices, shown = Choices(*values), ""
+        choices, shown = self._parts.form.read(values), ""
         with contextlib.suppress(gr.Error), errors_in_plain_words():
             edited = self._service.preview(photo["path"], choices)
             shown = results.preview(edited, choices.emotion, choices.expression_strength)
@@ -265,11 +266,15 @@ def _connect_photo(demo: gr.Blocks, handlers: Handlers, parts: SimpleNamespace) 
     gr.on(
         [
             top.looks.change, form.emotion.input, form.expression_strength.input,
-            form.faces.input,
+            form.faces.input, *(one.input for one in form.movements),
         ],
-        handlers.show_preview, [top.photo, top.newest, *form.choices], top.preview,
+        handlers.show_preview, [top.photo, top.newest, *form.choices, *form.movements], top.preview,
         trigger_mode="always_last", preprocess=False, show_progress="hidden",
         concurrency_id="preview", concurrency_limit=MAX_PREVIEWS, api_visibility="private",
+    )  # fmt: skip
+    form.reset.click(
+        lambda looks: [*[0] * len(form.movements), looks + 1], top.looks,
+        [*form.movements, top.looks], show_progress="hidden", **AT_ONCE,
     )  # fmt: skip
     hidden = [out.empty, out.area, out.results]
     top.photo.input(handlers.forget, out.visit, hidden, **AT_ONCE)
@@ -311,7 +316,7 @@ def _connect_protection(handlers: Handlers, parts: SimpleNamespace) -> None:
     jobs = [
         start(busy, outputs=buttons, queue=False, **AT_ONCE).then(
             handlers.protect_on_page,
-            [out.visit, parts.top.photo, form.own_target, *form.choices],
+            [out.visit, parts.top.photo, form.own_target, *form.choices, *form.movements],
             [form.status, *vars(out).values(), form.seed],
             show_progress_on=form.status,
             preprocess=False,
@@ -338,9 +343,11 @@ def _add_endpoints(
     top, form = parts.top, parts.form
     api, data = gr.Button(visible=False), gr.JSON(visible=False)
     file, text = gr.File(visible=False), gr.Textbox(visible=False)
-    protect = [top.photo, form.own_target, *form.choices]
+    action_units = gr.JSON(visible=False)
+    protect = [top.photo, form.own_target, *form.choices, action_units]
     preview = [
         top.photo, form.emotion, form.expression_strength, form.faces, form.detector, form.rotate,
+        action_units,
     ]  # fmt: skip
     for endpoint, given, returned, name in (
         (endpoints.protect, protect, [file, text, data, form.seed], "protect"),

@@ -114,6 +114,7 @@ class Endpoints:
         random_seed: bool = DEFAULT.random_seed,
         file_type: str = DEFAULT.file_type,
         rotate: bool = DEFAULT.rotate,
+        action_units: dict[str, float] | None = DEFAULT.action_units,
         request: gr.Request = None,
     ) -> Iterator[tuple]:
         """Protect the faces of a photo from face recognition by changing their expression.
@@ -137,13 +138,16 @@ class Endpoints:
                 or HEIC, else PNG. A transparent photo is flattened only in "jpeg".
             rotate: true also finds faces that lie on their side or are upside down beside upright
                 ones.
+            action_units: single movements besides the emotion, each in [-1, 1], such as
+                {"smile": 0.5}: smile, mouth_open, brows_up, inner_brows, eyes_wide, squint,
+                nose_wrinkle, lip_corners_down, pucker.
 
         Returns:
             The protected photo as a file, the verdict, a report per face, and the seed used.
         """
         choices = Choices(
             emotion, expression_strength, target, consent, faces, mode, margin, steps, detector,
-            seed, random_seed, file_type, rotate,
+            seed, random_seed, file_type, rotate, action_units,
         )  # fmt: skip
         for update in self.work(photo, own_target, choices, request):
             if isinstance(update, Progress):
@@ -162,6 +166,7 @@ class Endpoints:
         faces: Sequence[int] = DEFAULT.faces,
         detector: str = DEFAULT.detector,
         rotate: bool = DEFAULT.rotate,
+        action_units: dict[str, float] | None = DEFAULT.action_units,
     ) -> str:
         """Show how a photo looks with another expression, at screen size and without protection.
 
@@ -172,13 +177,15 @@ class Endpoints:
             faces: at most 8 numbers of faces as `/detect` lists them; empty: the clear ones.
             detector: what finds the faces; "auto" is the best one at hand.
             rotate: see `/protect`.
+            action_units: see `/protect`.
 
         Returns:
             A JPEG, its longer side at most 1024 px.
         """
         choices = Choices(
-            emotion, expression_strength, faces=faces, detector=detector, rotate=rotate
-        )
+            emotion, expression_strength, faces=faces, detector=detector, rotate=rotate,
+            action_units=action_units,
+        )  # fmt: skip
         with errors_in_plain_words():
             if not photo:
                 raise gr.Error(texts.CHOOSE_PHOTO, print_exception=False)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -42,7 +43,10 @@ class PhotoArea:
 
 @dataclass(frozen=True)
 class Form:
-    """A component for each field of `Choices`, under its name, and what stands among them."""
+    """A component for each field of `Choices`, under its name, and what stands among them.
+
+    Only `action_units` have several: `movements`, in the order of `texts.MOVEMENTS`.
+    """
 
     emotion: gr.Radio
     expression_strength: gr.Slider
@@ -57,6 +61,8 @@ class Form:
     random_seed: gr.Checkbox
     file_type: gr.Radio
     rotate: gr.Checkbox
+    movements: list[gr.Slider]
+    reset: gr.Button
     own_target: gr.Image
     protect: gr.Button
     stop: gr.Button
@@ -65,8 +71,19 @@ class Form:
 
     @property
     def choices(self) -> list[gr.Component]:
-        """The components of `Choices`, in the order of its fields."""
-        return [getattr(self, field.name) for field in fields(Choices)]
+        """The components of `Choices`, in the order of its fields; without `movements`."""
+        return [getattr(self, name) for name in self._names]
+
+    def read(self, values: Sequence[Any]) -> Choices:
+        """What was chosen, given the values of `choices` and then `movements`."""
+        count = len(self._names)
+        amounts = zip(texts.MOVEMENTS, values[count:], strict=True)
+        units = {name: amount for name, amount in amounts if amount}
+        return Choices(*values[:count], action_units=units)
+
+    @property
+    def _names(self) -> list[str]:
+        return [field.name for field in fields(Choices) if field.name != "action_units"]
 
 
 @dataclass(frozen=True)
@@ -100,7 +117,7 @@ def photo_area() -> PhotoArea:
         preview = gr.HTML(elem_id="preview", padding=False)
         outlines = gr.HTML(elem_id="outlines", padding=False)
     newest = gr.State({})  # "photo" -> its path: what is asked for now, not what is worked on
-    looks = gr.State(0)  # how often faces were looked for: every time a preview follows
+    looks = gr.State(0)  # how often a preview was asked for that no choice asks for
     note = gr.HTML(elem_id="faces-note", padding=False)
     return PhotoArea(photo, newest, looks, preview, outlines, note)
 
@@ -140,6 +157,14 @@ def form(targets: Sequence[TargetCard]) -> Form:
         faces = gr.CheckboxGroup(
             [], label="Faces to protect", info=texts.FACES_INFO, visible=False, elem_id="faces"
         )
+        with gr.Accordion("Single movements", open=False):
+            gr.Markdown(texts.MOVEMENTS_INFO, elem_classes="map-note")
+            with gr.Row():
+                movements = [
+                    gr.Slider(-1, 1, 0, step=0.05, label=label, buttons=[], min_width=200)
+                    for label in texts.MOVEMENTS.values()
+                ]
+            reset = gr.Button("Reset", size="sm")
         mode = gr.Radio(
             [(mode.capitalize(), mode) for mode in MODES], value=DEFAULT.mode,
             label="How thorough", info=texts.MODE_INFO,
@@ -181,8 +206,9 @@ def form(targets: Sequence[TargetCard]) -> Form:
     return Form(
         emotion=emotion, expression_strength=expression_strength, target=target, consent=consent,
         faces=faces, mode=mode, margin=margin, steps=steps, detector=detector, seed=seed,
-        random_seed=random_seed, file_type=file_type, rotate=rotate, own_target=own_target,
-        protect=protect, stop=stop, status=status, expected=expected,
+        random_seed=random_seed, file_type=file_type, rotate=rotate, movements=movements,
+        reset=reset, own_target=own_target, protect=protect, stop=stop, status=status,
+        expected=expected,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from map_pipeline.faces.face import Face
     from map_pipeline.pipeline import MAPPipeline
     from map_pipeline.ui.service import FoundFace
+    from map_pipeline.ui.settings import Choices
 
 PREVIEW_SIDE = 1024  # px, the longer side at most: as large as the page shows a photo
 MOST_UPLOADS = 16  # that are kept at once; a few megabytes each
@@ -48,10 +49,8 @@ class Sitting:
         scale = width / photo.width, height / photo.height
         return cls(photo.size, found, small, [scale_face(face, scale) for face in faces])
 
-    def express(
-        self, pipe: "MAPPipeline", numbers: list[int], emotion: str, strength: float
-    ) -> Image.Image:
-        """The photo with another expression of the faces of these numbers, see `express_faces`."""
+    def express(self, pipe: "MAPPipeline", numbers: list[int], choices: "Choices") -> Image.Image:
+        """The photo with the chosen expression of the faces of these numbers."""
         from map_pipeline.images import to_array, to_pil
 
         pixels = to_array(self.photo)
@@ -59,7 +58,8 @@ class Sitting:
             if number not in self.prepared:
                 self.prepared[number] = pipe.prepare_faces(pixels, [self.faces[number - 1]])
         chosen = [face for number in numbers for face in self.prepared[number]]
-        return to_pil(pipe.express_faces(pixels, chosen, emotion, strength))
+        asked = choices.emotion, choices.expression_strength, choices.action_units
+        return to_pil(pipe.express_faces(pixels, chosen, *asked))
 
 
 class RecentSittings:

@@ -183,7 +183,7 @@ class ProtectionService:
         sitting = self.look(path, choices.detector, choices.rotate)
         numbers = [one.number for one in choose_faces(sitting.found, choices.faces)]
         pipe = self.models.judging[choices.detector]
-        return sitting.express(pipe, numbers, choices.emotion, choices.expression_strength)
+        return sitting.express(pipe, numbers, choices)
 
     def prepare(self, photo: Image.Image, own_target: Image.Image | None, choices: Choices) -> Job:
         """Check a request and choose its faces; needs no GPU.
@@ -300,6 +300,7 @@ class ProtectionService:
             mode=choices.mode,
             margin=choices.margin,
             expression_strength=choices.expression_strength,
+            action_units=choices.action_units,
             refine_steps=choices.steps or None,
             generator=torch.Generator().manual_seed(choices.seed),
             callback_on_step_end=on_step,

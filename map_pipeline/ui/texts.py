@@ -72,6 +72,18 @@ MARGIN_INFO = "High also protects from programs that differ more, and changes yo
 MARGIN_CHOICES = [("Normal", "normal"), ("High", "high")]
 FILE_TYPE_CHOICES = [("As uploaded", "auto"), ("PNG", "png"), ("JPEG", "jpeg")]
 FILE_TYPE_INFO = "PNG keeps every detail, but is several times larger for photos from phones."
+MOVEMENTS = {
+    "smile": "Smile",
+    "mouth_open": "Mouth open",
+    "brows_up": "Eyebrows up",
+    "inner_brows": "Inner eyebrows up",
+    "eyes_wide": "Eyes wide open",
+    "squint": "Squint",
+    "nose_wrinkle": "Nose wrinkled",
+    "lip_corners_down": "Corners of the mouth down",
+    "pucker": "Lips puckered",
+}
+MOVEMENTS_INFO = "Added to the expression; below 0 is the opposite movement."
 ROTATE = "Look for turned faces, too"
 ROTATE_INFO = "Finds people who lie on their side or are upside down beside upright ones."
 SEED_INFO = "The same number gives the same result again."

@@ -51,8 +51,11 @@ def test_protect_detect_compare_and_targets(client: Client, bundled_pipeline: MA
     assert [one["number"] for one in faces] == [1, 2, 3, 4]
     targets = client.predict(api_name="/targets")
     assert [one["name"] for one in targets] == bundled_pipeline.targets.names
-    preview = client.predict(photo=handle_file(ASTRONAUT), emotion="sad", api_name="/preview")
-    [edited] = bundled_pipeline.edit_expression(ASTRONAUT, "sad")
+    units = {"mouth_open": 1.0}
+    preview = client.predict(
+        photo=handle_file(ASTRONAUT), emotion="sad", action_units=units, api_name="/preview"
+    )
+    [edited] = bundled_pipeline.edit_expression(ASTRONAUT, "sad", action_units=units)
     with Image.open(preview) as shown:
         difference = np.abs(np.array(shown).astype(int) - np.array(edited))
         assert difference.mean() < 2  # a JPEG

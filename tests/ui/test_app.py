@@ -353,6 +353,8 @@ def test_bad_upload_is_told_in_plain_words(
         ({"margin": "huge"}, "margin must be one of normal, high"),
         ({"steps": 10_000}, "steps must be a whole number in"),
         ({"detector": "insightface-download"}, "detector must be one of"),
+        ({"action_units": {"frown": 1}}, "action_units must be among smile"),
+        ({"action_units": {"smile": None}}, "must be in .-1, 1., got None"),
         ({"file_type": "webp"}, "file_type must be one of auto, png, jpeg"),
     ],
 )

@@ -11,9 +11,11 @@ from browsing import (
     ASTRONAUT,
     VIDEO_CALL,
     Site,
+    button,
     open_site,
     playwright,
     screenshot,
+    section,
     show_example,
     upload,
 )
@@ -76,6 +78,25 @@ def test_choices_are_seen_before_anything_is_protected(site: Site) -> None:
         (Path(folder) / "preview-seconds.txt").write_text(told)
     assert statistics.median(seconds) < 10  # even on a machine that is busy with something else
     assert site.networks.calls == asked  # none of the recognisers
+
+
+def test_single_movements_are_seen_and_reset(site: Site) -> None:
+    page = site.open()
+    upload(page, ASTRONAUT)
+    shown = preview(page, "happy")
+    before = shown.get_attribute("src")
+    section(page, "More")
+    section(page, "Single movements")
+    slider = page.get_by_label("range slider for Mouth open")
+    slider.wait_for()
+    page.wait_for_timeout(1000)  # what has just been opened takes its own first value
+    slider.focus()
+    page.keyboard.press("End")
+    playwright.expect(shown).not_to_have_attribute("src", before)
+    screenshot(page, "movements")
+    button(page, "Reset").click()
+    playwright.expect(slider).to_have_value("0")
+    playwright.expect(shown).to_have_attribute("src", before)
 
 
 def test_after_ten_quick_changes_the_last_one_is_seen(site: Site) -> None:

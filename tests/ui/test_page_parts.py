@@ -20,6 +20,7 @@ from map_pipeline.compare import Comparison, PhotoComparison, PhotoFaces
 from map_pipeline.compare import FoundFace as SeenFace
 from map_pipeline.config import EMOTIONS, MODES
 from map_pipeline.errors import FaceTooSmallError, NoFaceError, UnknownOptionError
+from map_pipeline.expression.action_units import ACTION_UNITS
 from map_pipeline.images import MAX_BYTES
 from map_pipeline.report import (
     ExpressionReport,
@@ -74,6 +75,11 @@ def test_form_has_a_component_for_every_choice() -> None:
     assert defaults[4] == []  # no face is ticked before a photo is there
     defaults[4] = ()
     assert Choices(*defaults) == Choices()
+    assert list(texts.MOVEMENTS) == list(ACTION_UNITS)
+    amounts = [one.value for one in form.movements]
+    assert form.read([*defaults, *amounts]) == Choices(action_units={})
+    amounts[0], amounts[-1] = 0.5, -1
+    assert form.read([*defaults, *amounts]).action_units == {"smile": 0.5, "pucker": -1}
 
 
 # Files of a result

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ASTRONAUT
 from PIL import Image
 
@@ -30,9 +31,31 @@ def pixels(picture: Image.Image) -> np.ndarray:
 def test_preview_is_the_edit_of_the_pipeline(
     service: ProtectionService, editing_pipeline: MAPPipeline
 ) -> None:
-    choices = Choices(emotion="surprise", expression_strength=0.8)
-    [alone] = editing_pipeline.edit_expression(ASTRONAUT, "surprise", 0.8)
-    np.testing.assert_array_equal(pixels(service.preview(str(ASTRONAUT), choices)), pixels(alone))
+    for units in (None, {"mouth_open": 1.0, "smile": -0.5}):
+        choices = Choices(emotion="surprise", expression_strength=0.8, action_units=units)
+        [alone] = editing_pipeline.edit_expression(ASTRONAUT, "surprise", 0.8, action_units=units)
+        shown = service.preview(str(ASTRONAUT), choices)
+        np.testing.assert_array_equal(pixels(shown), pixels(alone))
+
+
+def test_single_movements_are_protected_as_previewed(
+    service: ProtectionService, editing_pipeline: MAPPipeline
+) -> None:
+    photo = Image.open(ASTRONAUT).convert("RGB")
+    choices = Choices(steps=1, action_units={"mouth_open": 1.0})
+    *_, protected = service.run(service.prepare(photo, None, choices))
+    alone, without = (
+        editing_pipeline(
+            photo,
+            mode="fast",
+            refine_steps=1,
+            action_units=units,
+            generator=torch.Generator().manual_seed(0),
+        ).images[0]
+        for units in (choices.action_units, None)
+    )
+    np.testing.assert_array_equal(pixels(protected.photo), pixels(alone))
+    assert (pixels(alone) != pixels(without)).any()
 
 
 def test_large_photo_is_previewed_at_screen_size(
@@ -98,7 +121,12 @@ def test_turned_faces_are_previewed_on_request(
 
 
 def test_bad_choices_of_a_preview_are_told(service: ProtectionService, tmp_path: Path) -> None:
-    for change in ({"emotion": "bored"}, {"expression_strength": None}, {"detector": "best"}):
+    for change in (
+        {"emotion": "bored"},
+        {"expression_strength": None},
+        {"detector": "best"},
+        {"action_units": "smile"},
+    ):
         with pytest.raises(UnknownOptionError, match=f"`{next(iter(change))}` must be"):
             service.preview(str(ASTRONAUT), Choices(**change))
     with pytest.raises(NoFaceError, match="numbers from 1 to 1"):
