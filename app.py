@@ -30,7 +30,7 @@ def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
         settings: what distinguishes this deployment.
         load: returns the `Models`; called in the background where the platform allows it.
     """
-    service = ProtectionService(load, background=not ZERO_GPU)
+    service = ProtectionService(load, not ZERO_GPU, settings.keep_seconds)
 
     def gpu_seconds(job: Job) -> int:
         return job.choices.gpu_seconds(len(job.boxes))

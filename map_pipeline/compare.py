@@ -4,10 +4,11 @@ Only forward passes: on a CPU copy of the networks (`judging_copy`) it needs no 
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from map_pipeline.faces.doubts import DoubtFinder
 from map_pipeline.faces.face import MIN_FACE_SIDE, FourNumbers
 from map_pipeline.faces.quality import quality_issues
 from map_pipeline.images import ImageInput, load_image, to_array
-from map_pipeline.measure import View
+from map_pipeline.measure import View, redetect_landmarks
 from map_pipeline.pipeline import MAPPipeline
 
 
@@ -100,19 +101,14 @@ class PhotoComparison:
 
 
 def judging_copy(pipe: MAPPipeline) -> MAPPipeline:
-    """A pipeline that can measure but not protect, with copies of the networks as they are now.
+    """A pipeline with copies of the networks as they are now, for all that needs no gradients.
 
     On ZeroGPU the main process has no GPU: copied before `pipe.to("cuda")`, these networks stay
-    on the CPU and compare photos without asking for GPU time.
+    on the CPU, compare photos and edit expressions without asking for GPU time.
     """
     settings = ("alignment_template", "surrogates", "target_ranker", "detector", "weights_date")
-    return MAPPipeline(
-        unet=None,
-        scheduler=pipe.scheduler,
-        targets=copy.deepcopy(pipe.targets),
-        recognisers=copy.deepcopy(pipe.recognisers),
-        **{name: pipe.config[name] for name in settings},
-    )
+    parts = {name: copy.deepcopy(part) for name, part in pipe.components.items()}
+    return MAPPipeline(**parts, **{name: pipe.config[name] for name in settings})
 
 
 @torch.no_grad()
@@ -144,6 +140,42 @@ def compare_faces(
         for m, other in others.items()
     ]
     return PhotoComparison(seen, seen_too, pairs)
+
+
+@torch.no_grad()
+def find_again(
+    pipe: MAPPipeline,
+    before: ImageInput,
+    after: ImageInput,
+    boxes: Sequence[FourNumbers],
+    other: ImageInput,
+) -> tuple[list[Comparison], list[Comparison]]:
+    """Whether recognisers find a protected person by another photo of them.
+
+    Args:
+        before: the unprotected photo; after: the protected one, of the same size.
+        boxes: of the protected faces, photo px. Of several the one counts that is most like the
+            other photo's largest face before.
+
+    Returns:
+        What every recogniser says about the other photo and the one before, and after.
+
+    Raises:
+        MAPError: no face where one should be; the text says in which photo.
+    """
+    person = pipe.embed(largest_face(pipe, other, "other"))
+    pictures = [to_array(load_image(one)) for one in (before, after)]
+    with naming_photo("the unprotected photo"):
+        faces = select_faces(pipe.find_faces(pictures[0], rotate=True), boxes)
+
+    def compared(photo: np.ndarray, landmarks: np.ndarray) -> list[Comparison]:
+        return _compare(pipe, person, pipe.embed(pipe.view(photo, landmarks)))
+
+    unprotected = [compared(pictures[0], face.landmarks) for face in faces]
+    likeness = [sum(one.similarity for one in rows) for rows in unprotected]
+    nearest = likeness.index(max(likeness))
+    again = redetect_landmarks(pipe.face_detector, pictures[1], faces[nearest])
+    return unprotected[nearest], compared(pictures[1], again)
 
 
 def largest_face(pipe: MAPPipeline, photo: ImageInput, name: str) -> View:

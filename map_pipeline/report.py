@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 FourNumbers = tuple[float, float, float, float]
+Level = Literal["protected", "partly", "not"]
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ class FaceReport:
 
 # Said where a face with `problems` was measured.
 UNCLEAR_FACE = (
-    "Recognisers are made for clear faces: what they say about one with a problem means less."
+    "Recognition programs are made for clear faces: what they say about one with a problem "
+    "means less."
 )
 RECOGNISER_HEADER = (
     "recogniser",
@@ -163,6 +165,9 @@ RECOGNISER_HEADER = (
     "no longer you",
 )
 EXPRESSION_HEADER = ("expression network", "asked emotion", "strongest")
+
+
+LEVELS = {"protected": "Protected", "partly": "Partly protected", "not": "Not protected"}
 
 
 def remaining_matches(
@@ -184,7 +189,19 @@ def remaining_matches(
 
 def judged(reports: Sequence[FaceReport]) -> bool:
     """Whether any recogniser has a threshold and so can say whether a face is protected."""
-    return any(one.no_longer_matches is not None for face in reports for one in face.recognisers)
+    return count_matches(reports)[1] > 0
+
+
+def count_matches(reports: Sequence[FaceReport]) -> tuple[int, int]:
+    """How many recognisers still match any of the faces, and how many can say so."""
+    recognisers = [one for face in reports for one in face.recognisers]
+    able = {one.name for one in recognisers if one.no_longer_matches is not None}
+    return len({one.name for one in recognisers if one.no_longer_matches is False}), len(able)
+
+
+def protection_level(found: int, total: int) -> Level:
+    """What it means that so many of all recognisers still match: "not" if most of them do."""
+    return "protected" if found == 0 else "partly" if 2 * found <= total else "not"
 
 
 def with_notes(reports: Sequence[FaceReport], notes: Sequence[str]) -> list[FaceReport]:
@@ -215,27 +232,33 @@ def doubtful_faces(reports: Sequence[FaceReport]) -> list[FourNumbers]:
 
 
 def headline(reports: Sequence[FaceReport]) -> str:
-    """What the protection of a photo came to; whatever didn't work is its whole content."""
-    failed, left = remaining_matches(reports), unprotected_faces(reports)
-    found = len(reports) + left
-    rest = f"{left} of {found} faces found {'is' if left == 1 else 'are'} left unprotected."
-    if not judged(reports):
-        text = "Done, but no recogniser here can say whether it protects."
-        return f"{text} {rest}" if left else text
-    if failed:
-        verb = "recognises" if len(failed) == 1 else "recognise"
-        text = f"Not fully protected: {join_names(failed)} still {verb} you."
-        return f"{text} {rest}" if left else text
-    if left:
-        return f"Not fully protected: {rest} No recogniser here knows the others any more."
-    return "Protected. No recogniser here takes this for you any more."
+    """What the protection of a photo came to: how many recognisers still match, and which."""
+    left, (found, total) = unprotected_faces(reports), count_matches(reports)
+    faces = len(reports) + left
+    rest = f" {left} of {faces} faces found {'is' if left == 1 else 'are'} left unprotected."
+    if total == 0:
+        text = "Done, but no recognition program here can say whether it protects."
+    else:
+        level = protection_level(found, total)
+        start = LEVELS["partly" if left and level == "protected" else level]
+        text = f"{start}: {count_text(total, remaining_matches(reports), found)}"
+    return text + rest if left else text
+
+
+def count_text(total: int, names: Sequence[str], found: int) -> str:
+    """How many recognisers of all still match, and which where it isn't all of them."""
+    programs = "recognition program" if total == 1 else "recognition programs"
+    if found == 0:
+        return f"none of {total} {programs} still finds you."
+    named = f" ({join_names(names)})" if found < total else ""
+    return f"{found} of {total} {programs} still {'finds' if found == 1 else 'find'} you{named}."
 
 
 def advice(mode: str) -> str:
     """What to try where a recogniser still matches after protection in this mode."""
     if mode == "fast":
         return "Try Strong mode, or another target."
-    return "Try the high margin, or another target or expression."
+    return "Try a high margin, or another target or expression."
 
 
 def join_names(names: Sequence[str]) -> str:

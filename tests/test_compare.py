@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from map_pipeline import MAPPipeline
-from map_pipeline.compare import Comparison, compare_faces, judging_copy
+from map_pipeline.compare import Comparison, compare_faces, find_again, judging_copy
 from map_pipeline.errors import (
     FaceTooSmallError,
     InvalidImageError,
@@ -216,6 +216,28 @@ def test_own_target_is_measured_again_too(tiny_pipeline: MAPPipeline) -> None:
     assert untreated.recognisers == report.recognisers
 
 
+def test_another_photo_tells_whether_a_person_is_found_again(tiny_pipeline: MAPPipeline) -> None:
+    """Of two protected faces the one counts that is on the other photo, before and after."""
+    woman, man = (load_image(path) for path in (ASTRONAUT, MAN))
+    man = man.resize((512, 512))
+    both, swapped = Image.new("RGB", (1024, 512)), Image.new("RGB", (1024, 512))
+    for picture, photo, x in ((both, woman, 0), (both, man, 512), (swapped, woman, 0)):
+        picture.paste(photo, (x, 0))
+    swapped.paste(woman, (512, 0))  # instead of a protection that everybody can see
+    boxes = [face.box for face in tiny_pipeline.find_faces(to_array(both))]
+    assert len(boxes) == 2
+    before, after = find_again(tiny_pipeline, both, swapped, boxes, man)
+    for one, other in zip(before, after, strict=True):
+        assert one.similarity == pytest.approx(1, abs=0.1)
+        assert other.similarity < one.similarity
+    before, after = find_again(tiny_pipeline, both, both, boxes, woman)
+    assert [one.similarity for one in after] == pytest.approx(
+        [one.similarity for one in before], abs=0.01
+    )
+    with pytest.raises(NoFaceError, match="the other photo"):
+        find_again(tiny_pipeline, both, both, boxes, Image.new("RGB", (99, 99)))
+
+
 def test_judging_copy_measures_the_same_with_networks_of_its_own(
     tiny_pipeline: MAPPipeline, protected: tuple[np.ndarray, FaceReport]
 ) -> None:
@@ -225,3 +247,10 @@ def test_judging_copy_measures_the_same_with_networks_of_its_own(
     original = to_array(load_image(ASTRONAUT))
     untreated, *_ = check_robustness(judge, original, *protected)
     assert untreated.recognisers == protected[1].recognisers
+
+
+def test_judging_copy_edits_expressions(editing_pipeline: MAPPipeline) -> None:
+    judge = judging_copy(editing_pipeline)
+    assert judge.unet is not editing_pipeline.unet
+    [here], [there] = (one.edit_expression(ASTRONAUT) for one in (judge, editing_pipeline))
+    np.testing.assert_array_equal(np.array(here), np.array(there))

@@ -41,7 +41,7 @@ class Options:
         mode: fast takes seconds; strong takes three times as long, for a cleaner picture.
         margin: How sure the protection shall be: normal, high, or a number of steps beyond the
             match threshold, each a tenth of the false accept rate. More is more visible.
-        expression_strength: How far the expression is changed, 0 to 1.
+        expression_strength: How far the expression is changed, 0 to 1 (as far as people do) or 1.5.
         refine_steps: Most fine-tuning steps on each face; 0 changes the expression only, unless the
             checkpoint has a trained MAP network.
         compile: Use torch.compile, on cuda only: slower for the first photo, made for folders.

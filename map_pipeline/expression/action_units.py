@@ -6,6 +6,7 @@ they do in people (`ExpressionSpace.complete`).
 """
 
 from collections.abc import Mapping
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -109,11 +110,13 @@ FAR = 0.12  # how far from its landmarks the skin goes along, of the side
 
 def check_action_units(units: Mapping[str, float]) -> None:
     """Raise `UnknownOptionError` for an unknown name or an amount out of its range."""
+    if not isinstance(units, Mapping):
+        raise UnknownOptionError(f"`action_units` must be names with numbers, got {units!r}.")
     for name, amount in units.items():
         if name not in ACTION_UNITS:
             known = ", ".join(ACTION_UNITS)
             raise UnknownOptionError(f"`action_units` must be among {known}; got {name!r}.")
-        if not LEAST <= amount <= MOST:
+        if not (isinstance(amount, Real) and LEAST <= amount <= MOST):
             raise UnknownOptionError(
                 f"`action_units[{name!r}]` must be in [{LEAST:g}, {MOST:g}], got {amount!r}."
             )

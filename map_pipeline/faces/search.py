@@ -75,7 +75,7 @@ def _look_again(find: Find, photo: np.ndarray) -> list[Face]:
         if faces:
             if mirrored:
                 faces = [_mirror(face, size[0]) for face in faces]
-            enlarged = [_enlarge(face, (width / size[0], height / size[1])) for face in faces]
+            enlarged = [scale_face(face, (width / size[0], height / size[1])) for face in faces]
             return [replace(face, box=_clip(face.box, width, height)) for face in enlarged]
     return []
 
@@ -134,8 +134,8 @@ def _mirror(face: Face, width: int) -> Face:
     )
 
 
-def _enlarge(face: Face, scale: tuple[float, float]) -> Face:
-    """The face in a photo that is larger by `scale` (x, y)."""
+def scale_face(face: Face, scale: tuple[float, float]) -> Face:
+    """The face in the same photo of another size, `scale` (x, y) times as large."""
     x0, y0, x1, y1 = (float(v) for v in np.multiply(face.box, scale * 2))
     return _replace(face, (x0, y0, x1, y1), lambda points: (points + 0.5) * scale - 0.5)
 

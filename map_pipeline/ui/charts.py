@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 LINE_PERCENT = 50  # where the threshold is drawn, of the width of a track
 SIMILARITY_NOTE = (
-    "At or above its threshold (the dashed line), a recogniser takes two photos to show the same "
+    "At or above its threshold (the dashed line), a program takes two photos to show the same "
     "person. Thresholds differ, so the bars are scaled to align them. 0 means nothing in common, "
     "1 the same photo."
 )
-EMOTION_NOTE = "How likely each classifier finds each emotion; the requested one is marked."
+EMOTION_NOTE = "How likely each program finds each emotion; the chosen one is marked."
 ROBUSTNESS_NOTE = "The result was compressed or resized as sharing does, then measured again."
+STAND_IN = "Stand-in"  # the target, as the page calls it
 BEFORE = ("map-before", "body-text-color", "before")
 LINE = ("map-dash", "", "threshold for the same person")
 
@@ -94,7 +95,7 @@ class Chart:
     note: str
     key: Sequence[tuple[str, str, str]] = ()
     details_key: Sequence[tuple[str, str, str]] = field(
-        default=(("", "map-you", "to your photo"), ("", "map-target", "to the target"), LINE)
+        default=(("", "map-you", "to your photo"), ("", "map-target", "to the stand-in"), LINE)
     )
 
 
@@ -108,7 +109,7 @@ def similarity_chart(reports: Sequence[FaceReport]) -> str:
         One card per recogniser, face after face: before and after, the threshold at a false accept
         rate of 1 %, verdicts in words, and whether the recogniser was used in the editing.
     """
-    you, target = ("map-you", "to your photo, after"), ("map-target", "to the target, after")
+    you, target = ("map-you", "to your photo, after"), ("map-target", "to the stand-in, after")
     key = (BEFORE, ("", *you), ("", *target), LINE)
     cards = [[_recogniser_card(one) for one in face.recognisers] for face in reports]
     return _render(_by_face(cards), SIMILARITY_NOTE, key)
@@ -142,7 +143,7 @@ def comparison_chart(rows: Sequence[Comparison]) -> str:
     """
     judged = [one.matches for one in rows if one.matches is not None]
     verb = "sees" if len(judged) == 1 else "see"
-    head = f"{sum(judged)} of {len(judged)} recognisers {verb} the same person" if judged else ""
+    head = f"{sum(judged)} of {len(judged)} programs {verb} the same person" if judged else ""
     key = (("", "map-you", "similarity of the two photos"), LINE)
     return _render([(head, [_comparison_card(one) for one in rows])], SIMILARITY_NOTE, key)
 
@@ -186,7 +187,9 @@ def _recogniser_card(report: RecogniserReport) -> Card:
     before = report.target_before
     bars = [_similarity_bar("You", "to your photo", 1.0, report.source_after, limit)]
     if report.target_after is not None:
-        bars.append(_similarity_bar("Target", "to the target", before, report.target_after, limit))
+        bars.append(
+            _similarity_bar(STAND_IN, "to the stand-in", before, report.target_after, limit)
+        )
     return Card(report.title, _used(report), bars, _verdicts(report))
 
 
@@ -204,7 +207,7 @@ def _similarity_bar(
         spoken=f"Similarity {meaning}: {spoken}; {line}.",
         after=position(after, limit),
         before=None if before is None else position(before, limit),
-        colour="map-target" if label == "Target" else "map-you",
+        colour="map-target" if label == STAND_IN else "map-you",
         line=limit is not None,
     )
 
@@ -213,11 +216,13 @@ def _verdicts(report: RecogniserReport) -> list[tuple[str, str]]:
     """Both verdicts in words; being taken for the target is a bonus, so its lack isn't alarming."""
     if report.no_longer_matches is None:
         return [("map-soft", "no verdict: threshold unknown")]
-    you = ("map-good", "✓ no longer matches you")
-    verdicts = [you if report.no_longer_matches else ("map-bad", "✗ still matches you")]
+    you = ("map-good", "✓ no longer finds you")
+    verdicts = [you if report.no_longer_matches else ("map-bad", "✗ still finds you")]
     if report.impersonates is not None:
-        seen = ("map-good", "✓ sees the target")
-        verdicts.append(seen if report.impersonates else ("map-soft", "doesn't see the target"))
+        seen = ("map-good", "✓ takes you for the stand-in")
+        verdicts.append(
+            seen if report.impersonates else ("map-soft", "doesn't take you for the stand-in")
+        )
     return verdicts
 
 
@@ -225,7 +230,7 @@ def _emotion_card(report: ExpressionReport, asked: str) -> Card:
     bars = []
     for emotion, after in report.after.items():
         before, name = report.before[emotion], emotion.capitalize()
-        mark = ", requested" if emotion == asked else ""
+        mark = ", chosen" if emotion == asked else ""
         bars.append(
             Bar(
                 label=name,
@@ -241,15 +246,17 @@ def _emotion_card(report: ExpressionReport, asked: str) -> Card:
 
 def _treatment_card(result: RobustnessCheck) -> Card:
     judged = [one for one in result.recognisers if one.no_longer_matches is not None]
-    bars = [_share_bar("No longer match you", [bool(one.no_longer_matches) for one in judged])]
+    bars = [_share_bar("No longer find you", [bool(one.no_longer_matches) for one in judged])]
     if any(one.impersonates is not None for one in judged):
-        bars.append(_share_bar("See the target", [bool(one.impersonates) for one in judged]))
+        bars.append(
+            _share_bar("Take you for the stand-in", [bool(one.impersonates) for one in judged])
+        )
     return Card(
         result.treatment[:1].upper() + result.treatment[1:],
         bars=bars if judged else (),
         verdicts=() if judged else [("map-soft", "no verdict: threshold unknown")],
         details=[_small_card(one) for one in result.recognisers],
-        widths="--map-label: 152px; --map-value: 48px",
+        widths="--map-label: 168px; --map-value: 48px",
     )
 
 
@@ -257,7 +264,7 @@ def _share_bar(label: str, said: Sequence[bool]) -> Bar:
     """How many of the recognisers that give a verdict say so."""
     share = f"{sum(said)} of {len(said)}"
     percent = 100 * sum(said) / max(len(said), 1)
-    return Bar(label, share, f"{label}: {share} recognisers.", percent, colour="map-good")
+    return Bar(label, share, f"{label}: {share} programs.", percent, colour="map-good")
 
 
 def _small_card(row: RecogniserReport) -> Card:
@@ -265,7 +272,7 @@ def _small_card(row: RecogniserReport) -> Card:
     used = "" if row.used_in_optimisation else " · not used in the editing"
     bars = [_similarity_bar("You", "to your photo", None, row.source_after, limit)]
     if row.target_after is not None:
-        bars.append(_similarity_bar("Target", "to the target", None, row.target_after, limit))
+        bars.append(_similarity_bar(STAND_IN, "to the stand-in", None, row.target_after, limit))
     return Card(row.title, used, bars)
 
 

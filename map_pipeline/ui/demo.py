@@ -1,23 +1,28 @@
 """The page at work: what its buttons do, and which endpoints programs may call."""
 
+import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 
+from map_pipeline.report import count_matches
 from map_pipeline.ui import charts, face_outlines, page, results, texts
 from map_pipeline.ui.endpoints import Endpoints, File
 from map_pipeline.ui.examples import Example, load_examples
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.service import Files, Job, Progress, Protected, ProtectionService, read_upload
-from map_pipeline.ui.settings import MAX_FACES, Choices, PageSettings
+from map_pipeline.ui.settings import MAX_FACES, PageSettings
 from map_pipeline.ui.style import TargetCard
-from map_pipeline.ui.uploads import UploadsOnly
+from map_pipeline.ui.uploads import PrivateBlocks
+from map_pipeline.ui.visit import Result, Visit
 
 # Quick, and nothing for programs: never waits for a photo that is being protected.
 AT_ONCE = {"api_visibility": "private", "concurrency_limit": None}
+
+MAX_PREVIEWS = 2  # made at once, so that they leave something of the processor to protections
 
 Run = Callable[[Job], Generator[Progress | Protected, None, None]]
 """Does a job on the GPU, or here."""
@@ -32,7 +37,7 @@ class Handlers:
         service: the models.
         endpoints: the same for programs.
         examples: ready-made results.
-        parts: the components: `top`, `form`, `out` and `status`.
+        parts: the components: `top`, `form` and `out`.
     """
 
     def __init__(
@@ -46,68 +51,131 @@ class Handlers:
         self._parts = parts
 
     def protect_on_page(
-        self, request: gr.Request, photo: File, own_target: File, *values: Any
+        self, request: gr.Request, visit: Visit, photo: File, own_target: File, *values: Any
     ) -> Iterator[dict]:
         """Protect the chosen faces: progress, the result, then what is left after resizing."""
-        out, status = self._parts.out, self._parts.status
-        for update in self._endpoints.work(photo, own_target, Choices(*values), request):
+        out, status = self._parts.out, self._parts.form.status
+        choices = self._parts.form.read(values)
+        for update in self._endpoints.work(photo, own_target, choices, request):
             if isinstance(update, Progress):
                 yield {status: results.progress_bar(update)}
                 continue
             job, protected, files = update
+            made = job.choices
+            visit = visit.add(Result(files, protected.reports, made.emotion, made.mode, made.seed))
             yield {
-                **self._show(files, protected.reports, job.choices.mode, job.choices.seed),
-                status: results.progress_bar(Progress(1, 1, "Checking JPEG and resizing")),
+                **self._show(visit),
+                self._parts.form.seed: made.seed,
+                status: results.progress_bar(Progress(1, 1, "Checking what sharing leaves of it")),
             }
             with errors_in_plain_words():
                 faces = self._service.check_robustness(job, protected)
-            yield {out.robustness: "".join(map(charts.robustness_chart, faces)), status: ""}
+            visit = visit.tested("".join(map(charts.robustness_chart, faces)))
+            yield {out.visit: visit, out.robustness: visit.shown.robustness, status: ""}
 
-    def _show(self, files: Files, reports: list, mode: str, seed: int) -> dict:
-        out = self._parts.out
+    def _show(self, visit: Visit) -> dict:
+        out, result = self._parts.out, visit.shown
+        files, reports = result.files, result.reports
+        found, _ = count_matches(reports)
         return {
+            out.visit: visit,
+            out.results: self._results(visit, least=2),
             out.empty: gr.HTML(visible=False),
             out.area: gr.Column(visible=True),
-            out.verdict: results.verdict(reports, mode),
+            out.verdict: results.verdict(reports, result.mode),
+            out.stronger: gr.Button(visible=found > 0 and result.mode == "fast"),
             out.slider: (files.before, files.after),
             out.download: page.download_button(files.after),
             out.download_report: files.report,
             out.recognisers: charts.similarity_chart(reports),
             out.expressions: charts.emotion_chart(reports),
-            out.robustness: texts.NOT_TESTED,
-            out.numbers: results.tables(reports) + results.details(reports, seed),
-            self._parts.form.seed: seed,
+            out.robustness: result.robustness or texts.NOT_TESTED,
+            out.numbers: results.tables(reports) + results.details(reports, result.seed),
         }
 
-    def show_example(self, index: int) -> dict:
+    def _results(self, visit: Visit, least: int) -> gr.Gallery:
+        """The visitor's results to choose from, where there are enough of them."""
+        pictures = [(one.files.after, one.caption) for one in visit.results]
+        shown = visit.results.index(visit.shown) if visit.shown in visit.results else None
+        return gr.Gallery(pictures, selected_index=shown, visible=len(pictures) >= least)
+
+    def show_example(self, index: int, visit: Visit) -> dict:
         """A ready-made result."""
         one, top, form = self._examples[index], self._parts.top, self._parts.form
         files = Files(str(one.photo), str(one.protected), str(one.report))
-        shown = self._show(files, one.reports, one.mode, one.seed)
-        return {**shown, top.photo: files.before, form.emotion: one.emotion, form.mode: one.mode}
+        shown = self._show(visit.show(Result(files, one.reports, one.emotion, one.mode, one.seed)))
+        chosen = {form.emotion: one.emotion, form.mode: one.mode, form.seed: one.seed}
+        # The visitor's other photo shows somebody else.
+        return {**shown, **chosen, top.photo: files.before, self._parts.out.other: None}
 
-    def outline_faces(self, photo: File, detector: str, rotate: bool) -> dict:
+    def show_again(self, visit: Visit, event: gr.SelectData) -> dict:
+        """One of the visitor's own results."""
+        result = next(iter(visit.results[event.index :]), None)
+        with errors_in_plain_words():
+            read_upload(result and result.files.after)  # told, if it was deleted meanwhile
+        return self._show(visit.show(result))
+
+    def find_in_other(self, visit: Visit, other: File) -> tuple[str, str]:
+        """Verdict and reasons by another photo of the visitor, or by the same one without it."""
+        result = visit.shown
+        if not (result or other):
+            return gr.skip(), gr.skip()
+        if not other:
+            told = results.verdict(result.reports, result.mode)
+            return told, charts.similarity_chart(result.reports)
+        with errors_in_plain_words():
+            read_upload(result and result.files.after)
+            boxes = [one.box for one in result.reports]
+            before, after = self._service.find_again(result.files, boxes, other["path"])
+        told = results.verdict_by_other(result.reports, before, after)
+        return told, charts.comparison_chart(after)
+
+    def outline_faces(
+        self, photo: File, detector: str, rotate: bool, newest: dict, looks: int
+    ) -> dict:
         """Outlines of the faces of an upload, and a choice among several."""
-        top = self._parts.top
-        clear = {top.outlines: "", top.note: "", top.faces: gr.CheckboxGroup([], visible=False)}
+        top, form = self._parts.top, self._parts.form
+        newest["photo"] = photo and photo["path"]
+        clear = {
+            top.preview: "",
+            top.outlines: "",
+            top.note: "",
+            form.faces: gr.CheckboxGroup([], visible=False),
+        }
         if not photo:
             return clear
         try:
             with errors_in_plain_words():
-                picture = read_upload(photo["path"]).photo.pixels
-                found = self._service.find_faces(picture, detector, rotate)
+                sitting = self._service.look(photo["path"], detector, rotate)
         except gr.Error as error:
             gr.Warning(error.message)  # an error would leave the outlines of the photo before
             return clear
+        found = sitting.found
         ticked = [one.number for one in found if one.clear][:MAX_FACES]
         several = len(found) > 1 or not ticked
         return {
-            top.outlines: face_outlines.outlines(picture.size, found),
-            top.note: f'<p class="map-note">{face_outlines.summary(found)}</p>',
-            top.faces: gr.CheckboxGroup(
+            top.preview: "",
+            top.looks: looks + 1,
+            top.outlines: face_outlines.outlines(sitting.size, found),
+            top.note: results.note(face_outlines.note(found)),
+            form.faces: gr.CheckboxGroup(
                 face_outlines.choices(found), value=ticked, visible=several
             ),
         }
+
+    def show_preview(self, photo: File, newest: dict, *values: Any) -> str:
+        """The upload with the chosen expression; nothing where that isn't possible.
+
+        Why it isn't has been told when the photo came, or will be when it's to be protected.
+        """
+        if not photo:
+            return ""
+        choices, shown = self._parts.form.read(values), ""
+        with contextlib.suppress(gr.Error), errors_in_plain_words():
+            edited = self._service.preview(photo["path"], choices)
+            shown = results.preview(edited, choices.emotion, choices.expression_strength)
+        # Another photo may have come meanwhile.
+        return shown if newest.get("photo") == photo["path"] else gr.skip()
 
     def compare_on_page(self, first: File, second: File) -> str:
         """Which faces of two photos were compared, and what every recogniser says about them."""
@@ -121,14 +189,18 @@ class Handlers:
             models = self._service.models
         form = self._parts.form
         return {
-            form.mode: gr.Radio(texts.mode_choices(models.seconds)),
+            form.expected: texts.expected(models.seconds),
             form.detector: gr.Dropdown(list(models.protecting)),
         }
 
-    def forget(self) -> dict:
+    def forget(self, visit: Visit) -> dict:
         """Hide the result of the photo before."""
         out = self._parts.out
-        return {out.empty: gr.HTML(visible=True), out.area: gr.Column(visible=False)}
+        return {
+            out.empty: gr.HTML(visible=True),
+            out.area: gr.Column(visible=False),
+            out.results: self._results(visit, least=1),
+        }
 
 
 def build_page(
@@ -145,7 +217,7 @@ def build_page(
         targets: the built-in targets of the gallery.
     """
     examples = load_examples(settings.examples)
-    with UploadsOnly(
+    with PrivateBlocks(
         title=texts.TITLE,
         analytics_enabled=False,
         delete_cache=(settings.keep_seconds, settings.keep_seconds),
@@ -153,15 +225,11 @@ def build_page(
         gr.Markdown(texts.INTRO, elem_id="intro")
         with gr.Tab("Protect"), gr.Row():
             with gr.Column(scale=5):
-                top = page.photo_area(examples)
-                form = page.form(top.faces, targets)
-                with gr.Row():
-                    button = gr.Button("Protect", variant="primary", size="lg", scale=3)
-                    stop = gr.Button("Stop", variant="stop", size="lg", visible=False)
-                status = gr.HTML(elem_id="status", padding=False)
-                gr.Markdown(texts.PRIVACY_LINE, elem_classes="map-note")
-            with gr.Column(scale=6):
-                out = page.result_area()
+                top = page.photo_area()
+                form = page.form(targets)
+            with gr.Column(scale=6, elem_id="result"):
+                out = page.result_area(settings.keep_seconds)
+                example = page.examples_row(examples)
         with gr.Tab("Check a photo"):
             check = page.check_tab()
         with gr.Tab("About"):
@@ -171,10 +239,11 @@ def build_page(
         endpoints = Endpoints(
             service, run, limit, targets, top.photo.GRADIO_CACHE, settings.max_upload_bytes
         )
-        parts = SimpleNamespace(top=top, form=form, out=out, status=status)
+        parts = SimpleNamespace(top=top, form=form, out=out)
         handlers = Handlers(service, endpoints, examples, parts)
         _connect_photo(demo, handlers, parts)
-        _connect_buttons(handlers, parts, button, stop)
+        _connect_protection(handlers, parts)
+        _connect_results(handlers, parts, example)
         first, second, compare_button, answer = check
         compare_button.click(
             handlers.compare_on_page, [first, second], answer, preprocess=False, **AT_ONCE
@@ -185,48 +254,86 @@ def build_page(
 
 def _connect_photo(demo: gr.Blocks, handlers: Handlers, parts: SimpleNamespace) -> None:
     top, form, out = parts.top, parts.form, parts.out
-    demo.load(handlers.ready, outputs=[form.mode, form.detector], show_progress="hidden", **AT_ONCE)
+    demo.load(
+        handlers.ready, outputs=[form.expected, form.detector], show_progress="hidden", **AT_ONCE
+    )
     gr.on(
         [top.photo.change, form.detector.change, form.rotate.change],
-        handlers.outline_faces, [top.photo, form.detector, form.rotate],
-        [top.outlines, top.note, top.faces],
+        handlers.outline_faces, [top.photo, form.detector, form.rotate, top.newest, top.looks],
+        [top.preview, top.looks, top.outlines, top.note, form.faces],
         show_progress_on=top.note, preprocess=False, **AT_ONCE,
     )  # fmt: skip
-    top.photo.input(handlers.forget, outputs=[out.empty, out.area], **AT_ONCE)
-    shown = [parts.status, *vars(out).values(), form.seed, top.photo, form.emotion, form.mode]
-    top.examples.click(
-        handlers.show_example, top.examples, shown, show_progress="hidden", **AT_ONCE
+    gr.on(
+        [
+            top.looks.change, form.emotion.input, form.expression_strength.input,
+            form.faces.input, *(one.input for one in form.movements),
+        ],
+        handlers.show_preview, [top.photo, top.newest, *form.choices, *form.movements], top.preview,
+        trigger_mode="always_last", preprocess=False, show_progress="hidden",
+        concurrency_id="preview", concurrency_limit=MAX_PREVIEWS, api_visibility="private",
+    )  # fmt: skip
+    form.reset.click(
+        lambda looks: [*[0] * len(form.movements), looks + 1], top.looks,
+        [*form.movements, top.looks], show_progress="hidden", **AT_ONCE,
+    )  # fmt: skip
+    hidden = [out.empty, out.area, out.results]
+    top.photo.input(handlers.forget, out.visit, hidden, **AT_ONCE)
+
+
+def _connect_results(handlers: Handlers, parts: SimpleNamespace, example: gr.Dataset) -> None:
+    top, form, out = parts.top, parts.form, parts.out
+    shown = [*vars(out).values(), form.seed, top.photo, form.emotion, form.mode]
+    example.click(
+        handlers.show_example, [example, out.visit], shown, show_progress="hidden", **AT_ONCE
     ).success(None, js=page.SHOW_RESULT, api_visibility="private")
+    again = out.results.select(
+        handlers.show_again, out.visit, list(vars(out).values()), show_progress="hidden", **AT_ONCE
+    )
+    again.success(None, js=page.SHOW_RESULT, api_visibility="private")
+    for event in (out.other.change, again.success):
+        event(
+            handlers.find_in_other, [out.visit, out.other], [out.verdict, out.recognisers],
+            show_progress_on=out.other, preprocess=False, **AT_ONCE,
+        )  # fmt: skip
 
 
-def _connect_buttons(
-    handlers: Handlers, parts: SimpleNamespace, button: gr.Button, stop: gr.Button
-) -> None:
-    form, status, buttons = parts.form, parts.status, [button, stop]
+def _connect_protection(handlers: Handlers, parts: SimpleNamespace) -> None:
+    form, out = parts.form, parts.out
+    buttons = [form.protect, out.stronger, form.stop]
 
-    def busy() -> tuple[gr.Button, gr.Button]:
-        return gr.Button(interactive=False), gr.Button(visible=True)
+    def busy() -> tuple[gr.Button, gr.Button, gr.Button]:
+        return gr.Button(interactive=False), gr.Button(interactive=False), gr.Button(visible=True)
 
     def stopping() -> tuple[gr.Button, str]:
         # Until the work has ended Gradio would drop another press of the first button.
         return gr.Button(visible=False), texts.STOPPING
 
-    def idle() -> tuple[gr.Button, gr.Button, str]:
-        return gr.Button(interactive=True), gr.Button(visible=False), ""
+    def idle() -> tuple[gr.Button, gr.Button, gr.Button, str]:
+        ready = gr.Button(interactive=True)
+        return ready, ready, gr.Button(visible=False), ""
 
-    job = button.click(busy, outputs=buttons, queue=False, **AT_ONCE).then(
-        handlers.protect_on_page,
-        [parts.top.photo, form.own_target, *form.choices],
-        [status, *vars(parts.out).values(), form.seed],
-        show_progress_on=status,
-        preprocess=False,
-        concurrency_id="protect",
-        api_visibility="private",
-    )
-    job.success(None, js=page.SHOW_RESULT, api_visibility="private")
-    for ended in (job.success, job.failure):
-        ended(idle, outputs=[*buttons, status], **AT_ONCE)
-    stop.click(stopping, outputs=[stop, status], cancels=job, **AT_ONCE)
+    stronger = out.stronger.click(lambda: "strong", outputs=form.mode, queue=False, **AT_ONCE)
+    jobs = [
+        start(busy, outputs=buttons, queue=False, **AT_ONCE).then(
+            handlers.protect_on_page,
+            [out.visit, parts.top.photo, form.own_target, *form.choices, *form.movements],
+            [form.status, *vars(out).values(), form.seed],
+            show_progress_on=form.status,
+            preprocess=False,
+            concurrency_id="protect",
+            api_visibility="private",
+        )
+        for start in (form.protect.click, stronger.then)
+    ]
+    for job in jobs:
+        job.success(None, js=page.SHOW_RESULT, api_visibility="private")
+        job.success(
+            handlers.find_in_other, [out.visit, out.other], [out.verdict, out.recognisers],
+            show_progress="hidden", preprocess=False, **AT_ONCE,
+        )  # fmt: skip
+        for ended in (job.success, job.failure):
+            ended(idle, outputs=[*buttons, form.status], **AT_ONCE)
+    form.stop.click(stopping, outputs=[form.stop, form.status], cancels=jobs, **AT_ONCE)
 
 
 def _add_endpoints(
@@ -236,9 +343,15 @@ def _add_endpoints(
     top, form = parts.top, parts.form
     api, data = gr.Button(visible=False), gr.JSON(visible=False)
     file, text = gr.File(visible=False), gr.Textbox(visible=False)
-    protect = [top.photo, form.own_target, *form.choices]
+    action_units = gr.JSON(visible=False)
+    protect = [top.photo, form.own_target, *form.choices, action_units]
+    preview = [
+        top.photo, form.emotion, form.expression_strength, form.faces, form.detector, form.rotate,
+        action_units,
+    ]  # fmt: skip
     for endpoint, given, returned, name in (
         (endpoints.protect, protect, [file, text, data, form.seed], "protect"),
+        (endpoints.preview, preview, file, "preview"),
         (endpoints.detect, [top.photo, form.detector, form.rotate], data, "detect"),
         (endpoints.compare, [first, second, form.rotate], data, "compare"),
         (endpoints.targets, None, data, "targets"),

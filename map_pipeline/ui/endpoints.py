@@ -4,8 +4,10 @@ Uploads come as files: the package's own reader knows alpha, 16 bits, colour pro
 limits, and says in plain words what's wrong with one.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -112,6 +114,7 @@ class Endpoints:
         random_seed: bool = DEFAULT.random_seed,
         file_type: str = DEFAULT.file_type,
         rotate: bool = DEFAULT.rotate,
+        action_units: dict[str, float] | None = DEFAULT.action_units,
         request: gr.Request = None,
     ) -> Iterator[tuple]:
         """Protect the faces of a photo from face recognition by changing their expression.
@@ -135,13 +138,16 @@ class Endpoints:
                 or HEIC, else PNG. A transparent photo is flattened only in "jpeg".
             rotate: true also finds faces that lie on their side or are upside down beside upright
                 ones.
+            action_units: single movements besides the emotion, each in [-1, 1], such as
+                {"smile": 0.5}: smile, mouth_open, brows_up, inner_brows, eyes_wide, squint,
+                nose_wrinkle, lip_corners_down, pucker.
 
         Returns:
             The protected photo as a file, the verdict, a report per face, and the seed used.
         """
         choices = Choices(
             emotion, expression_strength, target, consent, faces, mode, margin, steps, detector,
-            seed, random_seed, file_type, rotate,
+            seed, random_seed, file_type, rotate, action_units,
         )  # fmt: skip
         for update in self.work(photo, own_target, choices, request):
             if isinstance(update, Progress):
@@ -151,6 +157,41 @@ class Endpoints:
                 text = results.plain_verdict(protected.reports)
                 reports = [report.to_dict() for report in protected.reports]
                 yield files.after, text, reports, job.choices.seed
+
+    def preview(
+        self,
+        photo: File,
+        emotion: str = DEFAULT.emotion,
+        expression_strength: float = DEFAULT.expression_strength,
+        faces: Sequence[int] = DEFAULT.faces,
+        detector: str = DEFAULT.detector,
+        rotate: bool = DEFAULT.rotate,
+        action_units: dict[str, float] | None = DEFAULT.action_units,
+    ) -> str:
+        """Show how a photo looks with another expression, at screen size and without protection.
+
+        Args:
+            photo: the photo; at most 100 MB and 120 megapixels.
+            emotion: angry, disgust, fear, happy, neutral, sad or surprise.
+            expression_strength: how far the expression is changed, in [0, 1].
+            faces: at most 8 numbers of faces as `/detect` lists them; empty: the clear ones.
+            detector: what finds the faces; "auto" is the best one at hand.
+            rotate: see `/protect`.
+            action_units: see `/protect`.
+
+        Returns:
+            A JPEG, its longer side at most 1024 px.
+        """
+        choices = Choices(
+            emotion, expression_strength, faces=faces, detector=detector, rotate=rotate,
+            action_units=action_units,
+        )  # fmt: skip
+        with errors_in_plain_words():
+            if not photo:
+                raise gr.Error(texts.CHOOSE_PHOTO, print_exception=False)
+            path = Path(tempfile.mkdtemp(dir=self._folder)) / "preview.jpg"
+            self._service.preview(photo["path"], choices).save(path, quality=95)
+            return str(path)
 
     def detect(
         self, photo: File, detector: str = DEFAULT.detector, rotate: bool = DEFAULT.rotate

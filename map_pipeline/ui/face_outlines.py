@@ -40,6 +40,11 @@ def summary(faces: Sequence[FoundFace]) -> str:
     return " ".join([count, *impossible, *doubtful])
 
 
+def note(faces: Sequence[FoundFace]) -> str:
+    """The same for people who see the outlines; nothing about a single clear face."""
+    return "" if [one.clear for one in faces] == [True] else summary(faces)
+
+
 def _label(face: FoundFace) -> str:
     return f"Face {face.number}" + (f" ({', '.join(face.problems)})" if face.problems else "")
 

@@ -30,9 +30,9 @@ class Models:
 
     Attributes:
         protecting: detector name -> pipeline on the device that protects. All share their networks.
-        judging: detector name -> pipeline on the CPU that only measures; the same as `protecting`
-            where that is on the CPU, too. Its detectors never run in ZeroGPU's GPU process, because
-            the threads of an onnxruntime session don't survive the fork.
+        judging: detector name -> pipeline on the CPU that only measures and previews; the same as
+            `protecting` where that is on the CPU, too. Its detectors never run in ZeroGPU's GPU
+            process, because the threads of an onnxruntime session don't survive the fork.
         seconds: mode -> seconds that one face takes on this device; None on ZeroGPU, where nothing
             can be measured but in a visitor's own GPU time.
     """

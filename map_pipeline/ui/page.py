@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -11,32 +12,41 @@ from map_pipeline.ui import texts
 from map_pipeline.ui.examples import Example
 from map_pipeline.ui.settings import MAX_SEED, MAX_STEPS, Choices
 from map_pipeline.ui.style import TargetCard
+from map_pipeline.ui.visit import Visit
 
 ASSETS = Path(__file__).parent / "assets"
 DEFAULT = Choices()
-# Brings a new result into view; on a phone it lies below everything else.
-SHOW_RESULT = """() => document.getElementById("verdict")
-    ?.scrollIntoView({behavior: "smooth", block: "start"})"""
+# Brings a new result into view, once all is in its place; on a phone it lies below the form. Gradio
+# calls the pictures to choose from "Thumbnail 1 of 2", whatever is written below them.
+SHOW_RESULT = """() => { setTimeout(() => {
+    for (const one of document.querySelectorAll("#results [aria-label]"))
+        one.removeAttribute("aria-label");
+    document.getElementById("result")?.scrollIntoView({behavior: "smooth", block: "start"});
+}, 300) }"""
 EMOTION_CHOICES = [(emotion.capitalize(), emotion) for emotion in EMOTIONS]
-STEPS_INFO = "At most. 0 uses the mode's default: " + ", ".join(
-    f"{config.refine_steps} for {mode}" for mode, config in MODES.items()
+STEPS_INFO = texts.STEPS_INFO + ", ".join(
+    f"{config.refine_steps} in {mode.capitalize()}" for mode, config in MODES.items()
 )
 
 
 @dataclass(frozen=True)
 class PhotoArea:
-    """The photo, what was found in it, and the examples."""
+    """The photo, its preview, and what was found in it."""
 
     photo: gr.Image
+    newest: gr.State
+    looks: gr.State
+    preview: gr.HTML
     outlines: gr.HTML
     note: gr.HTML
-    faces: gr.CheckboxGroup
-    examples: gr.Dataset
 
 
 @dataclass(frozen=True)
 class Form:
-    """A component for each field of `Choices`, under its name, and the visitor's own target."""
+    """A component for each field of `Choices`, under its name, and what stands among them.
+
+    Only `action_units` have several: `movements`, in the order of `texts.MOVEMENTS`.
+    """
 
     emotion: gr.Radio
     expression_strength: gr.Slider
@@ -51,44 +61,70 @@ class Form:
     random_seed: gr.Checkbox
     file_type: gr.Radio
     rotate: gr.Checkbox
+    movements: list[gr.Slider]
+    reset: gr.Button
     own_target: gr.Image
+    protect: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+    expected: gr.HTML
 
     @property
     def choices(self) -> list[gr.Component]:
-        """The components of `Choices`, in the order of its fields."""
-        return [getattr(self, field.name) for field in fields(Choices)]
+        """The components of `Choices`, in the order of its fields; without `movements`."""
+        return [getattr(self, name) for name in self._names]
+
+    def read(self, values: Sequence[Any]) -> Choices:
+        """What was chosen, given the values of `choices` and then `movements`."""
+        count = len(self._names)
+        amounts = zip(texts.MOVEMENTS, values[count:], strict=True)
+        units = {name: amount for name, amount in amounts if amount}
+        return Choices(*values[:count], action_units=units)
+
+    @property
+    def _names(self) -> list[str]:
+        return [field.name for field in fields(Choices) if field.name != "action_units"]
 
 
 @dataclass(frozen=True)
 class ResultArea:
     """What a visitor gets; `empty` is shown instead as long as there is nothing."""
 
+    visit: gr.State
+    results: gr.Gallery
     empty: gr.HTML
     area: gr.Column
     verdict: gr.HTML
+    stronger: gr.Button
     slider: gr.ImageSlider
     download: gr.DownloadButton
     download_report: gr.DownloadButton
+    other: gr.Image
     recognisers: gr.HTML
     expressions: gr.HTML
     robustness: gr.HTML
     numbers: gr.HTML
 
 
-def photo_area(examples: Sequence[Example]) -> PhotoArea:
+def photo_area() -> PhotoArea:
     """First step: the photo."""
     with gr.Column(elem_id="photo-area"):
         photo = gr.Image(
             label="Your photo", sources=["upload", "webcam", "clipboard"], format="png",
-            height=340, elem_id="photo", buttons=["fullscreen"],
-            alt_text="The photo to protect",
+            height=300, elem_id="photo", buttons=["fullscreen"],
+            alt_text="The photo to protect", placeholder=texts.UPLOAD,
         )  # fmt: skip
+        preview = gr.HTML(elem_id="preview", padding=False)
         outlines = gr.HTML(elem_id="outlines", padding=False)
+    newest = gr.State({})  # "photo" -> its path: what is asked for now, not what is worked on
+    looks = gr.State(0)  # how often a preview was asked for that no choice asks for
     note = gr.HTML(elem_id="faces-note", padding=False)
-    faces = gr.CheckboxGroup(
-        [], label="Faces to protect", info=texts.FACES_INFO, visible=False, elem_id="faces"
-    )
-    dataset = gr.Dataset(
+    return PhotoArea(photo, newest, looks, preview, outlines, note)
+
+
+def examples_row(examples: Sequence[Example]) -> gr.Dataset:
+    """Photos whose results appear at a click."""
+    return gr.Dataset(
         components=[gr.Image(visible=False)],
         samples=[[str(one.photo)] for one in examples],
         sample_labels=[one.caption for one in examples],
@@ -97,65 +133,100 @@ def photo_area(examples: Sequence[Example]) -> PhotoArea:
         elem_id="examples",
         visible=bool(examples),
     )
-    return PhotoArea(photo, outlines, note, faces, dataset)
 
 
-def form(faces: gr.CheckboxGroup, targets: Sequence[TargetCard]) -> Form:
-    """All choices but the faces, which stand with the photo."""
+def form(targets: Sequence[TargetCard]) -> Form:
+    """Second and third step: the expression and the button; all that has good defaults is behind
+    one more.
+    """
     emotion = gr.Radio(
         EMOTION_CHOICES, value=DEFAULT.emotion, label="New expression",
         elem_id="emotion", elem_classes="map-tiles",
     )  # fmt: skip
-    expression_strength = gr.Slider(
-        0, 1, DEFAULT.expression_strength, step=0.05,
-        label="Intensity", info=texts.EXPRESSION_INFO,
-    )  # fmt: skip
-    composites = [(texts.caption(one.name), one.name) for one in targets]
-    target = gr.Radio(
-        [("Auto", "auto"), ("Nobody", HIDE), *composites],
-        value=DEFAULT.target, label="Who software should see instead", info=texts.TARGET_INFO,
-        elem_id="target", elem_classes="map-tiles",
-    )  # fmt: skip
-    with gr.Accordion("Your own target picture", open=False):
-        gr.Markdown(texts.TARGET_NOTICE)
+    with gr.Row(elem_id="go"):
+        expression_strength = gr.Slider(
+            0, 1, DEFAULT.expression_strength, step=0.05, label="How strong", elem_id="strength",
+            buttons=[], scale=3, min_width=200,
+        )  # fmt: skip
+        protect = gr.Button("Protect", variant="primary", size="lg", scale=2, min_width=120)
+        stop = gr.Button("Stop", variant="stop", size="lg", visible=False, min_width=80)
+    status = gr.HTML(elem_id="status", padding=False)
+    expected = gr.HTML(elem_id="expected", padding=False)
+    gr.Markdown(texts.PRIVACY_LINE, elem_classes="map-note")
+    with gr.Accordion("More", open=False, elem_id="more"):
+        faces = gr.CheckboxGroup(
+            [], label="Faces to protect", info=texts.FACES_INFO, visible=False, elem_id="faces"
+        )
+        with gr.Accordion("Single movements", open=False):
+            gr.Markdown(texts.MOVEMENTS_INFO, elem_classes="map-note")
+            with gr.Row():
+                movements = [
+                    gr.Slider(-1, 1, 0, step=0.05, label=label, buttons=[], min_width=200)
+                    for label in texts.MOVEMENTS.values()
+                ]
+            reset = gr.Button("Reset", size="sm")
+        mode = gr.Radio(
+            [(mode.capitalize(), mode) for mode in MODES], value=DEFAULT.mode,
+            label="How thorough", info=texts.MODE_INFO,
+        )  # fmt: skip
+        margin = gr.Radio(
+            texts.MARGIN_CHOICES, value=DEFAULT.margin, label="How safe", info=texts.MARGIN_INFO
+        )
+        composites = [(texts.caption(one.name), one.name) for one in targets]
+        target = gr.Radio(
+            [("Auto", "auto"), ("Nobody", HIDE), *composites],
+            value=DEFAULT.target, label=texts.TARGET_LABEL, info=texts.TARGET_INFO,
+            elem_id="target", elem_classes="map-tiles",
+        )  # fmt: skip
         own_target = gr.Image(
-            label="Your own target", sources=["upload", "clipboard"], format="png",
-            height=200, buttons=[], alt_text="The picture that recognisers should see",
+            label=texts.OWN_TARGET, sources=["upload", "clipboard"], format="png",
+            height=220, buttons=[], alt_text="The picture that programs should see",
+            placeholder=texts.UPLOAD,
         )  # fmt: skip
+        gr.Markdown(texts.TARGET_NOTICE, elem_classes="map-note")
         consent = gr.Checkbox(DEFAULT.consent, label=texts.CONSENT)
-    mode = gr.Radio(texts.mode_choices(None), value=DEFAULT.mode, label="Protection")
-    margin = gr.Radio(
-        texts.MARGIN_CHOICES, value=DEFAULT.margin, label="How sure", info=texts.MARGIN_INFO
-    )
-    with gr.Accordion("Advanced", open=False):
-        steps = gr.Slider(0, MAX_STEPS, DEFAULT.steps, step=1, label="Steps", info=STEPS_INFO)
-        with gr.Row():
-            seed = gr.Number(
-                DEFAULT.seed, precision=0, minimum=0, maximum=MAX_SEED, label="Seed",
-                info=texts.SEED_INFO,
-            )  # fmt: skip
-            random_seed = gr.Checkbox(DEFAULT.random_seed, label="New seed each time")
-        detector = gr.Dropdown(
-            ["auto", "bundled"], value=DEFAULT.detector, label="Face detector",
-            info="Auto uses the best one installed.",
-        )  # fmt: skip
-        rotate = gr.Checkbox(DEFAULT.rotate, label=texts.ROTATE, info=texts.ROTATE_INFO)
         file_type = gr.Radio(
             texts.FILE_TYPE_CHOICES, value=DEFAULT.file_type, label="File of the result",
             info=texts.FILE_TYPE_INFO,
         )  # fmt: skip
+        steps = gr.Slider(
+            0, MAX_STEPS, DEFAULT.steps, step=1, label="Steps", info=STEPS_INFO
+        )  # fmt: skip
+        with gr.Row():
+            seed = gr.Number(
+                DEFAULT.seed, precision=0, minimum=0, maximum=MAX_SEED, label="Starting number",
+                info=texts.SEED_INFO,
+            )  # fmt: skip
+            random_seed = gr.Checkbox(DEFAULT.random_seed, label="A new one each time")
+        detector = gr.Dropdown(
+            ["auto", "bundled"], value=DEFAULT.detector, label="How faces are found",
+            info="Auto is the best way that is installed.",
+        )  # fmt: skip
+        rotate = gr.Checkbox(DEFAULT.rotate, label=texts.ROTATE, info=texts.ROTATE_INFO)
     return Form(
         emotion=emotion, expression_strength=expression_strength, target=target, consent=consent,
         faces=faces, mode=mode, margin=margin, steps=steps, detector=detector, seed=seed,
-        random_seed=random_seed, file_type=file_type, rotate=rotate, own_target=own_target,
+        random_seed=random_seed, file_type=file_type, rotate=rotate, movements=movements,
+        reset=reset, own_target=own_target, protect=protect, stop=stop, status=status,
+        expected=expected,
     )  # fmt: skip
 
 
-def result_area() -> ResultArea:
-    """Verdict first, then the pictures, then the reasons."""
+def result_area(keep_seconds: int) -> ResultArea:
+    """Verdict first, then the pictures, then the reasons.
+
+    Args:
+        keep_seconds: how long results can be gone back to.
+    """
+    visit = gr.State(Visit(), time_to_live=keep_seconds)
+    results = gr.Gallery(
+        label=texts.RESULTS, columns=4, object_fit="contain", allow_preview=False,
+        interactive=False, buttons=[], visible=False, elem_id="results",
+    )  # fmt: skip
     empty = gr.HTML(texts.EMPTY_RESULT, padding=False)
     with gr.Column(visible=False) as area:
         verdict = gr.HTML(padding=False, elem_id="verdict")
+        stronger = gr.Button(texts.STRONGER, visible=False)
         slider = gr.ImageSlider(
             label="Before | after", format="png", interactive=False, max_height=640,
             buttons=["fullscreen"], elem_id="slider",
@@ -163,17 +234,24 @@ def result_area() -> ResultArea:
         with gr.Row():
             download = download_button(None)
             download_report = gr.DownloadButton("Download the report (JSON)")
-        with gr.Accordion("What each recogniser says", open=True):
+        with gr.Row(elem_id="other"):
+            gr.Markdown(texts.OTHER)
+            other = gr.Image(
+                label="Another photo of you", sources=["upload", "webcam", "clipboard"],
+                format="png", height=220, buttons=[], min_width=260,
+                alt_text="Another photo of you", placeholder=texts.UPLOAD,
+            )  # fmt: skip
+        with gr.Accordion("What each program says", open=True):
             recognisers = gr.HTML(padding=False)
-        with gr.Accordion("After JPEG and resizing", open=False):
+        with gr.Accordion("After sharing: compressed or made smaller", open=False):
             robustness = gr.HTML(padding=False)
         with gr.Accordion("Expression", open=False):
             expressions = gr.HTML(padding=False)
         with gr.Accordion("All numbers", open=False):
             numbers = gr.HTML(padding=False)
     return ResultArea(
-        empty, area, verdict, slider, download, download_report, recognisers, expressions,
-        robustness, numbers,
+        visit, results, empty, area, verdict, stronger, slider, download, download_report, other,
+        recognisers, expressions, robustness, numbers,
     )  # fmt: skip
 
 
@@ -190,7 +268,7 @@ def check_tab() -> tuple[gr.Image, gr.Image, gr.Button, gr.HTML]:
         first, second = (
             gr.Image(
                 label=label, sources=["upload", "webcam", "clipboard"], format="png", height=300,
-                buttons=[], alt_text=label,
+                buttons=[], alt_text=label, placeholder=texts.UPLOAD,
             )
             for label in ("First photo", "Second photo")
         )  # fmt: skip

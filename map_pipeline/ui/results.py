@@ -1,50 +1,83 @@
-"""A result in words and tables: verdict first, and honest failure before success."""
+"""A result in words and tables, the verdict first: how many programs still find the visitor."""
 
+import base64
+import io
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from map_pipeline.report import (
     EXPRESSION_HEADER,
+    LEVELS,
     RECOGNISER_HEADER,
     UNCLEAR_FACE,
     FaceReport,
-    advice,
+    Level,
+    count_matches,
+    count_text,
     doubtful_faces,
     expression_row,
     headline,
-    judged,
+    join_names,
     notes_of,
+    protection_level,
     recogniser_row,
-    remaining_matches,
     unprotected_faces,
 )
 from map_pipeline.ui import texts
 from map_pipeline.ui.service import Progress
 
+# The page is shown before torch is loaded, which this module needs.
 if TYPE_CHECKING:
-    from map_pipeline.compare import PhotoComparison, PhotoFaces
+    from map_pipeline.compare import Comparison, PhotoComparison, PhotoFaces
 
 
 def verdict(reports: Sequence[FaceReport], mode: str) -> str:
-    """The result in plain words, as HTML; what didn't work comes first.
+    """Would software still find the visitor? The answer as HTML: counts first, then the reasons.
 
     Args:
         reports: of all protected faces.
         mode: how they were protected; what could help more depends on it.
     """
-    lines = _lines(reports)
-    if not judged(reports):
-        return _box("warn", headline(reports), [*_doubts(reports), *_notes(reports)])
-    if remaining_matches(reports):
-        return _box("warn", headline(reports), [*lines, texts.SAME_PHOTO, advice(mode)])
-    complete = not unprotected_faces(reports) and not doubtful_faces(reports)
-    return _box("good" if complete else "warn", headline(reports), lines)
+    lines = [*_doubts(reports), *_face_lines(reports), *_notes(reports)]
+    found, total = count_matches(reports)
+    if total == 0:
+        return _box("partly", headline(reports), lines)
+    level = protection_level(found, total)
+    if level == "protected" and (unprotected_faces(reports) or doubtful_faces(reports)):
+        level = "partly"
+    # What helps in fast mode is a button beside the verdict.
+    more = [texts.SAME_PHOTO, *([texts.ADVICE] if found and mode != "fast" else [])]
+    return _box(level, headline(reports), [*lines, *more])
+
+
+def verdict_by_other(
+    reports: Sequence[FaceReport], before: "Sequence[Comparison]", after: "Sequence[Comparison]"
+) -> str:
+    """The same by another photo of the visitor: only programs count that found them in it before.
+
+    Args:
+        reports: of all protected faces.
+        before: of the other photo and the unprotected face; after: and the protected one.
+    """
+    knew = [one for one in before if one.matches]
+    if not knew:
+        return _box("partly", texts.STRANGER, [texts.STRANGER_HINT])
+    names = {one.name for one in knew}
+    still = [one.title for one in after if one.name in names and one.matches]
+    level = protection_level(len(still), len(knew))
+    text = f"{LEVELS[level]}: {count_text(len(knew), still, len(still))}"
+    judges = sum(one.matches is not None for one in before)
+    compared = f"Compared with your other photo, by which {len(knew)} of {judges} found you before."
+    return _box(level, text, [compared, *_doubts(reports), *_face_lines(reports)])
 
 
 def plain_verdict(reports: Sequence[FaceReport]) -> str:
     """The verdict as text for clients of the API: of the photo, then a line for each face."""
-    return "\n".join([headline(reports), *_lines(reports)])
+    lines = [*_doubts(reports), *_face_lines(reports), *_notes(reports)]
+    return "\n".join([headline(reports), *lines])
 
 
 def tables(reports: Sequence[FaceReport]) -> str:
@@ -60,7 +93,7 @@ def tables(reports: Sequence[FaceReport]) -> str:
         for one in face.expressions
     ]
     return _table(
-        "Similarity before → after, by recogniser", ("face", *RECOGNISER_HEADER), recognisers
+        "Similarity before → after, by program", ("face", *RECOGNISER_HEADER), recognisers
     ) + _table("Expression before → after", ("face", *EXPRESSION_HEADER), expressions)
 
 
@@ -69,11 +102,30 @@ def details(reports: Sequence[FaceReport], seed: int) -> str:
     face = reports[0]
     seconds = sum(one.seconds for one in reports)
     return (
-        f'<p class="map-note">Target: {escape(texts.caption(face.target or "nobody"))} · '
+        f'<p class="map-note">Stand-in: {escape(texts.caption(face.target or "nobody"))} · '
         f"seed {seed} · "
         f"{seconds:.1f} s · structural similarity of the face {face.ssim:.2f} · "
         f"faces found by {escape(face.detector)}</p>"
     )
+
+
+def preview(picture: Image.Image, emotion: str, strength: float) -> str:
+    """An edited but unprotected photo to lie over the upload, as HTML that holds the picture."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=90, subsampling=0)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return (
+        f'<div class="map-preview"><img src="data:image/jpeg;base64,{data}" '
+        f'alt="Preview: {escape(emotion)}, {strength:.0%}. Not protected yet."/>'
+        f'<p role="status">{texts.PREVIEW}</p>'
+        # Without the attribute iPhones know no pressed state.
+        f'<button type="button" ontouchstart="">{texts.SHOW_ORIGINAL}</button></div>'
+    )
+
+
+def note(text: str) -> str:
+    """A remark as HTML; nothing for no text."""
+    return f'<p class="map-note">{escape(text)}</p>' if text else ""
 
 
 def progress_bar(progress: Progress) -> str:
@@ -99,7 +151,7 @@ def compared_faces(found: "PhotoComparison") -> str:
         for face in seen.faces
         if face.compared and face.problems
     ]
-    box = _box("warn", UNCLEAR_FACE, problems) if problems else ""
+    box = _box("partly", UNCLEAR_FACE, problems, question="") if problems else ""
     return box + "".join(f'<p class="map-note">{escape(note)}</p>' for note in notes)
 
 
@@ -115,11 +167,6 @@ def _compared(seen: "PhotoFaces") -> str:
     return f"{text}; there may be {more} more, turned or half hidden" if more else text
 
 
-def _lines(reports: Sequence[FaceReport]) -> list[str]:
-    lines = [_face_line(face, number, len(reports)) for number, face in enumerate(reports, 1)]
-    return [*_doubts(reports), *lines, *_notes(reports)]
-
-
 def _notes(reports: Sequence[FaceReport]) -> list[str]:
     return [f"{note[0].upper()}{note[1:]}." for note in notes_of(reports)]
 
@@ -129,30 +176,61 @@ def _doubts(reports: Sequence[FaceReport]) -> list[str]:
     return [texts.doubts(count)] if count else []
 
 
-def _face_line(face: FaceReport, number: int, faces: int) -> str:
-    verdicts = [one for one in face.recognisers if one.no_longer_matches is not None]
-    total = len(verdicts)
-    unmatched = sum(bool(one.no_longer_matches) for one in verdicts)
-    fooled = sum(bool(one.impersonates) for one in verdicts)
-    unseen = [one.title for one in verdicts if not one.used_in_optimisation]
-    if not unseen:
-        used = "all of them were used in the editing, others may see less of a change"
-    elif len(unseen) == 1:
-        used = f"one of them, {unseen[0]}, was not used in the editing"
+def _face_lines(reports: Sequence[FaceReport]) -> list[str]:
+    """What people and programs see of one face, or in one line each of several."""
+    if len(reports) == 1:
+        lines = [_people_line(reports[0]), _programs_line(reports[0])]
     else:
-        used = f"{len(unseen)} of them were not used in the editing"
-    prefix = f"Face {number}: " if faces > 1 else ""
-    seen = "" if face.target is None else f"{fooled} of {total} see the target; "
-    return f"{prefix}{unmatched} of {total} recognisers no longer match you; {seen}{used}."
+        lines = [
+            f"Face {number}: {_found(face)}{_programs_line(face)} {_people_line(face)}"
+            for number, face in enumerate(reports, 1)
+        ]
+    return [*(one for one in lines if one), _unused_line(reports[0])]
 
 
-def _box(kind: str, headline: str, lines: Sequence[str]) -> str:
-    mark = {"good": "✓", "warn": "!"}[kind]
+def _found(face: FaceReport) -> str:
+    found, total = count_matches([face])
+    return f"Found by {found} of {total}. "
+
+
+def _programs_line(face: FaceReport) -> str:
+    judges = [one for one in face.recognisers if one.impersonates is not None]
+    if face.target is None or not judges:
+        return ""
+    fooled = sum(bool(one.impersonates) for one in judges)
+    return f"{fooled} of {len(judges)} take it for the stand-in, “{texts.caption(face.target)}”."
+
+
+def _unused_line(face: FaceReport) -> str:
+    unseen = [one.title for one in face.recognisers if not one.used_in_optimisation]
+    if not unseen:
+        return "All programs here were used in the editing; others may notice less of it."
+    verb = "was" if len(unseen) == 1 else "were"
+    return f"{join_names(unseen)} {verb} not used in the editing."
+
+
+def _people_line(face: FaceReport) -> str:
+    """What people see: which expression, and how much of the face's look has changed."""
+    changed = f"{max(0.0, 1 - face.ssim):.0%} of the face's look has changed."
+    asked = texts.EXPRESSIONS[face.emotion]
+    likely = {
+        emotion: sum(one.after[emotion] for one in face.expressions)
+        for emotion in (face.expressions[0].after if face.expressions else ())
+    }
+    seen = texts.EXPRESSIONS[max(likely, key=likely.__getitem__, default=face.emotion)]
+    if seen == asked:
+        return f"People see {asked} face; {changed}"
+    return f"Meant to be {asked} face, looks more like {seen} one; {changed}"
+
+
+def _box(level: Level, headline: str, lines: Sequence[str], question: str = texts.QUESTION) -> str:
+    mark = {"protected": "✓", "partly": "!", "not": "✗"}[level]
+    asked = f"<p>{question}</p>" if question else ""
     body = "".join(f"<p>{escape(line)}</p>" for line in lines)
     return (
-        f'<div class="map-verdict map-verdict-{kind}" role="status">'
+        f'<div class="map-verdict map-verdict-{level}" role="status">'
         f'<span class="map-verdict-mark" aria-hidden="true">{mark}</span>'
-        f"<div><p><b>{escape(headline)}</b></p>{body}</div></div>"
+        f"<div>{asked}<p><b>{escape(headline)}</b></p>{body}</div></div>"
     )
 
 

@@ -1,6 +1,7 @@
 """What the page does for a visitor: find faces, protect them, compare two photos.
 
-Nothing of a visitor is kept: every call gets all it needs and hands back plain values.
+Nothing of a visitor is kept but the last uploads at screen size, in memory for a few minutes: every
+call gets all it needs and hands back plain values.
 """
 
 import json
@@ -22,12 +23,14 @@ from map_pipeline.errors import (
 )
 from map_pipeline.report import FaceReport, with_notes
 from map_pipeline.ui.jobs import run_in_steps
+from map_pipeline.ui.previews import RecentSittings, Sitting
 from map_pipeline.ui.settings import MAX_FACES, Choices
 
 # The page is shown before torch is loaded; methods that need it import it.
 if TYPE_CHECKING:
-    from map_pipeline.compare import PhotoComparison
+    from map_pipeline.compare import Comparison, PhotoComparison
     from map_pipeline.faces.detect import Box
+    from map_pipeline.faces.face import Face
     from map_pipeline.images import Photo
     from map_pipeline.pipeline import MAPPipeline
     from map_pipeline.robustness import RobustnessCheck
@@ -117,9 +120,13 @@ class ProtectionService:
         load: returns the models.
         background: whether they may load while the page is already shown. Not on ZeroGPU, which
             hands over to the GPU what the main process holds when the page is launched.
+        keep_seconds: how long an upload is kept for previews.
     """
 
-    def __init__(self, load: Callable[[], "Models"], background: bool = True) -> None:
+    def __init__(
+        self, load: Callable[[], "Models"], background: bool = True, keep_seconds: float = 600
+    ) -> None:
+        self._sittings = RecentSittings(keep_seconds)
         self._loaded: Future[Models] = Future()
         self._models: Models | None = None
         if background:
@@ -150,28 +157,33 @@ class ProtectionService:
         Raises:
             NoFaceError: there is none.
         """
-        from map_pipeline.faces.detect import MIN_FACE_SIDE, select_faces
-        from map_pipeline.faces.quality import quality_issues
-        from map_pipeline.images import to_array
+        return self._find_faces(photo, detector, rotate)[1]
 
-        if detector not in self.models.judging:
-            names = ", ".join(self.models.judging)
-            raise UnknownOptionError(f"`detector` must be one of {names}; got {detector!r}.")
-        if not isinstance(rotate, bool):
-            raise UnknownOptionError(f"`rotate` must be true or false, got {rotate!r}.")
-        pixels = to_array(photo)
-        faces = self.models.judging[detector].find_faces(pixels, rotate)
-        if not faces:
-            select_faces(faces)  # raises with the usual text
-        return [
-            FoundFace(
-                number,
-                tuple(float(corner) for corner in face.box),
-                tuple(quality_issues(face, pixels)),
-                min(face.size) >= MIN_FACE_SIDE,
-            )
-            for number, face in enumerate(faces, 1)
-        ]
+    def look(self, path: str | None, detector: str, rotate: bool = False) -> Sitting:
+        """An upload and its faces, remembered for the previews that follow.
+
+        Raises:
+            InvalidImageError: see `read_upload`.
+            NoFaceError: there is none.
+        """
+
+        def make() -> Sitting:
+            photo = read_upload(path).photo.pixels
+            return Sitting.of(photo, *self._find_faces(photo, detector, rotate))
+
+        return self._sittings.get((str(path), str(detector), repr(rotate)), make)
+
+    def preview(self, path: str | None, choices: Choices) -> Image.Image:
+        """An upload at screen size with the chosen expression, unprotected; on the CPU.
+
+        Raises:
+            MAPError: something about it isn't possible; the text is fit for the visitor.
+        """
+        choices.check((choices.target,), self.models.judging)
+        sitting = self.look(path, choices.detector, choices.rotate)
+        numbers = [one.number for one in choose_faces(sitting.found, choices.faces)]
+        pipe = self.models.judging[choices.detector]
+        return sitting.express(pipe, numbers, choices)
 
     def prepare(self, photo: Image.Image, own_target: Image.Image | None, choices: Choices) -> Job:
         """Check a request and choose its faces; needs no GPU.
@@ -183,8 +195,8 @@ class ProtectionService:
         choices.check(() if bank is None else bank.names, self.models.protecting)
         if own_target is not None and choices.consent is not True:
             raise UnknownOptionError(
-                "Recognition software may mistake you for the person in your target picture. Tick "
-                "the box to confirm that they have agreed, or remove the picture."
+                "Recognition software may mistake you for the person in the picture you added. "
+                "Tick the box to confirm that they have agreed, or remove the picture."
             )
         if own_target is not None:
             self._check_target(own_target, choices.detector)
@@ -215,6 +227,43 @@ class ProtectionService:
 
         pipe = next(iter(self.models.judging.values()))
         return compare_faces(pipe, first, second, "largest", rotate)
+
+    def find_again(
+        self, files: Files, boxes: Sequence["Box"], other: str | None
+    ) -> tuple[list["Comparison"], list["Comparison"]]:
+        """What recognisers say about another photo and a result, before and after; on the CPU."""
+        from map_pipeline.compare import find_again
+
+        before, after, person = (
+            read_upload(path).photo.pixels for path in (files.before, files.after, other)
+        )
+        return find_again(next(iter(self.models.judging.values())), before, after, boxes, person)
+
+    def _find_faces(
+        self, photo: Image.Image, detector: str, rotate: bool
+    ) -> tuple[list["Face"], list[FoundFace]]:
+        from map_pipeline.faces.detect import MIN_FACE_SIDE, select_faces
+        from map_pipeline.faces.quality import quality_issues
+        from map_pipeline.images import to_array
+
+        if detector not in self.models.judging:
+            names = ", ".join(self.models.judging)
+            raise UnknownOptionError(f"`detector` must be one of {names}; got {detector!r}.")
+        if not isinstance(rotate, bool):
+            raise UnknownOptionError(f"`rotate` must be true or false, got {rotate!r}.")
+        pixels = to_array(photo)
+        faces = self.models.judging[detector].find_faces(pixels, rotate)
+        if not faces:
+            select_faces(faces)  # raises with the usual text
+        return faces, [
+            FoundFace(
+                number,
+                tuple(float(corner) for corner in face.box),
+                tuple(quality_issues(face, pixels)),
+                min(face.size) >= MIN_FACE_SIDE,
+            )
+            for number, face in enumerate(faces, 1)
+        ]
 
     def _load(self, load: Callable[[], "Models"]) -> None:
         try:
@@ -251,6 +300,7 @@ class ProtectionService:
             mode=choices.mode,
             margin=choices.margin,
             expression_strength=choices.expression_strength,
+            action_units=choices.action_units,
             refine_steps=choices.steps or None,
             generator=torch.Generator().manual_seed(choices.seed),
             callback_on_step_end=on_step,

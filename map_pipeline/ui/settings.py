@@ -94,6 +94,7 @@ class Choices:
         file_type: of the result: "png", "jpeg", or "auto", which is JPEG for a photo that came in a
             lossy format, where a PNG would be many times larger for no gain.
         rotate: find faces that lie on their side or are upside down also beside upright ones.
+        action_units: single movements besides the emotion, name -> amount in [-1,1].
     """
 
     emotion: str = "happy"
@@ -109,6 +110,7 @@ class Choices:
     random_seed: bool = False
     file_type: str = "auto"
     rotate: bool = False
+    action_units: Mapping[str, float] | None = None
 
     def check(self, targets: Collection[str], detectors: Collection[str]) -> None:
         """Raise `UnknownOptionError` for a value outside its choices or range.
@@ -117,6 +119,9 @@ class Choices:
             targets: names of the built-in targets.
             detectors: names of the detectors at hand.
         """
+        # It needs torch, without which the page is shown.
+        from map_pipeline.expression.action_units import check_action_units
+
         _check_choice("emotion", self.emotion, EMOTIONS)
         _check_number("expression_strength", self.expression_strength, 0, 1)
         _check_choice("target", self.target, ("auto", HIDE, *targets))
@@ -128,6 +133,8 @@ class Choices:
         _check_number("steps", self.steps, 0, MAX_STEPS, whole=True)
         _check_choice("file_type", self.file_type, FILE_TYPES)
         _check_choice("detector", self.detector, detectors)
+        if self.action_units is not None:
+            check_action_units(self.action_units)
 
     def with_seed(self) -> Self:
         """These choices with the seed that the run will take."""

@@ -5,27 +5,27 @@ from collections.abc import Mapping
 TITLE = "MAP: protect a photo from face recognition"
 
 INTRO = """# Recognisable to friends, not to face recognition
-MAP gives the face in your photo a new **expression**, so that face recognition software no longer
-knows it while your friends still recognise you. It's free, and your photo isn't kept."""
+A new **expression** on your face makes it hard to find for software, and not for friends."""
 
 PRIVACY_LINE = """Your photo is used only for this result and never logged. Copies are deleted after
-10 minutes, and the download contains no location, time or camera data."""
+10 minutes, and the download contains no place, time or camera data."""
 
 HOW_IT_WORKS = """### Step by step
-1. The face is detected, and its features are warped to the expression you chose. A small diffusion
-   network paints what warping can't produce, such as teeth and wrinkles.
-2. The same network turns the face into noise and back. On the way back it is fine-tuned on this
-   photo until recognition software no longer sees you. It moves your features a little, too. Every
-   visible change counts against it, so it stops where the protection is sure enough. *Strong*
-   spends more time on this and gets there with a cleaner picture.
+1. The face is found, and its features are moved to the expression you chose. A small network that
+   has learnt what faces look like paints what moving can't produce, such as teeth and wrinkles.
+2. The same network repaints the face again and again, a little better each time, until recognition
+   programs no longer see you in it. Your features move a little, too. Every visible change counts
+   against it, so it stops where the protection is sure enough. *Strong* spends more time on this
+   and gets there with a cleaner picture.
 3. Only the change to the face is applied to your photo. All other pixels stay as they were.
 
-The targets are averages of several faces. None of them is a real person."""
+The stand-ins are averages of several faces. None of them is a real person."""
 
 NO_PROMISE = """### What it doesn't promise
-- Recognition systems that weren't used in the editing may still recognise you. Every result shows
+- Recognition programs that weren't used in the editing may still find you. Every result shows
   which ones were used and what each of them says now.
-- Strong compression, resizing or another photo of you can undo the protection.
+- Saving the photo at a low quality or making it smaller can undo the protection, and so can other
+  photos of you.
 - Clothes, places, file names and who posts the photo identify people, too.
 - Photos you have already shared stay as they are.
 - Use it only on your own photos, or with the consent of the people in them."""
@@ -49,44 +49,75 @@ AAAI 2026.
 }
 ```"""
 
-CHECK_INTRO = """Do face recognisers think two photos show the same person? Test a protected photo
-against **another photo of you**, or compare any two. Only the largest face in each counts."""
+CHECK_INTRO = """Do recognition programs think two photos show the same person? Test a protected
+photo against **another photo of you**, or compare any two. Only the largest face in each counts."""
 
 CONSENT = "The person in this picture is me, or has agreed to this use"
 TARGET_NOTICE = """Recognition software may mistake you for the person in this picture. Only use a
 picture of someone who has agreed to that, and never use it to impersonate anyone."""
 
-TARGET_INFO = """Auto picks a face that resembles yours, Nobody only hides you. Each face is an
-average of several."""
+TARGET_LABEL = "Stand-in: whom software takes you for"
+TARGET_INFO = (
+    "Auto picks somebody who looks a little like you; Nobody only hides you. None of these faces "
+    "is a real person: each is an average of several."
+)
+OWN_TARGET = "Your own picture of a stand-in"
+PREVIEW = "Preview: not protected yet"
+SHOW_ORIGINAL = "Hold to see the original"
 STOPPING = '<p class="map-note" role="status">Stopping …</p>'
-NOT_TESTED = '<p class="map-note">Not measured for this example.</p>'
-FACES_INFO = "If none is ticked, all clear faces are protected."
-EXPRESSION_INFO = "0 hardly changes the expression, 1 applies it fully."
-MARGIN_INFO = "High also protects from software that differs more, and changes more."
+NOT_TESTED = '<p class="map-note">Not measured for this result.</p>'
+FACES_INFO = "If none is ticked, all faces that are clear enough."
+MODE_INFO = "Strong takes longer and gets there with a cleaner picture."
+MARGIN_INFO = "High also protects from programs that differ more, and changes your face more."
 MARGIN_CHOICES = [("Normal", "normal"), ("High", "high")]
 FILE_TYPE_CHOICES = [("As uploaded", "auto"), ("PNG", "png"), ("JPEG", "jpeg")]
-FILE_TYPE_INFO = "PNG is exact, but several times larger for photos from phones."
+FILE_TYPE_INFO = "PNG keeps every detail, but is several times larger for photos from phones."
+MOVEMENTS = {
+    "smile": "Smile",
+    "mouth_open": "Mouth open",
+    "brows_up": "Eyebrows up",
+    "inner_brows": "Inner eyebrows up",
+    "eyes_wide": "Eyes wide open",
+    "squint": "Squint",
+    "nose_wrinkle": "Nose wrinkled",
+    "lip_corners_down": "Corners of the mouth down",
+    "pucker": "Lips puckered",
+}
+MOVEMENTS_INFO = "Added to the expression; below 0 is the opposite movement."
 ROTATE = "Look for turned faces, too"
 ROTATE_INFO = "Finds people who lie on their side or are upside down beside upright ones."
-SEED_INFO = "The same seed gives the same result."
+SEED_INFO = "The same number gives the same result again."
+STEPS_INFO = "How often the picture is improved, at most; 0 leaves it to Fast or Strong: "
+QUESTION = "Would software still find you?"
+OTHER = """**The honest test.** Programs that search for you have other photos, not this one. Add
+another photo of you, and the answer above is about that."""
+ADVICE = "Another expression may help; or, under “More”, another stand-in, or High for “How safe”."
+STRONGER = "Try again in Strong mode"
+RESULTS = "Your results: choose one to see it again"
+STRANGER = "No program finds you in this other photo, so it can't test the protection."
+STRANGER_HINT = "Choose one that shows the same person from the front, in good light."
+EXPRESSIONS = {
+    "angry": "an angry", "disgust": "a disgusted", "fear": "a frightened", "happy": "a happy",
+    "neutral": "a calm", "sad": "a sad", "surprise": "a surprised",
+}  # fmt: skip
+UPLOAD = "Drop an image file here to upload"  # the name that a screen reader is told, too
 CHOOSE_PHOTO = "Choose a photo first."
 NO_ADDRESSES = "This page fetches no pictures: save the picture and upload it as a file."
 SAME_PHOTO = (
-    "This compares the result with the very same photo, which is the hardest test. Other photos of "
-    "you differ more: try them under “Check a photo”."
+    "Compared with the very same photo, which is the hardest test. For the honest one, add another "
+    "photo of you below."
 )
 WRONG_ON_OUR_SIDE = "Something went wrong on our side. Please try again, or choose another photo."
 EMPTY_RESULT = """<div class="map-empty"><p><b>Your result appears here</b></p>
 <p>Choose a photo, or try an example: its result appears immediately.</p></div>"""
 
 
-def mode_choices(seconds: Mapping[str, float] | None) -> list[tuple[str, str]]:
-    """Labels and values of the modes, with the seconds one face takes if they're known."""
-    fast, strong = (
-        "" if seconds is None else f" · about {_seconds(seconds[mode])}"
-        for mode in ("fast", "strong")
-    )
-    return [(f"Fast{fast}", "fast"), (f"Strong{strong}, cleaner picture", "strong")]
+def expected(seconds: Mapping[str, float] | None) -> str:
+    """How long a face takes, as HTML; nothing if that isn't known."""
+    if seconds is None:
+        return ""
+    fast, strong = _seconds(seconds["fast"]), _seconds(seconds["strong"])
+    return f'<p class="map-note">Takes about {fast} a face; in Strong mode about {strong}.</p>'
 
 
 def caption(target: str) -> str:

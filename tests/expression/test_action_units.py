@@ -34,6 +34,8 @@ def test_all_amounts_in_range_are_taken() -> None:
         ({"smile": 1.01}, r"`action_units\['smile'\]` must be in \[-1, 1\], got 1.01"),
         ({"smile": -1.01}, r"must be in \[-1, 1\], got -1.01"),
         ({"smile": math.nan}, "got nan"),
+        ({"smile": "0.5"}, r"must be in \[-1, 1\], got '0.5'"),
+        (["smile"], r"`action_units` must be names with numbers, got \['smile'\]"),
     ],
 )
 def test_what_is_unknown_or_out_of_range_is_named(units: dict, match: str) -> None:

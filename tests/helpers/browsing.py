@@ -66,18 +66,18 @@ class Site:
     def __init__(self, demo: gr.Blocks, browser: "playwright.Browser", networks: Networks) -> None:
         self.url, self.networks, self._browser = demo.local_url, networks, browser
 
-    def open(self, width: int = 1280, dark: bool = False) -> "playwright.Page":
+    def open(self, width: int = 1280, dark: bool = False, height: int = 900) -> "playwright.Page":
         """A new visitor's first sight of the page; the visitor before has left."""
         for context in self._browser.contexts:
             context.close()
         context = self._browser.new_context(
-            viewport={"width": width, "height": 900}, accept_downloads=True
+            viewport={"width": width, "height": height}, accept_downloads=True
         )
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
         page.goto(f"{self.url}?__theme={'dark' if dark else 'light'}")
         # The expected seconds come from the loaded networks, after which the page is at rest.
-        page.get_by_label("Fast · about").wait_for(state="attached")
+        page.get_by_text("Takes about").wait_for()
         return page
 
 

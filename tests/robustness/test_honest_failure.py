@@ -40,6 +40,7 @@ def face(*recognisers: RecogniserReport) -> FaceReport:
 
 GOOD = face(recogniser("A", True), recogniser("B", True))
 BAD = face(recogniser("A", True), recogniser("B", False), recogniser("C", False, False))
+WEAKEST = face(recogniser("A", True), recogniser("B", True), recogniser("C", False))
 UNKNOWN = face(recogniser("A", None, None))
 
 
@@ -51,12 +52,16 @@ def in_group(report: FaceReport, left: int) -> FaceReport:
 @pytest.mark.parametrize(
     ("reports", "text"),
     [
-        ([GOOD], "Protected. No recogniser here takes this for you any more."),
-        ([BAD], "Not fully protected: B and C still recognise you."),
-        ([GOOD, BAD, BAD], "Not fully protected: B and C still recognise you."),
-        ([face(recogniser("B", False))], "Not fully protected: B still recognises you."),
-        ([UNKNOWN], "Done, but no recogniser here can say whether it protects."),
-        ([GOOD, UNKNOWN], "Protected. No recogniser here takes this for you any more."),
+        ([GOOD], "Protected: none of 2 recognition programs still finds you."),
+        ([BAD], "Not protected: 2 of 3 recognition programs still find you (B and C)."),
+        ([GOOD, BAD], "Not protected: 2 of 3 recognition programs still find you (B and C)."),
+        ([WEAKEST], "Partly protected: 1 of 3 recognition programs still finds you (C)."),
+        (
+            [face(recogniser("B", False))],
+            "Not protected: 1 of 1 recognition program still finds you.",
+        ),
+        ([UNKNOWN], "Done, but no recognition program here can say whether it protects."),
+        ([GOOD, UNKNOWN], "Protected: none of 2 recognition programs still finds you."),
     ],
 )
 def test_headline(reports: list[FaceReport], text: str) -> None:
@@ -192,7 +197,7 @@ def test_command_line_says_it_first_writes_and_fails(
     call += ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--mode", "fast"]
     assert main(call) == 0
     first = capsys.readouterr().out.splitlines()[0]
-    assert first.startswith("Not fully protected: tiny dlib and tiny mobilefacenet still recognise")
+    assert first.startswith("Not protected: 3 of 3 recognition programs still find you.")
     assert first.endswith("Try Strong mode, or another target.")
     assert main([*call, "--require", "dodging", "--overwrite"]) == 3
     assert "still recognised by tiny dlib" in capsys.readouterr().err

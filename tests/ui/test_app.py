@@ -129,7 +129,7 @@ def test_download_has_no_metadata_and_a_generic_name(result: tuple) -> None:
 
 def test_verdict_report_and_seed_come_with_it(result: tuple, tiny_pipeline: MAPPipeline) -> None:
     _, text, [face], seed = result
-    assert "of 3 recognisers no longer match you" in text
+    assert "of 3 recognition programs still find" in text
     titles = [net.config.title for net in tiny_pipeline.recognisers.values()]
     assert [one["title"] for one in face["recognisers"]] == titles
     assert face["target"] in tiny_pipeline.targets.names
@@ -147,7 +147,7 @@ def test_a_new_seed_is_told_and_gives_the_same_again(client: Client) -> None:
 
 def test_programs_find_the_endpoints_with_their_descriptions(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/protect", "/detect", "/compare", "/targets"}
+    assert set(endpoints) == {"/protect", "/preview", "/detect", "/compare", "/targets"}
     assert all(one["description"] for one in endpoints.values())
     parameters = {one["parameter_name"]: one for one in endpoints["/protect"]["parameters"]}
     required = [name for name, one in parameters.items() if not one["parameter_has_default"]]
@@ -353,6 +353,8 @@ def test_bad_upload_is_told_in_plain_words(
         ({"margin": "huge"}, "margin must be one of normal, high"),
         ({"steps": 10_000}, "steps must be a whole number in"),
         ({"detector": "insightface-download"}, "detector must be one of"),
+        ({"action_units": {"frown": 1}}, "action_units must be among smile"),
+        ({"action_units": {"smile": None}}, "must be in .-1, 1., got None"),
         ({"file_type": "webp"}, "file_type must be one of auto, png, jpeg"),
     ],
 )
@@ -361,9 +363,16 @@ def test_bad_choice_is_told_in_plain_words(client: Client, change: dict, message
         protect(client, ASTRONAUT, **change)
 
 
+def test_checkpoint_without_an_editor_previews_nothing(client: Client) -> None:
+    with pytest.raises(AppError, match="checkpoint must have a face mesh"):
+        client.predict(photo=handle_file(ASTRONAUT), api_name="/preview")
+
+
 def test_missing_photo_is_told_in_plain_words(client: Client) -> None:
     with pytest.raises(AppError, match="Choose a photo first"):
         client.predict(photo=None, api_name="/protect")
+    with pytest.raises(AppError, match="Choose a photo first"):
+        client.predict(photo=None, api_name="/preview")
     with pytest.raises(AppError, match="Choose two photos first"):
         client.predict(None, None, api_name="/compare")
 
@@ -455,6 +464,19 @@ def test_pictures_named_by_address_are_not_fetched(
     assert "event: error" in answer
     assert "upload it as a file" in answer
     assert fetched == []
+
+
+def test_no_session_remembers_what_was_shown(demo: gr.Blocks, tmp_path: Path) -> None:
+    path = tmp_path / "Zeta-Qoph.png"
+    path.write_bytes(ASTRONAUT.read_bytes())
+    visitor, before = Client(demo.local_url, verbose=False), set(demo.state_holder.session_data)
+    protect(visitor, path)
+    with pytest.raises(AppError, match="must be one of"):
+        protect(visitor, path, emotion="bored")
+    [session] = set(demo.state_holder.session_data) - before
+    remembered = repr(demo.state_holder.session_data[session].config_values)
+    assert "protected.png" not in remembered
+    assert path.name not in remembered
 
 
 def test_unforeseen_error_tells_nothing_about_the_photo(caplog: pytest.LogCaptureFixture) -> None:

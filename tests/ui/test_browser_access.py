@@ -21,8 +21,8 @@ from map_pipeline import MAPPipeline
 from map_pipeline.ui.settings import PageSettings
 
 TABS = ("Protect", "Check a photo", "About")
-FORM_SECTIONS = ("Your own target picture", "Advanced")
-RESULT_SECTIONS = ("After JPEG and resizing", "Expression", "All numbers")
+FORM_SECTIONS = ("More",)
+RESULT_SECTIONS = ("After sharing", "Expression", "All numbers")
 
 # What sticks out of the window and can't be scrolled into view inside of its own box.
 STICKING_OUT = """() => [...document.querySelectorAll("body *")].filter(element => {

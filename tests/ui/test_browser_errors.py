@@ -95,7 +95,7 @@ def test_own_target_without_consent(site: Site) -> None:
     page = site.open()
     upload(page, ASTRONAUT)
     page.locator(".map-face-box").wait_for()
-    section(page, "Your own target picture")
+    section(page, "More")
     upload(page, ASTRONAUT.with_name("man-older-dark.png"), number=1)
     button(page, "Protect").click()
     toast(page, "confirm that they have agreed")

@@ -22,7 +22,7 @@ from browsing import (
     show_example,
     upload,
 )
-from PIL import Image
+from PIL import Image, ImageOps
 
 from map_pipeline import MAPPipeline
 from map_pipeline.ui.examples import load_examples
@@ -38,7 +38,6 @@ def site(bundled_pipeline: MAPPipeline, tmp_path_factory: pytest.TempPathFactory
 
 
 def set_steps(page: "playwright.Page", steps: int) -> None:
-    section(page, "Advanced")
     field = page.get_by_label("number input for Steps")
     field.wait_for()
     page.wait_for_timeout(
@@ -71,10 +70,11 @@ def test_photo_is_protected_as_chosen_and_downloaded_to_the_last_bit(
     upload(page, VIDEO_CALL)
     playwright.expect(page.locator("#outlines .map-face-box")).to_have_count(4)
     playwright.expect(page.get_by_role("img", name="4 faces found.")).to_be_visible()
+    page.get_by_label("Surprise", exact=True).check(force=True)
+    page.get_by_label("number input for How strong").fill("0.8")
+    section(page, "More")
     for number in (1, 2, 4):
         page.get_by_label(f"Face {number}", exact=True).uncheck()
-    page.get_by_label("Surprise", exact=True).check(force=True)
-    page.get_by_label("number input for Intensity").fill("0.8")
     page.get_by_label("man, young, tan", exact=True).check(force=True)
     set_steps(page, STEPS)
     screenshot(page, "chosen")
@@ -90,13 +90,13 @@ def test_photo_is_protected_as_chosen_and_downloaded_to_the_last_bit(
     playwright.expect(button(page, "Stop")).to_be_hidden()
     playwright.expect(page.locator("#verdict")).to_be_in_viewport()
     names = [one.config.title for one in bundled_pipeline.recognisers.values()]
-    playwright.expect(page.locator(".map-verdict")).to_contain_text(f"of {len(names)} recognisers")
+    playwright.expect(page.locator(".map-verdict")).to_contain_text(f"of {len(names)} recognition")
     for name in names:
         playwright.expect(page.locator(".map-title").filter(has_text=name).first).to_be_visible()
     screenshot(page, "result")
-    for title in ("After JPEG and resizing", "Expression", "All numbers"):
+    for title in ("After sharing", "Expression", "All numbers"):
         section(page, title)
-    table = page.get_by_role("table", name="Similarity before → after, by recogniser")
+    table = page.get_by_role("table", name="Similarity before → after, by program")
     playwright.expect(table.locator("tbody tr")).to_have_count(len(names))
     playwright.expect(page.get_by_role("table", name="Expression before → after")).to_be_visible()
     for text in ("JPEG", "half size", "Surprise"):
@@ -149,6 +149,7 @@ def test_examples_show_their_results_and_run_no_network(site: Site) -> None:
         playwright.expect(page.get_by_label(example.emotion.capitalize())).to_be_checked()
         cards = page.locator(".map-chart:visible .map-card")
         playwright.expect(cards.first).to_be_visible()
+        page.locator(".map-preview img").wait_for()
         screenshot(page, f"example-{number}")
     assert site.networks.calls == calls
 
@@ -160,7 +161,8 @@ def test_nobody_works_for_a_visitor_who_stopped_or_left(site: Site, leave: bool)
     page = site.open()
     upload(page, ASTRONAUT)
     page.locator("#outlines .map-face-box").wait_for()
-    page.get_by_label("Strong · about").check(force=True)
+    section(page, "More")
+    page.get_by_label("Strong", exact=True).check(force=True)
     set_steps(page, 60)
     calls = site.networks.calls
     button(page, "Protect").click()
@@ -169,12 +171,12 @@ def test_nobody_works_for_a_visitor_who_stopped_or_left(site: Site, leave: bool)
         page = site.open()
         upload(page, ASTRONAUT)
         page.locator("#outlines .map-face-box").wait_for()
-        section(page, "Advanced")
+        section(page, "More")
     else:
         button(page, "Stop").click()
         playwright.expect(button(page, "Stop")).to_be_hidden()
         screenshot(page, "stopped")
-        page.get_by_label("Fast · about").check(force=True)
+        page.get_by_label("Fast", exact=True).check(force=True)
 
     # The page works for one visitor at a time, so the next one has a turn when the work has ended.
     page.get_by_label("number input for Steps").fill("1")
@@ -186,6 +188,68 @@ def test_nobody_works_for_a_visitor_who_stopped_or_left(site: Site, leave: bool)
     assert asked < 60 * 3  # what 60 steps would ask three recognisers
     page.wait_for_timeout(2000)
     assert site.networks.calls - calls == asked
+
+
+def test_another_photo_makes_the_honest_test_and_strong_mode_a_second_result(
+    site: Site, tmp_path: Path
+) -> None:
+    photo = ImageOps.mirror(Image.open(ASTRONAUT).convert("RGB")).resize((400, 400))
+    photo.save(tmp_path / "another.png")
+    page = site.open(height=800)
+    upload(page, ASTRONAUT)
+    page.locator(".map-preview img").wait_for()
+    for shown in (page.locator("#photo"), page.locator("#emotion"), button(page, "Protect")):
+        playwright.expect(shown).to_be_in_viewport(ratio=1)  # without scrolling
+    section(page, "More")
+    set_steps(page, 1)
+    button(page, "Protect").click()
+    verdict = page.locator(".map-verdict")
+    playwright.expect(verdict).to_contain_text("Compared with the very same photo")
+    playwright.expect(button(page, "Protect")).to_be_enabled()
+    with page.expect_response("**/upload**"):
+        page.locator("#other input[type=file]").set_input_files(tmp_path / "another.png")
+    playwright.expect(verdict).to_contain_text("Compared with your other photo")
+    playwright.expect(verdict).not_to_contain_text("very same photo")
+
+    # One step isn't enough, so strong mode is offered; the other photo goes on to be the test.
+    playwright.expect(page.locator("#results")).to_be_hidden()
+    button(page, "Try again in Strong mode").click()
+    results = page.locator("#results .thumbnail-item")
+    playwright.expect(results).to_have_count(2)
+    playwright.expect(button(page, "Protect")).to_be_enabled()
+    playwright.expect(verdict).to_contain_text("Compared with your other photo")
+    playwright.expect(button(page, "Try again in Strong mode")).to_be_hidden()
+    playwright.expect(page.get_by_label("Strong", exact=True)).to_be_checked()
+    screenshot(page, "both-results", full=False)
+    after = page.locator("#slider img[src]").last
+    strong = after.get_attribute("src")
+    results.first.click()
+    playwright.expect(after).not_to_have_attribute("src", strong)
+    playwright.expect(verdict).to_contain_text("Compared with your other photo")
+    results.last.click()
+    playwright.expect(after).to_have_attribute("src", strong)
+
+    # A stranger's photo can't test anything.
+    page.locator("#other").get_by_label("Remove Image").click()
+    playwright.expect(verdict).to_contain_text("Compared with the very same photo")
+    page.locator("#other input[type=file]").set_input_files(EXAMPLES / "man-older-dark.png")
+    playwright.expect(verdict).to_contain_text("No program finds you in this other photo")
+
+
+def test_phone_keeps_the_picture_on_top_and_moves_to_the_result(site: Site) -> None:
+    page = site.open(width=390, height=844)
+    upload(page, ASTRONAUT)
+    page.locator(".map-preview img").wait_for()
+    for shown in (page.locator(".map-preview img"), button(page, "Protect")):
+        playwright.expect(shown).to_be_in_viewport(ratio=1)
+    screenshot(page, "phone-preview", full=False)
+    button(page, "Protect").click()
+    for shown in (page.get_by_role("progressbar").first, button(page, "Stop")):
+        playwright.expect(shown).to_be_in_viewport(ratio=1)
+    page.locator(".map-verdict").wait_for()
+    playwright.expect(page.locator(".map-verdict")).to_be_in_viewport()
+    playwright.expect(page.locator("#photo")).not_to_be_in_viewport()
+    screenshot(page, "phone-result", full=False)
 
 
 def test_check_a_photo_tells_what_every_recogniser_says(

@@ -124,9 +124,9 @@ def test_similarities_before_and_after() -> None:
     chart = similarity_chart([FACE])
     assert told(chart) == [
         "Similarity to your photo: 1.00 before, 0.25 after; same person from 0.50.",
-        "Similarity to the target: −0.12 before, 0.62 after; same person from 0.50.",  # noqa: RUF001
+        "Similarity to the stand-in: −0.12 before, 0.62 after; same person from 0.50.",  # noqa: RUF001
         "Similarity to your photo: 1.00 before, 0.51 after; same person from 0.50.",
-        "Similarity to the target: −0.12 before, 0.10 after; same person from 0.50.",  # noqa: RUF001
+        "Similarity to the stand-in: −0.12 before, 0.10 after; same person from 0.50.",  # noqa: RUF001
     ]
     assert widths(chart) == [100, 25, 0, 62.5, 100, 51, 0, 10]
     assert chart.count("map-line") == 4
@@ -136,11 +136,11 @@ def test_verdicts_in_words() -> None:
     first, second = unescape(similarity_chart([FACE])).split("Judge")
     assert "used in the editing" in first
     assert "not used" not in first
-    assert "✓ no longer matches you" in first
-    assert "✓ sees the target" in first
+    assert "✓ no longer finds you" in first
+    assert "✓ takes you for the stand-in" in first
     assert "not used in the editing" in second
-    assert "✗ still matches you" in second
-    assert "doesn't see the target" in second
+    assert "✗ still finds you" in second
+    assert "doesn't take you for the stand-in" in second
 
 
 def test_recogniser_without_a_line_gets_no_verdict() -> None:
@@ -161,7 +161,7 @@ def test_faces_are_numbered_only_where_there_are_several() -> None:
 def test_emotions_and_which_one_was_asked() -> None:
     chart = emotion_chart([FACE])
     assert len(told(chart)) == len(EMOTIONS)
-    assert "Happy, requested: 25% before, 100% after." in told(chart)
+    assert "Happy, chosen: 25% before, 100% after." in told(chart)
     assert "Neutral: 75% before, 0% after." in told(chart)
     assert chart.count("map-asked") == 1
     assert "25% → 100%" in words(chart)
@@ -175,14 +175,14 @@ def test_robustness_counts_the_recognisers_that_give_a_verdict() -> None:
         if one.get("class") == "map-card"
     ]
     assert cards[0][:2] == [
-        "No longer match you: 1 of 2 recognisers.",
-        "See the target: 1 of 2 recognisers.",
+        "No longer find you: 1 of 2 programs.",
+        "Take you for the stand-in: 1 of 2 programs.",
     ]
     assert cards[1][:2] == [
-        "No longer match you: 1 of 1 recognisers.",
-        "See the target: 1 of 1 recognisers.",
+        "No longer find you: 1 of 1 programs.",
+        "Take you for the stand-in: 1 of 1 programs.",
     ]
-    assert cards[1][-1] == "Similarity to the target: 0.62; threshold unknown."
+    assert cards[1][-1] == "Similarity to the stand-in: 0.62; threshold unknown."
     assert "Half size" in words(ALL_CHARTS["robustness"])
 
 
@@ -192,13 +192,13 @@ def test_robustness_without_any_verdict() -> None:
 
 def test_comparison_of_two_photos() -> None:
     chart = comparison_chart(ROWS)
-    assert "1 of 2 recognisers see the same person" in chart
+    assert "1 of 2 programs see the same person" in chart
     assert "= same person" in chart
     assert "≠ different people" in chart
     assert "no verdict" in chart
     assert told(chart)[0] == "Similarity of the two photos: 0.95; same person from 0.90."
     assert widths(chart)[0] == 75
-    assert "1 of 1 recognisers sees the same person" in comparison_chart(ROWS[:1])
+    assert "1 of 1 programs sees the same person" in comparison_chart(ROWS[:1])
 
 
 def test_without_a_target_there_is_nothing_about_one() -> None:
@@ -209,5 +209,5 @@ def test_without_a_target_there_is_nothing_about_one() -> None:
         robustness_chart([RobustnessCheck("half size", hidden.recognisers)]),
     ):
         assert not any("target" in sentence for sentence in told(chart))
-        assert "sees the target" not in words(chart)
-    assert "no longer matches you" in words(similarity_chart([hidden]))
+        assert "takes you for the stand-in" not in words(chart)
+    assert "no longer finds you" in words(similarity_chart([hidden]))

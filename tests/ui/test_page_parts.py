@@ -8,20 +8,30 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
 
 from map_pipeline import MAPPipeline
+from map_pipeline.compare import Comparison, PhotoComparison, PhotoFaces
 from map_pipeline.compare import FoundFace as SeenFace
-from map_pipeline.compare import PhotoComparison, PhotoFaces
 from map_pipeline.config import EMOTIONS, MODES
 from map_pipeline.errors import FaceTooSmallError, NoFaceError, UnknownOptionError
+from map_pipeline.expression.action_units import ACTION_UNITS
 from map_pipeline.images import MAX_BYTES
-from map_pipeline.report import FaceReport, PhotoReport, RecogniserReport, notes_of
+from map_pipeline.report import (
+    ExpressionReport,
+    FaceReport,
+    PhotoReport,
+    RecogniserReport,
+    notes_of,
+)
 from map_pipeline.ui import face_outlines, page, results, style, texts
 from map_pipeline.ui.cache import sweep
+from map_pipeline.ui.demo import Handlers
 from map_pipeline.ui.jobs import run_in_steps
 from map_pipeline.ui.limits import RateLimit, RateLimitError
 from map_pipeline.ui.models import expected_seconds, prepare_models
@@ -35,6 +45,7 @@ from map_pipeline.ui.service import (
     write_files,
 )
 from map_pipeline.ui.settings import Choices, PageSettings
+from map_pipeline.ui.visit import MOST_RESULTS, Result, Visit
 
 # Settings
 
@@ -58,14 +69,17 @@ def test_unreadable_concurrency_is_told(text: str) -> None:
 
 
 def test_form_has_a_component_for_every_choice() -> None:
-    import gradio as gr
-
     with gr.Blocks():
-        form = page.form(gr.CheckboxGroup([]), [])
+        form = page.form([])
     defaults = [component.value for component in form.choices]
     assert defaults[4] == []  # no face is ticked before a photo is there
     defaults[4] = ()
     assert Choices(*defaults) == Choices()
+    assert list(texts.MOVEMENTS) == list(ACTION_UNITS)
+    amounts = [one.value for one in form.movements]
+    assert form.read([*defaults, *amounts]) == Choices(action_units={})
+    amounts[0], amounts[-1] = 0.5, -1
+    assert form.read([*defaults, *amounts]).action_units == {"smile": 0.5, "pucker": -1}
 
 
 # Files of a result
@@ -240,6 +254,8 @@ def test_faces_are_outlined_numbered_and_named() -> None:
     assert all(f">{number}</text>" in drawn for number in (1, 2, 3))
     assert face_outlines.choices(found) == [("Face 1", 1), ("Face 2 (turned to the side)", 2)]
     assert "Face 3 can't be protected: too small." in face_outlines.summary(found)
+    assert face_outlines.note(found) == face_outlines.summary(found)
+    assert face_outlines.note([face(1)]) == ""
 
 
 def test_progress_names_the_face() -> None:
@@ -254,54 +270,124 @@ def test_progress_names_the_face() -> None:
 def report(*matches: tuple[bool | None, bool | None, bool]) -> FaceReport:
     """A face report with (no_longer_matches, impersonates, used) per recogniser R1, R2 ..."""
     recognisers = [
-        RecogniserReport("r", f"R{n}", "f", used, {}, 0.0, 0.5, 0.2, impersonates, unmatched)
+        RecogniserReport(f"r{n}", f"R{n}", "f", used, {}, 0.0, 0.5, 0.2, impersonates, unmatched)
         for n, (unmatched, impersonates, used) in enumerate(matches, 1)
     ]
     return FaceReport((0, 0, 9, 9), "d", "happy", "t", 0.97, 33.0, 1.0, recognisers)
 
 
-def test_verdict_counts_recognisers_with_a_threshold() -> None:
-    text = results.verdict([report((True, True, True), (True, False, False), (None, None, 0))], "")
-    assert "Protected. No recogniser here" in text
-    assert "2 of 2 recognisers no longer match you; 1 of 2 see the target" in text
-    assert "one of them, R2, was not used in the editing" in text
+@pytest.mark.parametrize(
+    ("found", "level", "start"),
+    [
+        (0, "protected", "Protected: none of 4 recognition programs"),
+        (1, "partly", "Partly protected: 1 of 4 recognition programs still finds you (R1)."),
+        (2, "partly", "Partly protected: 2 of 4"),
+        (3, "not", "Not protected: 3 of 4"),
+    ],
+)
+def test_verdict_counts_all_programs_with_a_threshold(found: int, level: str, start: str) -> None:
+    faces = [report(*[(n >= found, True, n > 0) for n in range(4)], (None, None, False))]
+    text = results.verdict(faces, "fast")
+    assert f"map-verdict-{level}" in text
+    assert f"<b>{start}" in text
+    assert "R1 and R5 were not used in the editing" in text
+    assert results.plain_verdict(faces).startswith(start)
 
 
-def test_failure_comes_first_with_what_could_help() -> None:
+def test_verdict_tells_what_was_compared_and_what_could_help() -> None:
     failed = [report((True, True, True), (False, False, False))]
     fast, strong = (results.verdict(failed, mode) for mode in ("fast", "strong"))
-    headline = "Not fully protected: R2 still recognises you."
-    assert fast.index(headline) < fast.index("1 of 2 recognisers no longer match you")
-    assert "Try Strong mode, or another target." in fast
-    assert "Strong mode" not in strong
-    assert "another target" in strong
+    assert texts.SAME_PHOTO in fast
+    assert fast.count("People see") == 1
+    assert texts.ADVICE in strong
+    assert texts.ADVICE not in fast  # there it's a button
+    assert texts.ADVICE not in results.verdict([report((True, True, True))], "strong")
+
+
+def compared(*matches: bool | None) -> list[Comparison]:
+    return [
+        Comparison(f"r{n}", f"R{n}", "f", 0.5, 0.5, answer) for n, answer in enumerate(matches, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "level", "told"),
+    [
+        ((True, True), (False, False), "protected", "none of 2 recognition programs still finds"),
+        ((True, True), (False, True), "partly", "1 of 2 recognition programs still finds you (R2)"),
+        # Who didn't find the visitor before says nothing about the protection.
+        ((True, False), (True, True), "not", "1 of 1 recognition program still finds you."),
+        ((True, None), (False, None), "protected", "by which 1 of 1 found you before"),
+        ((False, False), (False, False), "partly", texts.STRANGER.replace("'", "&#x27;")),
+    ],
+)
+def test_verdict_by_another_photo(before: tuple, after: tuple, level: str, told: str) -> None:
+    faces = [report((True, True, True), (False, False, False))]
+    text = results.verdict_by_other(faces, compared(*before), compared(*after))
+    assert f"map-verdict-{level}" in text
+    assert told in text
+    assert texts.SAME_PHOTO not in text
+
+
+def test_verdict_tells_what_people_see() -> None:
+    seen = dict.fromkeys(EMOTIONS, 0.0)
+
+    def told(after: str) -> str:
+        networks = [ExpressionReport("e", "E", True, seen, {**seen, after: 1.0})]
+        return results.verdict([replace(report((True, True, True)), expressions=networks)], "fast")
+
+    assert "People see a happy face; 3% of the face&#x27;s look has changed." in told("happy")
+    assert "Meant to be a happy face, looks more like a calm one; 3%" in told("neutral")
 
 
 def test_unprotected_and_doubtful_faces_are_no_success() -> None:
     good = report((True, True, True))
     left = replace(good, photo=PhotoReport(3, [(0.0, 0.0, 9.0, 9.0)] * 2))
-    assert "map-verdict-good" in results.verdict([good], "fast")
-    assert "map-verdict-warn" in results.verdict([left], "fast")
+    assert "map-verdict-protected" in results.verdict([good], "fast")
+    assert "map-verdict-partly" in results.verdict([left], "fast")
     for text in (results.verdict([left], "fast"), results.plain_verdict([left])):
         assert "2 of 3 faces found are left unprotected" in text
     doubt = replace(good, photo=PhotoReport(1, [], [(0.0, 0.0, 9.0, 9.0)] * 2))
-    assert "map-verdict-warn" in results.verdict([doubt], "fast")
+    assert "map-verdict-partly" in results.verdict([doubt], "fast")
     for text in (results.verdict([doubt], "fast"), results.plain_verdict([doubt])):
         assert "2 more faces" in text
 
 
 def test_verdict_has_a_line_per_face() -> None:
     faces = [report((True, True, True)), report((False, False, True))]
-    assert "R1 still recognises you" in results.verdict(faces, "fast")
-    _, first, second = results.plain_verdict(faces).splitlines()
-    assert first.startswith("Face 1: 1 of 1")
-    assert second.startswith("Face 2: 0 of 1")
+    headline, first, second, _ = results.plain_verdict(faces).splitlines()
+    assert headline == "Not protected: 1 of 1 recognition program still finds you."
+    assert first.startswith("Face 1: Found by 0 of 1.")
+    assert second.startswith("Face 2: Found by 1 of 1.")
+
+
+# What was done in a tab
+
+
+def result(emotion: str) -> Result:
+    return Result(Files("a", "b", "c"), [report((False, True, True))], emotion, "fast", 0)
+
+
+def test_visit_remembers_the_last_results() -> None:
+    visit = Visit()
+    for number in range(MOST_RESULTS + 3):
+        visit = visit.add(result(str(number)))
+    assert [one.emotion for one in visit.results] == [str(n) for n in range(3, MOST_RESULTS + 3)]
+    assert visit.shown is visit.results[-1]
+    tested = visit.tested("chart")
+    assert tested.shown is tested.results[-1]
+    assert [one.robustness for one in tested.results] == [""] * (MOST_RESULTS - 1) + ["chart"]
+    example = result("an example")
+    assert tested.show(example).shown is example
+    assert tested.show(example).results == tested.results
+    assert "found by 1 of 1" in example.caption
 
 
 def test_a_hidden_face_has_no_target() -> None:
     hidden = replace(report((True, None, True)), target=None)
     assert "target" not in results.verdict([hidden], "fast")
-    assert "Target: nobody" in results.details([hidden], 0)
+    assert "take it for" not in results.verdict([hidden], "fast")
+    assert "Stand-in: nobody" in results.details([hidden], 0)
 
 
 def test_texts_in_html_are_escaped() -> None:
@@ -326,6 +412,16 @@ def test_compared_faces_are_counted_and_their_problems_told() -> None:
     assert "map-verdict" not in results.compared_faces(PhotoComparison(seen(1), seen(2), []))
 
 
+@pytest.mark.parametrize("visit", [Visit(), Visit().add(result("happy"))], ids=["both", "files"])
+def test_results_that_are_gone_are_told(visit: Visit) -> None:
+    """The server forgets the list after ten minutes, too."""
+    page = Handlers(None, None, [], SimpleNamespace())
+    with pytest.raises(gr.Error, match="expired"):
+        page.show_again(visit, SimpleNamespace(index=0))
+    with pytest.raises(gr.Error, match="expired"):
+        page.find_in_other(visit, {"path": str(PageSettings().examples / "astronaut.png")})
+
+
 # Time
 
 
@@ -340,12 +436,11 @@ def test_gpu_seconds_grow_with_work_and_stay_below_the_limit(faces: int) -> None
     assert Choices(mode="strong").gpu_seconds(1) <= 20  # a visitor's quota is two minutes a day
 
 
-def test_modes_name_their_seconds_once_they_are_known() -> None:
-    assert [mode for _, mode in texts.mode_choices(None)] == list(MODES)
-    (fast, _), (strong, _) = texts.mode_choices({"fast": 4.4, "strong": 43.0})
-    assert "about 4 s" in fast
-    assert "about 45 s" in strong
-    assert "s" not in texts.mode_choices(None)[0][0].removeprefix("Fast")
+def test_expected_seconds_are_told_once_they_are_known() -> None:
+    assert texts.expected(None) == ""
+    told = texts.expected({"fast": 4.4, "strong": 43.0})
+    assert "about 4 s" in told
+    assert "about 45 s" in told
 
 
 def test_strong_mode_is_expected_to_take_longer(tiny_pipeline: MAPPipeline) -> None:

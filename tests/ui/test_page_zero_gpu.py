@@ -42,6 +42,12 @@ def service(models: Models) -> ProtectionService:
     return ProtectionService(lambda: models, background=False)
 
 
+@pytest.fixture(scope="module")
+def editing_service(editing_pipeline: MAPPipeline) -> ProtectionService:
+    models = prepare_models(editing_pipeline, "cpu")
+    return ProtectionService(lambda: models, background=False)
+
+
 @pytest.fixture
 def decorated(
     models: Models, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
@@ -116,7 +122,9 @@ def test_everything_that_crosses_the_boundary_pickles(service: ProtectionService
 
 @pytest.mark.slow
 def test_only_the_gpu_function_runs_gradients(
-    service: ProtectionService, monkeypatch: pytest.MonkeyPatch
+    service: ProtectionService,
+    editing_service: ProtectionService,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A backward pass in the main process would break CUDA in the GPU process forked from it."""
     protected = list(service.run(job(service, steps=1)))[-1]
@@ -129,6 +137,7 @@ def test_only_the_gpu_function_runs_gradients(
     prepare_models(service.models.protecting["auto"], "cpu")
     service.check_robustness(job(service), protected)
     service.compare(protected.photo, protected.photo)
+    editing_service.preview(str(ASTRONAUT), Choices())
     with pytest.raises(AssertionError, match="outside of the GPU function"):
         list(service.run(job(service, steps=1)))
 

@@ -1,0 +1,95 @@
+"""What live previews need of an upload, kept in memory for a few minutes and nowhere else."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+# The page is shown before torch is loaded.
+if TYPE_CHECKING:
+    from map_pipeline.expression.editor import EditableFace
+    from map_pipeline.faces.face import Face
+    from map_pipeline.pipeline import MAPPipeline
+    from map_pipeline.ui.service import FoundFace
+    from map_pipeline.ui.settings import Choices
+
+PREVIEW_SIDE = 1024  # px, the longer side at most: as large as the page shows a photo
+MOST_UPLOADS = 16  # that are kept at once; a few megabytes each
+
+
+@dataclass(frozen=True, eq=False)
+class Sitting:
+    """An upload at screen size, on which one expression after another is tried.
+
+    Attributes:
+        size: width and height of the upload, px.
+        found: all its faces, largest first, as the page shows them.
+        photo: the upload, reduced to `PREVIEW_SIDE`; faces: `found` in its px.
+        prepared: number of a face, from 1 -> what its edits need, once it was asked for; empty for
+            a half hidden one.
+    """
+
+    size: tuple[int, int]
+    found: list["FoundFace"]
+    photo: Image.Image
+    faces: list["Face"]
+    prepared: dict[int, list["EditableFace"]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, photo: Image.Image, faces: list["Face"], found: list["FoundFace"]) -> "Sitting":
+        """The sitting of an upright RGB photo and its faces, photo px."""
+        from map_pipeline.faces.search import scale_face
+
+        factor = min(1.0, PREVIEW_SIDE / max(photo.size))
+        width, height = (max(1, round(side * factor)) for side in photo.size)
+        small = photo.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2)
+        scale = width / photo.width, height / photo.height
+        return cls(photo.size, found, small, [scale_face(face, scale) for face in faces])
+
+    def express(self, pipe: "MAPPipeline", numbers: list[int], choices: "Choices") -> Image.Image:
+        """The photo with the chosen expression of the faces of these numbers."""
+        from map_pipeline.images import to_array, to_pil
+
+        pixels = to_array(self.photo)
+        for number in numbers:
+            if number not in self.prepared:
+                self.prepared[number] = pipe.prepare_faces(pixels, [self.faces[number - 1]])
+        chosen = [face for number in numbers for face in self.prepared[number]]
+        asked = choices.emotion, choices.expression_strength, choices.action_units
+        return to_pil(pipe.express_faces(pixels, chosen, *asked))
+
+
+class RecentSittings:
+    """The sittings of the last few uploads, each forgotten after so many seconds."""
+
+    def __init__(self, seconds: float, most: int = MOST_UPLOADS) -> None:
+        self._seconds, self._most = seconds, most
+        self._kept: OrderedDict[tuple[str, ...], tuple[Sitting, threading.Timer]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, ...], make: Callable[[], Sitting]) -> Sitting:
+        """The sitting of this key, made if it isn't there."""
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key][0]
+        made = make()
+        timer = threading.Timer(self._seconds, self._forget, [key])
+        timer.daemon = True
+        timer.start()
+        self._forget(key)  # somebody else may have made it, too
+        with self._lock:
+            self._kept[key] = made, timer
+            oldest = next(iter(self._kept)) if len(self._kept) > self._most else None
+        if oldest is not None:
+            self._forget(oldest)
+        return made
+
+    def _forget(self, key: tuple[str, ...]) -> None:
+        with self._lock:
+            _, timer = self._kept.pop(key, (None, None))
+        if timer is not None:
+            timer.cancel()

@@ -1,0 +1,162 @@
+"""The expression that a visitor sees before anything is protected."""
+
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ASTRONAUT
+from PIL import Image
+
+from map_pipeline import MAPPipeline
+from map_pipeline.errors import NoFaceError, UnknownOptionError
+from map_pipeline.ui.models import prepare_models
+from map_pipeline.ui.previews import PREVIEW_SIDE, RecentSittings, Sitting
+from map_pipeline.ui.service import ProtectionService
+from map_pipeline.ui.settings import Choices
+
+
+@pytest.fixture(scope="module")
+def service(editing_pipeline: MAPPipeline) -> ProtectionService:
+    models = prepare_models(editing_pipeline, "cpu")
+    return ProtectionService(lambda: models, background=False)
+
+
+def pixels(picture: Image.Image) -> np.ndarray:
+    return np.array(picture).astype(int)
+
+
+def test_preview_is_the_edit_of_the_pipeline(
+    service: ProtectionService, editing_pipeline: MAPPipeline
+) -> None:
+    for units in (None, {"mouth_open": 1.0, "smile": -0.5}):
+        choices = Choices(emotion="surprise", expression_strength=0.8, action_units=units)
+        [alone] = editing_pipeline.edit_expression(ASTRONAUT, "surprise", 0.8, action_units=units)
+        shown = service.preview(str(ASTRONAUT), choices)
+        np.testing.assert_array_equal(pixels(shown), pixels(alone))
+
+
+def test_single_movements_are_protected_as_previewed(
+    service: ProtectionService, editing_pipeline: MAPPipeline
+) -> None:
+    photo = Image.open(ASTRONAUT).convert("RGB")
+    choices = Choices(steps=1, action_units={"mouth_open": 1.0})
+    *_, protected = service.run(service.prepare(photo, None, choices))
+    alone, without = (
+        editing_pipeline(
+            photo,
+            mode="fast",
+            refine_steps=1,
+            action_units=units,
+            generator=torch.Generator().manual_seed(0),
+        ).images[0]
+        for units in (choices.action_units, None)
+    )
+    np.testing.assert_array_equal(pixels(protected.photo), pixels(alone))
+    assert (pixels(alone) != pixels(without)).any()
+
+
+def test_large_photo_is_previewed_at_screen_size(
+    service: ProtectionService, tmp_path: Path
+) -> None:
+    photo = Image.open(ASTRONAUT).convert("RGB")
+    photo.resize((2400, 2400), Image.Resampling.LANCZOS).save(tmp_path / "large.png")
+    large = service.preview(str(tmp_path / "large.png"), Choices(emotion="surprise"))
+    assert max(large.size) == PREVIEW_SIDE
+    small = service.preview(str(ASTRONAUT), Choices(emotion="surprise"))
+    change = np.abs(pixels(small) - pixels(photo))
+    again = np.abs(pixels(large.resize(photo.size, Image.Resampling.BOX)) - pixels(photo))
+    assert change[90:160, 190:260].mean() > 2  # the face has another expression, and here it is:
+    assert again[90:160, 190:260].mean() == pytest.approx(change[90:160, 190:260].mean(), rel=0.5)
+
+
+def test_an_upload_is_looked_at_once(
+    service: ProtectionService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(ASTRONAUT.read_bytes())
+    service.preview(str(path), Choices())
+
+    def again(*_: object) -> None:
+        raise AssertionError("looked for faces again")
+
+    monkeypatch.setattr(type(service.models.judging["auto"].face_detector), "detect", again)
+    monkeypatch.setattr(MAPPipeline, "prepare_faces", lambda *given: [again() for _ in given[2]])
+    service.preview(str(path), Choices(emotion="sad"))
+    with pytest.raises(AssertionError, match="looked for faces again"):
+        service.preview(str(ASTRONAUT), Choices(detector="bundled"))
+
+
+def test_half_hidden_face_stays_as_it_is(
+    service: ProtectionService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(ASTRONAUT.read_bytes())
+    monkeypatch.setattr(MAPPipeline, "prepare_faces", lambda *_: [])
+    shown = service.preview(str(path), Choices(emotion="surprise"))
+    np.testing.assert_array_equal(pixels(shown), pixels(Image.open(ASTRONAUT).convert("RGB")))
+
+
+def test_turned_faces_are_previewed_on_request(
+    service: ProtectionService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By a detector that overlooks turned faces beside upright ones unless it's asked."""
+    upright = np.array(Image.open(ASTRONAUT).convert("RGB"))[:256, 96:352]
+    mixed = np.concatenate([upright, np.rot90(upright)], 1)
+    Image.fromarray(mixed).save(tmp_path / "mixed.png")
+    detector = type(service.models.judging["auto"].face_detector)
+    detect = detector.detect
+
+    def see(self: object, photo: np.ndarray, rotate: bool = False) -> list:
+        return [face for face in detect(self, photo, rotate) if rotate or face.turns == 0]
+
+    monkeypatch.setattr(detector, "detect", see)
+    for rotate in (False, True):  # the same upload
+        choices = Choices(emotion="surprise", expression_strength=1.0, rotate=rotate)
+        shown = pixels(service.preview(str(tmp_path / "mixed.png"), choices))
+        assert (shown != mixed)[:, :256].any()
+        assert (shown != mixed)[:, 256:].any() == rotate
+
+
+def test_bad_choices_of_a_preview_are_told(service: ProtectionService, tmp_path: Path) -> None:
+    for change in (
+        {"emotion": "bored"},
+        {"expression_strength": None},
+        {"detector": "best"},
+        {"action_units": "smile"},
+    ):
+        with pytest.raises(UnknownOptionError, match=f"`{next(iter(change))}` must be"):
+            service.preview(str(ASTRONAUT), Choices(**change))
+    with pytest.raises(NoFaceError, match="numbers from 1 to 1"):
+        service.preview(str(ASTRONAUT), Choices(faces=[2]))
+    Image.new("RGB", (99, 99)).save(tmp_path / "empty.png")
+    with pytest.raises(NoFaceError):
+        service.preview(str(tmp_path / "empty.png"), Choices())
+
+
+def sitting() -> Sitting:
+    return Sitting.of(Image.new("RGB", (9, 9)), [], [])
+
+
+def test_uploads_are_forgotten_by_number_and_by_age() -> None:
+    recent = RecentSittings(seconds=60, most=2)
+    first = recent.get(("a",), sitting)
+    assert recent.get(("a",), sitting) is first
+    for name in ("b", "c"):
+        recent.get((name,), sitting)
+    assert recent.get(("a",), sitting) is not first
+    short = RecentSittings(seconds=0.05)
+    before = short.get(("a",), sitting)
+    time.sleep(0.3)
+    assert not short._kept  # without anybody asking
+    assert short.get(("a",), sitting) is not before
+
+
+def test_many_uploads_leave_no_threads() -> None:
+    threads, recent = threading.active_count(), RecentSittings(seconds=60, most=2)
+    for number in range(20):
+        recent.get((str(number),), sitting)
+    time.sleep(0.2)
+    assert threading.active_count() <= threads + 2
