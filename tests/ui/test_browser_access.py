@@ -21,7 +21,7 @@ from map_pipeline import MAPPipeline
 from map_pipeline.ui.settings import PageSettings
 
 TABS = ("Protect", "Check a photo", "About")
-FORM_SECTIONS = ("More",)
+FORM_SECTIONS = ("More", "Single movements")
 RESULT_SECTIONS = ("After sharing", "Expression", "All numbers")
 
 # What sticks out of the window and can't be scrolled into view inside of its own box.
