@@ -12,7 +12,7 @@ FAR = 0.01  # false accept rate of the field's verification protocol
 DETECTORS = ("auto", "bundled", "insightface", "insightface-download")
 HIDE = "none"  # the `target` of a face that is only to be hidden
 # How sure the protection shall be, see `MAPConfig.margin`.
-MARGINS = {"normal": 2.0, "high": 3.0}
+MARGINS = {"normal": 2.6, "high": 3.6}
 DEFAULT_MARGIN = "normal"
 MOST_STRENGTH = 1.5  # of an expression; beyond 1 it is exaggerated
 
@@ -60,12 +60,12 @@ class MAPConfig:
     num_generation_steps: int = 1
     use_map_network: bool = True
     steps_saved: int = 0
-    refine_steps: int = 14
-    expression_strength: float = 0.5
+    refine_steps: int = 16
+    expression_strength: float = 0.8
     objectives: Literal["projected", "summed"] = "projected"
     learning_rate: float = 3e-4
     motion_rate: float = 0.12
-    max_motion: float = 0.6
+    max_motion: float = 0.18
     adam_betas: tuple[float, float] = (0.5, 0.9)
     max_expression_grad_ratio: float = 0.25
     projection: bool = True
@@ -108,7 +108,7 @@ MODES = {
     "fast": MAPConfig(
         num_inversion_steps=6,
         objectives="summed",
-        refine_steps=10,
+        refine_steps=12,
         learning_rate=5e-4,
         motion_rate=0.15,
         num_eot_views=1,
