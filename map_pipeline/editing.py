@@ -34,7 +34,7 @@ class EditingMixin:
         self,
         image: ImageInput | Sequence[ImageInput],
         emotion: str = "happy",
-        strength: float = 0.5,
+        strength: float = MAPConfig.expression_strength,
         faces: FaceChoice | None = "largest",
         action_units: Mapping[str, float] | None = None,
     ) -> list[Image.Image]:
