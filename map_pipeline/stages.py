@@ -22,6 +22,7 @@ from map_pipeline.expression.editor import (
     FINE,
     EditableFace,
     ExpressionEdit,
+    ExpressionModel,
     apply_edit,
     edit_expression,
     fine_alignment,
@@ -197,6 +198,7 @@ class FaceStages:
         emotion: str,
         strength: float,
         action_units: Mapping[str, float],
+        model: ExpressionModel | None = None,
     ) -> ExpressionEdit:
         """The asked expression for a face; there must be an `expression_space`."""
         return edit_expression(
@@ -206,6 +208,7 @@ class FaceStages:
             EMOTIONS.index(emotion),
             strength,
             action_units,
+            model,
         )
 
     def editable(self, photo: np.ndarray, alignment: Alignment) -> EditableFace | None:

@@ -22,6 +22,7 @@ class Options:
         landmarks: Who finds the 68 points: the bundled network, or dlib.
         blendshapes: MediaPipe's face_landmarker.task, for the distance of its blendshapes.
         features: Compare eyes and mouth by features of EfficientNet-Lite0.
+        copy: Measure copies of the expression from the real photo itself, too.
         only: Only people of this source.
         limit: Compare only so many people.
         takes: Take only so many photos of each person and emotion.
@@ -36,6 +37,7 @@ class Options:
     landmarks: Literal["bundled", "dlib"] = "bundled"
     blendshapes: Path | None = None
     features: bool = False
+    copy: bool = False
     only: str | None = None
     limit: int | None = None
     takes: int | None = None
@@ -66,6 +68,7 @@ def run(options: Options) -> int:
         Truth,
         by_person,
         landmark_finder,
+        pipeline_copy,
         pipeline_edit,
     )
     from map_pipeline.expression.people import PeoplePhotos
@@ -81,7 +84,8 @@ def run(options: Options) -> int:
         judges["blendshapes"] = blendshapes(options.blendshapes)
     pipe = load_pipeline(options.model)
     find = landmark_finder(pipe, options.landmarks)
-    truth = Truth(pipe, pipeline_edit(pipe), find, options.strengths, judges)
+    copy = pipeline_copy(pipe) if options.copy else None
+    truth = Truth(pipe, pipeline_edit(pipe), find, options.strengths, judges, copy)
     others = PeoplePhotos(options.people, "tuning")
     mean = MeanExpressions(truth.shapes(others, by_person(others, takes=options.takes)))
     rows = []

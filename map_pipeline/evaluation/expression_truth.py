@@ -24,12 +24,14 @@ from map_pipeline.expression.people import LabelledPhoto, PeoplePhotos, name_has
 from map_pipeline.expression.space import straighten
 from map_pipeline.faces.align import extract_region
 from map_pipeline.faces.paste import feather_mask
-from map_pipeline.images import uint8_tensor
+from map_pipeline.images import to_array, uint8_tensor
 from map_pipeline.pipeline import MAPPipeline
 from map_pipeline.stages import FaceTask, Plan
 
 Edit = Callable[[np.ndarray, str, float], np.ndarray]
 """A photo `uint8 [H,W,3]`, an emotion and a strength in, the edited photo out."""
+Copy = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Two photos `uint8 [H,W,3]` in, the first one with the expression of the second out."""
 FindLandmarks = Callable[[np.ndarray], np.ndarray | None]
 """The 68 landmarks `[68,2]` px of the largest face of a photo `uint8 [H,W,3]`; None if none."""
 Row = dict[str, Any]
@@ -37,6 +39,7 @@ Row = dict[str, Any]
 
 NEUTRAL = "neutral"
 NO_EDIT, MEAN, RETAKE = "no edit", "mean of other people", "another photo of it"
+COPY = "copied from it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,15 @@ def pipeline_edit(pipe: MAPPipeline) -> Edit:
         return apply_edit(photo, alignment, change, feather_mask(alignment.size))
 
     return edit
+
+
+def pipeline_copy(pipe: MAPPipeline) -> Copy:
+    """A photo whose largest face shows the expression of another photo of the person."""
+
+    def copy(photo: np.ndarray, real: np.ndarray) -> np.ndarray:
+        return to_array(pipe.edit_expression(photo, strength=1.0, expression_of=real)[0])
+
+    return copy
 
 
 def landmark_finder(pipe: MAPPipeline, name: str) -> FindLandmarks:
@@ -161,6 +173,7 @@ class Truth:
         pipe: whose recognisers and classifiers judge; edit: what is measured.
         find: where the landmarks are; strengths: of the edits.
         judges: further ones by name.
+        copy: edits a photo to the expression of another one, if that is measured, too.
     """
 
     pipe: MAPPipeline
@@ -168,6 +181,7 @@ class Truth:
     find: FindLandmarks
     strengths: Sequence[float]
     judges: Mapping[str, Judge] = field(default_factory=dict)
+    copy: Copy | None = None
 
     @torch.no_grad()
     def see(self, photo: np.ndarray) -> Seen | None:
@@ -226,6 +240,8 @@ class Truth:
                     shown = {NO_EDIT: seen[start], **edits}
                     if len(reals) > 1:
                         shown[RETAKE] = seen[reals[place - 1]]
+                    if self.copy is not None:
+                        shown[COPY] = self.see(self.copy(picture, people.read(real)))
                     pair = {**asdict(real), "neutral": start.file}
                     for method, other in shown.items():
                         measured = other and compare(seen[start], other, seen[real], emotion)

@@ -66,6 +66,14 @@ class EditableFace:
 
 
 @dataclass(frozen=True, eq=False)
+class ExpressionModel:
+    """A face whose expression is to be copied, and whether it's the same person's."""
+
+    face: EditableFace
+    same_person: bool
+
+
+@dataclass(frozen=True, eq=False)
 class ExpressionEdit:
     """Another expression for one aligned face; apply it with `apply_edit`.
 
@@ -87,6 +95,7 @@ def edit_expression(
     emotion: int | None,
     strength: float,
     action_units: Mapping[str, float] | None = None,
+    model: ExpressionModel | None = None,
 ) -> ExpressionEdit:
     """Give a face another expression. Nothing in it is random.
 
@@ -95,12 +104,17 @@ def edit_expression(
         emotion: index in `EMOTIONS`, or None for action units alone.
         strength: of the emotion, 0 for none, 1 for what people do.
         action_units: what is added to it; see `expression.action_units`.
+        model: a face whose expression is copied, in place of the emotion, as far as `strength`
+            says.
     """
     size = face.alignment.size
     shape, to_frame = straighten(face.shape[None].cpu() / size, space.mean)
     shape = shape[0]
     axes = torch.zeros(space.config.axis_count)
-    if emotion is not None and strength:
+    if model is not None:
+        other = straighten(model.face.shape[None].cpu() / model.face.alignment.size, space.mean)[0]
+        axes = strength * space.copied(shape, other[0], model.same_person)
+    elif emotion is not None and strength:
         axes = space.towards(shape, emotion, strength)
     moved = space.move(axes)
     for name, amount in (action_units or {}).items():

@@ -98,6 +98,15 @@ class ExpressionSpace(ModelMixin, ConfigMixin):
         share = (present * asked).sum() / power if power > 0 else power
         return strength * (asked * share.clamp(min=1) - present)
 
+    def copied(self, shape: Tensor, other: Tensor, same_person: bool) -> Tensor:
+        """Axes `[K]` from a shape `[536,2]` to the expression of another.
+
+        Of one person, all that differs is expression; of two, only what can be told to be.
+        """
+        if same_person:
+            return self.read(other - shape)
+        return self.present(other) - self.present(shape)
+
     def move(self, axes: Tensor) -> Tensor:
         """Displacement `[536,2]` of axes `[K]`."""
         return torch.einsum("k,kpc->pc", axes, self.moving)

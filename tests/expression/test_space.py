@@ -38,6 +38,18 @@ def test_present_expression_is_the_part_that_the_estimator_lets_through(
     torch.testing.assert_close(present, torch.tensor([0.4, -0.4, 0.0, 0.2]), atol=1e-4, rtol=0)
 
 
+def test_all_that_differs_in_one_person_is_copied(space: ExpressionSpace) -> None:
+    shape = showing(space, DOWN, 0.7)
+    axes = space.copied(shape, shape + space.move(SOME_AXES), same_person=True)
+    torch.testing.assert_close(axes, SOME_AXES, atol=1e-4, rtol=0)
+
+
+def test_only_what_is_expression_is_copied_from_others(space: ExpressionSpace) -> None:
+    space.estimator.copy_(torch.diag(torch.tensor([0.5, 1.0, 0.0, 1.0])))
+    axes = space.copied(space.mean, space.mean + space.move(SOME_AXES), same_person=False)
+    torch.testing.assert_close(axes, torch.tensor([0.4, -0.4, 0.0, 0.2]), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("emotion", range(len(EMOTIONS)))
 def test_twice_the_strength_goes_twice_as_far(space: ExpressionSpace, emotion: int) -> None:
     shape = space.mean + space.move(SOME_AXES)
