@@ -9,7 +9,7 @@ import torch
 from conftest import ASTRONAUT
 from torch import Tensor
 
-from map_pipeline import EMOTIONS, MAPPipeline
+from map_pipeline import EMOTIONS, MAPPipeline, NoFaceError
 from map_pipeline.diffusion.conditioner import POINTS
 from map_pipeline.expression.classifiers import to_grey
 from map_pipeline.expression.drawing import polygon_mask
@@ -123,3 +123,19 @@ def test_mesh_and_landmarks_agree_about_the_face(bundled_pipeline: MAPPipeline, 
     off = (shape[0] - bundled_pipeline.expression_space.mean).norm(dim=1)
     assert off[:POINTS].mean() < 0.05
     assert off[POINTS:].mean() < 0.05
+
+
+def test_an_expression_is_copied_from_another_photo(bundled_pipeline: MAPPipeline) -> None:
+    photo = to_array(load_image(DARK))
+    model = edited(bundled_pipeline, photo, "surprise", 1.0)
+    [copy] = bundled_pipeline.edit_expression(photo, strength=1.0, expression_of=model)
+    own, wanted, found = (upright(bundled_pipeline, one) for one in (photo, model, np.array(copy)))
+    change, asked = (found - own).flatten(), (wanted - own).flatten()
+    assert float(change @ asked / (change.norm() * asked.norm())) > 0.9
+    assert float(change.norm() / asked.norm()) > 0.6
+
+
+def test_a_photo_to_copy_from_must_show_a_face(bundled_pipeline: MAPPipeline) -> None:
+    empty = np.zeros((64, 64, 3), np.uint8)
+    with pytest.raises(NoFaceError, match="`expression_of`"):
+        bundled_pipeline.edit_expression(DARK, expression_of=empty)
