@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
+from map_pipeline.expression.classifiers import to_grey
 from map_pipeline.expression.drawing import polygon_mask, smooth
 from map_pipeline.faces.align import apply_affine, invert_affine, similarity_transform, warp_affine
 
@@ -17,6 +18,9 @@ WIDTH, HEIGHT, MOUTH_WIDTH = 72, 48, 54
 PATCH = 2  # the network works on patches of so many pixels
 STEPS = 4
 SOFT_EDGE = 0.7  # standard deviation of the edge's blur, px of the patch
+# What colours may scatter about a photo's tone, of 1: grey and sepia ones, also noisy scans, stay
+# below 0.008, colour photos lie above 0.018.
+TONED = 0.012
 CORNERS, MIDDLE, INNER_MOUTH = (48, 54), (62, 66), slice(60, 68)  # of the 68 landmarks
 
 
@@ -87,6 +91,21 @@ def fill(network: UNet2DModel, picture: Tensor, mask: Tensor, steps: int = STEPS
     return picture * (1 - mask) + latents.clamp(-1, 1) * mask
 
 
+def in_tone(painted: Tensor, before: Tensor) -> Tensor:
+    """A painted picture in the tone of a grey or toned one; as it is if that has colours.
+
+    Args:
+        painted: `[1,3,H,W]` in [0,1]; before: the same picture before, also `[1,3,H,W]`.
+    """
+    luma, wanted = to_grey(before.float()), to_grey(painted.float())
+    line = lambda grey: torch.stack([grey.flatten(), torch.ones(grey.numel()).to(grey)], 1)  # noqa: E731
+    colours = (before.float() - luma)[0].flatten(1).T  # [H*W,3]
+    tone = torch.linalg.lstsq(line(luma), colours).solution  # [2,3]
+    if float((colours - line(luma) @ tone).square().mean().sqrt()) > TONED:
+        return painted
+    return (wanted + (line(wanted) @ tone).T.view_as(painted)).clamp(0, 1)
+
+
 def paint_mouth(network: UNet2DModel, image: Tensor, landmarks68: Tensor, opacity: float) -> Tensor:
     """The picture `[1,3,H,W]` in [0,1] with a mouth that is painted between the lips.
 
@@ -108,4 +127,5 @@ def paint_mouth(network: UNet2DModel, image: Tensor, landmarks68: Tensor, opacit
     alpha = opacity * smooth(inside, SOFT_EDGE).to(patch)
     change = (painted - patch) * alpha
     size = (image.shape[-2], image.shape[-1])
-    return (image + warp_affine(change, to_patch[None], size, mode="bicubic")).clamp(0, 1)
+    result = (image + warp_affine(change, to_patch[None], size, mode="bicubic")).clamp(0, 1)
+    return in_tone(result, image)

@@ -9,6 +9,7 @@ from made_up_space import OPEN, tiny_mouth_painter, tiny_space
 from torch import Tensor
 
 from map_pipeline.diffusion.conditioner import POINTS
+from map_pipeline.expression.classifiers import to_grey
 from map_pipeline.expression.drawing import polygon_mask
 from map_pipeline.expression.mouth import (
     CORNERS,
@@ -19,6 +20,7 @@ from map_pipeline.expression.mouth import (
     SOFT_EDGE,
     WIDTH,
     fill,
+    in_tone,
     paint_mouth,
     patch_affine,
 )
@@ -124,3 +126,20 @@ def test_closed_lips_leave_nothing_to_paint(painter: UNet2DModel) -> None:
     closed[INNER_MOUTH, 1] = closed[INNER_MOUTH, 1].mean()
     picture = torch.rand(1, 3, SIDE, SIDE)
     assert torch.equal(paint_mouth(painter, picture, closed, 1.0), picture)
+
+
+@pytest.mark.parametrize("tint", [(1.0, 1.0, 1.0), (1.08, 0.98, 0.85)], ids=["grey", "sepia"])
+def test_a_photo_without_colours_gets_none(tint: tuple[float, ...]) -> None:
+    grey = 0.2 + 0.5 * torch.rand(1, 1, 24, 32)
+    photo = grey * torch.tensor(tint).view(1, 3, 1, 1)
+    painted = photo.clone()
+    painted[..., 8:16, 8:16] = torch.tensor([0.5, 0.6, 0.8]).view(1, 3, 1, 1)
+    result = in_tone(painted, photo)
+    expected = photo / to_grey(photo) * to_grey(painted)
+    torch.testing.assert_close(result, expected, atol=2e-3, rtol=0)
+
+
+def test_a_photo_in_colour_keeps_what_is_painted() -> None:
+    photo = torch.rand(1, 3, 24, 32)
+    painted = photo.flip(-1)
+    assert in_tone(painted, photo) is painted
