@@ -17,7 +17,6 @@ from map_pipeline.faces.align import (
 )
 from map_pipeline.faces.paste import (
     ON_EYES,
-    ON_LIPS,
     ON_NOSE,
     add_residual,
     feather_mask,
@@ -207,7 +206,7 @@ def test_fifty_megapixels() -> None:
 
 
 @pytest.mark.parametrize("turn", [False, True])
-def test_nose_eyes_and_lips_keep_little_of_a_residual(turn: bool) -> None:
+def test_nose_and_eyes_keep_little_of_a_residual(turn: bool) -> None:
     points = ARCFACE_TEMPLATE_112.clone()
     if turn:
         points = torch.stack([111 - points[:, 1], points[:, 0]], 1)
@@ -217,7 +216,5 @@ def test_nose_eyes_and_lips_keep_little_of_a_residual(turn: bool) -> None:
     left, right, tip = points[:3]
     assert at(tip) == at((tip + (left + right) / 2) / 2) == pytest.approx(ON_NOSE)
     assert at(left) == at(right) == pytest.approx(ON_EYES)
-    mouth = (points[3] + points[4]) / 2
-    assert at(mouth) == pytest.approx(ON_LIPS)
-    side = (points[4] - points[3]) / (points[4] - points[3]).norm()
-    assert at(mouth + 36 * side) == 1, "the cheek"
+    for corner in points[3:]:
+        assert at(corner) == 1
