@@ -34,10 +34,10 @@ STRIP_PIXELS = 1_000_000
 # square, which would let changes of hair and background show.
 MASK_EXPONENT = 2.5
 
-# What `quiet_features` keeps of a change, and how far nose, eyes with their brows, and lips (up and
-# down) reach, in eye distances.
-ON_NOSE, ON_EYES, ON_LIPS = 0.15, 0.2, 0.3
-BRIDGE_RADIUS, WINGS_RADIUS, EYE_RADIUS, LIP_RADIUS, EDGE = 0.12, 0.28, 0.4, 0.22, 0.3
+# What `quiet_features` keeps of a change, and how far nose, and eyes with their brows, reach, in
+# eye distances.
+ON_NOSE, ON_EYES = 0.15, 0.2
+BRIDGE_RADIUS, WINGS_RADIUS, EYE_RADIUS, EDGE = 0.12, 0.28, 0.4, 0.3
 
 
 def feather_mask(size: int, border: float = 0.3) -> Tensor:
@@ -61,7 +61,7 @@ def feather_mask(size: int, border: float = 0.3) -> Tensor:
 def quiet_features(landmarks: Tensor, size: int) -> Tensor:
     """How much of a change is kept where: little on what people know a face by.
 
-    That is nose, eyes, brows and lips.
+    That is nose, eyes and brows.
 
     Args:
         landmarks: `[5,2]` crop px: eyes, nose tip, mouth corners.
@@ -70,7 +70,7 @@ def quiet_features(landmarks: Tensor, size: int) -> Tensor:
     Returns:
         `[1,1,size,size]` in [0,1].
     """
-    left, right, tip, *corners = landmarks.float()
+    left, right, tip = landmarks[:3].float()
     bridge, unit = (left + right) / 2, (right - left).norm().clamp(min=1)
     axis = torch.arange(size, dtype=torch.float32)
     pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # [size,size,2]
@@ -87,11 +87,7 @@ def quiet_features(landmarks: Tensor, size: int) -> Tensor:
     ):
         ramp = ((distance / unit - radius) / EDGE).clamp(0, 1)
         kept = kept.minimum(least + (1 - least) * ramp * ramp * (3 - 2 * ramp))
-    # An ellipse, whose fade is as wide as itself.
-    half = torch.stack([(corners[1] - corners[0]).norm() / 2, LIP_RADIUS * unit]).clamp(min=1)
-    beyond = ((pixels - (corners[0] + corners[1]) / 2) / half).norm(dim=-1) - 1
-    ramp = beyond.clamp(0, 1)
-    return kept.minimum(ON_LIPS + (1 - ON_LIPS) * ramp * ramp * (3 - 2 * ramp))[None, None]
+    return kept[None, None]
 
 
 def add_residual(
