@@ -60,12 +60,12 @@ class MAPConfig:
     num_generation_steps: int = 1
     use_map_network: bool = True
     steps_saved: int = 0
-    refine_steps: int = 16
+    refine_steps: int = 20
     expression_strength: float = 0.8
     objectives: Literal["projected", "summed"] = "projected"
     learning_rate: float = 3e-4
     motion_rate: float = 0.12
-    max_motion: float = 0.18
+    max_motion: float = 0.3
     adam_betas: tuple[float, float] = (0.5, 0.9)
     max_expression_grad_ratio: float = 0.25
     projection: bool = True
@@ -111,6 +111,7 @@ MODES = {
         refine_steps=12,
         learning_rate=5e-4,
         motion_rate=0.15,
+        max_motion=0.18,
         num_eot_views=1,
         max_expression_grad_ratio=0.0,
     ),

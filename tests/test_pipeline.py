@@ -488,7 +488,7 @@ def test_hidden_landmarks_mean_no_edit(
 def test_expression_alone_is_the_one_that_the_protection_starts_from(
     edit: Callable, editing_pipeline: MAPPipeline, photo: np.ndarray
 ) -> None:
-    alone = editing_pipeline.edit_expression([photo, photo], "surprise", 0.5)
+    alone = editing_pipeline.edit_expression([photo, photo], "surprise")
     for one in alone:
         np.testing.assert_array_equal(np.array(one), edit(photo, emotion="surprise")[0])
     [still] = editing_pipeline.edit_expression(photo, strength=0)

@@ -16,7 +16,9 @@ from map_pipeline.images import MIN_SIDE, load_image, to_array
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LINES = json.loads((EXAMPLES / "examples.json").read_text())
 MAX_BYTES = 3_000_000
-PICTURES_OF_README = {"results/before_after.png", "results/page.png"}
+PICTURES_OF_README = {
+    f"results/{name}" for name in ("before_after.png", "page.png", "expressions.jpg")
+}
 BUILT_BY = {"README.md", "build.py", "examples.json", *PICTURES_OF_README}
 # How far beyond its box, in sides of the box, the surroundings of a face reach that may change.
 SURROUNDINGS = 0.5
