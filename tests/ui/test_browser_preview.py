@@ -113,8 +113,8 @@ def test_after_ten_quick_changes_the_last_one_is_seen(site: Site) -> None:
     assert len(told) <= 4  # most of what nobody waits for any more was never computed
     page.locator("#strength input[type=range]").focus()
     for _ in range(8):
-        page.keyboard.press("ArrowRight")
-    page.get_by_alt_text("Preview: surprise, 90%").wait_for()
+        page.keyboard.press("ArrowLeft")
+    page.get_by_alt_text("Preview: surprise, 40%").wait_for()
 
 
 def test_preview_of_the_photo_before_is_never_seen(site: Site) -> None:
