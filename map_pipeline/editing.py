@@ -1,5 +1,6 @@
 """`MAPPipeline.edit_expression`: another expression alone, without protection."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from map_pipeline.config import FAR, MAPConfig, check_emotion
-from map_pipeline.errors import CheckpointError, naming_photo
+from map_pipeline.errors import CheckpointError, NoFaceError, naming_photo
 from map_pipeline.expression.action_units import check_action_units
 from map_pipeline.expression.editor import EditableFace, ExpressionModel, apply_edit
 from map_pipeline.faces.detect import FaceChoice, check_choice, select_faces
@@ -32,9 +33,9 @@ class EditingMixin:
     maybe_free_model_hooks: Callable[[], None]
 
     @property
+    @abstractmethod
     def stages(self) -> FaceStages:
         """The stages of one face."""
-        raise NotImplementedError
 
     def edit_expression(
         self,
@@ -81,21 +82,19 @@ class EditingMixin:
         return edited
 
     @torch.no_grad()
-    def expression_model(
-        self, other: np.ndarray, photo: np.ndarray, face: Face
-    ) -> ExpressionModel | None:
+    def expression_model(self, other: np.ndarray, photo: np.ndarray, face: Face) -> ExpressionModel:
         """The largest face of a photo `uint8 [H,W,3]`, to copy its expression to a face of another.
 
-        None if it is half hidden. It's the same person if most recognisers say so.
+        It's the same person if most recognisers say so.
 
         Raises:
-            NoFaceError: the other photo shows none.
+            NoFaceError: the other photo shows no face, or only a half hidden one.
         """
         with naming_photo("`expression_of`"):
             [shown] = select_faces(self.find_faces(other), "largest")
         prepared = self.prepare_faces(other, [shown])
         if not prepared:
-            return None
+            raise NoFaceError("`expression_of` must show a face that isn't half hidden.")
         first = self.embed(self.view(photo, face.landmarks))
         second = self.embed(self.view(other, shown.landmarks))
         matches = [

@@ -495,6 +495,17 @@ def test_expression_alone_is_the_one_that_the_protection_starts_from(
     np.testing.assert_array_equal(np.array(still), photo)
 
 
+def test_hidden_face_is_no_model_of_an_expression(
+    editing_pipeline: MAPPipeline, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does the emotion take its place unnoticed."""
+    monkeypatch.setattr(
+        editing_pipeline._landmark_finder, "find_aligned", lambda _photo, _landmarks: None
+    )
+    with pytest.raises(NoFaceError, match="`expression_of`"):
+        editing_pipeline.edit_expression(photo, expression_of=photo)
+
+
 def test_expression_alone_keeps_what_is_transparent(
     editing_pipeline: MAPPipeline, photo: np.ndarray
 ) -> None:

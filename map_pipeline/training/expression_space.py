@@ -53,8 +53,8 @@ DARKEST = 0.01  # linear brightness below which differences don't count
 # Least distance of two points that move the skin, and of these and the lips, of the side.
 CONTROL_DISTANCE, LIP_DISTANCE = 0.045, 0.08
 MOST = 1.0  # largest difference of a brightness's logarithm that is believed
-BROWS, NOSTRILS, LIPS = (slice(17, 22), slice(22, 27)), slice(31, 36), slice(48, 60)
-LIPS_ALL = slice(48, 68)
+BROWS, NOSTRILS, OUTER_LIPS = (slice(17, 22), slice(22, 27)), slice(31, 36), slice(48, 60)
+ALL_LIPS = slice(48, 68)
 LIGHT = torch.tensor([0.2126, 0.7152, 0.0722])  # of linear RGB, ITU-R BT.709
 
 
@@ -263,7 +263,7 @@ def control_points(mean: Tensor) -> Tensor:
     for index in range(POINTS, SHAPE_POINTS):
         column, row = (mean[index] * SHADING_SIDE).round().long().clamp(0, SHADING_SIDE - 1)
         distance = (mean[chosen] - mean[index]).norm(dim=1).min()
-        to_lips = (mean[LIPS_ALL] - mean[index]).norm(dim=1).min()
+        to_lips = (mean[ALL_LIPS] - mean[index]).norm(dim=1).min()
         near = distance <= CONTROL_DISTANCE or to_lips <= LIP_DISTANCE
         if inside[0, 0, row, column] > 0 and not near:
             chosen.append(index)
@@ -337,7 +337,7 @@ def skin_mask(mean: Tensor) -> Tensor:
     parts = [polygon_mask(mesh[list(loop)], size) for loop in (LEFT_EYE, RIGHT_EYE, INNER_LIPS)]
     parts += [polygon_mask(thick(shape[brow], 0.025 * size), size) for brow in BROWS]
     parts += [polygon_mask(thick(shape[NOSTRILS], 0.012 * size), size)]
-    parts += [polygon_mask(shape[LIPS], size)]
+    parts += [polygon_mask(shape[OUTER_LIPS], size)]
     other = smooth(F.max_pool2d(torch.stack(parts).amax(0), 5, 1, 2), 1.5)
     return face * (1 - other.clamp(0, 1))
 
