@@ -252,10 +252,10 @@ class FaceStages:
         region = extract_region(uint8_tensor(shown), landmarks)
         region_to_crop = compose_affine(region.region_to_photo, alignment.image_to_crop)
         in_crop = apply_affine(alignment.image_to_crop, landmarks.float())
-        mask = fade * quiet_features(in_crop, alignment.size)
+        mask = fade * quiet_features(in_crop[None], alignment.size)
         motions = None
         if landmarks68 is not None and self.expression_space is not None:
-            motions = face_motions(self.expression_space, landmarks68, alignment.size)
+            motions = face_motions(self.expression_space, landmarks68[None], alignment.size)
         geometry = CropGeometry(
             landmarks=region.landmarks[None].to(self.device),
             region_to_crop=region_to_crop[None].to(self.device),

@@ -63,38 +63,38 @@ def count_motions(shapes: ExpressionSpace) -> int:
 
 
 def face_motions(shapes: ExpressionSpace, landmarks68: Tensor, size: int) -> FaceMotions:
-    """The motions of one face.
+    """The motions of some faces, on the device of their landmarks.
 
     Args:
-        landmarks68: `[68,2]` crop px.
+        landmarks68: `[B,68,2]` crop px.
         size: s, side of the crop, px.
     """
-    landmarks = landmarks68.detach().cpu().double()
-    _, to_frame = straighten(landmarks[None].float() / size, shapes.neutral.cpu())
+    landmarks = landmarks68.detach().double()
+    neutral = shapes.neutral.to(landmarks)
+    _, to_frame = straighten(landmarks / size, neutral)  # [B,2,3]
     # From the upright frame, in units of the side, to crop px.
-    turn = invert_affine(to_frame[0])[:, :2].double() * size
-    motions = shapes.motions.cpu().double() @ turn.T  # [K,68,2]
-    motions[:, list(EYES_AND_BROWS)] *= LEFT_TO_THEM
-    shares = spread(landmarks, size, flow_grid(size), REACH)  # [M,68]
-    by_expressions = torch.einsum("mp,kpc->kmc", shares, motions)
-    middle = float(shapes.neutral[NOSE_BRIDGE, 0])
-    by_grid = _free_shifts(to_frame[0].double(), middle, size) @ turn.T
-    by_grid = by_grid * _freedom(landmarks, size)[:, None]
+    turn = (invert_affine(to_frame)[..., :2] * size).transpose(-1, -2)[:, None]  # [B,1,2,2]
+    motions = shapes.motions.to(landmarks) @ turn  # [B,K,68,2]
+    motions[:, :, list(EYES_AND_BROWS)] *= LEFT_TO_THEM
+    shares = spread(landmarks, size, flow_grid(size).to(landmarks.device), REACH)  # [B,M,68]
+    by_expressions = torch.einsum("bmp,bkpc->bkmc", shares, motions)
+    by_grid = _free_shifts(to_frame, float(neutral[NOSE_BRIDGE, 0]), size) @ turn
+    by_grid = by_grid * _freedom(landmarks, size)[:, None, :, None]
     # What appears at a place comes from where the motion started: hence the sign.
-    flows = -torch.cat([by_expressions, by_grid]).transpose(1, 2)  # [K,2,M]
+    flows = -torch.cat([by_expressions, by_grid], 1).transpose(2, 3)  # [B,K,2,M]
     coarse = 2 * size // GRID
-    return FaceMotions(flows.reshape(1, -1, 2, coarse, coarse).float(), size)
+    return FaceMotions(flows.unflatten(3, (coarse, coarse)).float(), size)
 
 
 def _free_shifts(to_frame: Tensor, middle: float, size: int) -> Tensor:
-    """Shifts `[K,M,2]` of the grid's points at `flow_grid`, upright, in units of the side.
+    """Shifts `[B,K,M,2]` of the grid's points at `flow_grid`, upright, in units of the side.
 
     Args:
-        to_frame: `[2,3]` affine to the upright frame, in the same units.
+        to_frame: `[B,2,3]` affine to the upright frame, in the same units.
         middle: x of the face's middle line in that frame.
     """
-    places = flow_grid(size) / size  # [M,2]
-    x, y = apply_affine(to_frame, places).unbind(1)
+    places = flow_grid(size).to(to_frame) / size  # [M,2]
+    x, y = apply_affine(to_frame, places).unbind(2)  # [B,M]
     shifts = []
     for row in ROWS.tolist():
         for column in COLUMNS.tolist():
@@ -103,23 +103,24 @@ def _free_shifts(to_frame: Tensor, middle: float, size: int) -> Tensor:
                 for side in (-column, column)
             )
             if column:
-                shifts.append(torch.stack([right - left, torch.zeros_like(x)], 1))
+                shifts.append(torch.stack([right - left, torch.zeros_like(x)], 2))
             both = left + right if column else left
-            shifts.append(torch.stack([torch.zeros_like(x), both], 1))
-    return FREE_UNIT * torch.stack(shifts)
+            shifts.append(torch.stack([torch.zeros_like(x), both], 2))
+    return FREE_UNIT * torch.stack(shifts, 1)
 
 
 def _freedom(landmarks: Tensor, size: int) -> Tensor:
-    """How much of a free shift is made at `flow_grid`, `[M]` in [0,1].
+    """How much of a free shift is made at `flow_grid`, `[B,M]` in [0,1].
 
     Args:
-        landmarks: `[68,2]` crop px.
+        landmarks: `[B,68,2]` crop px.
     """
-    points = torch.from_numpy(five_points(landmarks.numpy()))
-    free = F.pad(feather_mask(size) * quiet_features(points, size), [size // 2] * 4)
+    points = torch.from_numpy(five_points(landmarks.cpu().numpy())).to(landmarks)
+    free = feather_mask(size).to(landmarks) * quiet_features(points, size)
     coarse = 2 * size // GRID
+    free = F.pad(free, [size // 2] * 4)
     free = F.interpolate(free, (coarse, coarse), mode="bilinear", align_corners=True)
-    return free.flatten().double()
+    return free.flatten(1)
 
 
 def limit(coefficients: Tensor, most: float) -> Tensor:

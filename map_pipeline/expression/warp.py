@@ -109,17 +109,18 @@ def _smooth_motion(centres: Tensor, shifts: Tensor, size: int, points: Tensor) -
 
 
 def spread(centres: Tensor, size: int, points: Tensor, reach: float) -> Tensor:
-    """Shares `[M,N]` of the shifts of `centres` `[N,2]` that move `points` `[M,2]`.
+    """Shares `[...,M,N]` of the shifts of `centres` `[...,N,2]` that move `points` `[M,2]`.
 
     Args:
         centres: the 68 landmarks, and perhaps points of the skin.
         size: s, side of the crop, px.
         reach: of a centre's motion, as a share of the crop's side.
     """
-    rounding = torch.full((len(centres),), SMOOTHING, dtype=centres.dtype)
+    rounding = centres.new_full((centres.shape[-2],), SMOOTHING)
     rounding[LIPS], rounding[SKIN] = LIP_SMOOTHING, SKIN_SMOOTHING
     kernel = _kernel(torch.cdist(centres, centres) / (reach * size)) + rounding.diag()
-    return torch.linalg.solve(kernel, _kernel(torch.cdist(centres, points) / (reach * size))).T
+    towards = _kernel(torch.cdist(centres, points) / (reach * size))
+    return torch.linalg.solve(kernel, towards).transpose(-1, -2)
 
 
 def least_area(flow: Tensor) -> float:

@@ -180,11 +180,10 @@ class LandmarkFinder:
 
 
 def five_points(landmarks68: np.ndarray) -> np.ndarray:
-    """Eye centres, nose tip and mouth corners `[5, 2]` of the 68 points `[68, 2]`."""
-    eyes = [landmarks68[_LEFT_EYE].mean(0), landmarks68[_RIGHT_EYE].mean(0)]
-    return np.stack(
-        [*eyes, landmarks68[_NOSE_TIP], landmarks68[_MOUTH_LEFT], landmarks68[_MOUTH_RIGHT]]
-    )
+    """Eye centres, nose tip and mouth corners `[...,5,2]` of the 68 points `[...,68,2]`."""
+    eyes = [landmarks68[..., eye, :].mean(-2) for eye in (_LEFT_EYE, _RIGHT_EYE)]
+    others = [landmarks68[..., point, :] for point in (_NOSE_TIP, _MOUTH_LEFT, _MOUTH_RIGHT)]
+    return np.stack([*eyes, *others], -2)
 
 
 def _box_crop(box: np.ndarray, roll: float, shift: float = 0.0, scale: float = 1.0) -> Tensor:

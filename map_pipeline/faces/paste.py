@@ -64,30 +64,30 @@ def quiet_features(landmarks: Tensor, size: int) -> Tensor:
     That is nose, eyes and brows.
 
     Args:
-        landmarks: `[5,2]` crop px: eyes, nose tip, mouth corners.
+        landmarks: `[B,5,2]` crop px: eyes, nose tip, mouth corners.
         size: side of the crop, px.
 
     Returns:
-        `[1,1,size,size]` in [0,1].
+        `[B,1,size,size]` in [0,1].
     """
-    left, right, tip = landmarks[:3].float()
-    bridge, unit = (left + right) / 2, (right - left).norm().clamp(min=1)
-    axis = torch.arange(size, dtype=torch.float32)
+    left, right, tip = (landmarks[:, None, None, point].float() for point in range(3))  # [B,1,1,2]
+    bridge, unit = (left + right) / 2, (right - left).norm(dim=-1).clamp(min=1)
+    axis = torch.arange(size, dtype=torch.float32, device=landmarks.device)
     pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # [size,size,2]
     # Distance to the nose's ridge, which ends where its wings are, and to the eyes.
-    along = (tip - bridge).square().sum().clamp(min=1)
-    share = ((pixels - bridge) @ (tip - bridge) / along).clamp(0, 1)
+    along = (tip - bridge).square().sum(-1).clamp(min=1)
+    share = (((pixels - bridge) * (tip - bridge)).sum(-1) / along).clamp(0, 1)  # [B,size,size]
     to_nose = (pixels - torch.lerp(bridge, tip, share[..., None])).norm(dim=-1)
     nose_radius = BRIDGE_RADIUS + (WINGS_RADIUS - BRIDGE_RADIUS) * share
     to_eyes = torch.stack([(pixels - eye).norm(dim=-1) for eye in (left, right)]).amin(0)
-    kept = torch.ones(size, size)
+    kept = torch.ones_like(to_nose)
     for distance, radius, least in (
         (to_nose, nose_radius, ON_NOSE),
         (to_eyes, EYE_RADIUS, ON_EYES),
     ):
         ramp = ((distance / unit - radius) / EDGE).clamp(0, 1)
         kept = kept.minimum(least + (1 - least) * ramp * ramp * (3 - 2 * ramp))
-    return kept[None, None]
+    return kept[:, None]
 
 
 def add_residual(

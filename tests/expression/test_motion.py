@@ -58,7 +58,7 @@ def test_a_motion_moves_its_point_in_the_faces_own_frame(
     face: ExpressionSpace, degrees: float
 ) -> None:
     points = landmarks(face, degrees)
-    flow = face_motions(face, points, SIZE).flow(only(face, 0))
+    flow = face_motions(face, points[None], SIZE).flow(only(face, 0))
     assert flow.shape == (1, 2, 2 * SIZE, 2 * SIZE)
     # What appears above the point came from it: the flow leads back down along the face.
     came_from = _sample(flow, points[MOUTH : MOUTH + 1])[0, :, 0]
@@ -69,7 +69,7 @@ def test_a_motion_moves_its_point_in_the_faces_own_frame(
 
 
 def test_motions_add_up_and_none_is_none(shapes: ExpressionSpace) -> None:
-    motions = face_motions(shapes, landmarks(shapes), SIZE)
+    motions = face_motions(shapes, landmarks(shapes)[None], SIZE)
     assert not motions.flow(only(shapes, 0, 0.0)).any()
     one, two = (motions.flow(only(shapes, 0, amount)) for amount in (1.0, 2.0))
     torch.testing.assert_close(2 * one, two)
@@ -77,7 +77,7 @@ def test_motions_add_up_and_none_is_none(shapes: ExpressionSpace) -> None:
 
 
 def test_free_shifts_are_small_and_alike_on_both_sides(face: ExpressionSpace) -> None:
-    motions = face_motions(face, landmarks(face), SIZE)
+    motions = face_motions(face, landmarks(face)[None], SIZE)
     places = torch.tensor([[0.3, 0.65], [0.7, 0.65]]) * SIZE  # both cheeks
     moved = 0
     for motion in range(1, count_motions(face)):
@@ -89,7 +89,7 @@ def test_free_shifts_are_small_and_alike_on_both_sides(face: ExpressionSpace) ->
 
 
 def test_free_shifts_spare_nose_eyes_brows_and_surroundings(face: ExpressionSpace) -> None:
-    motions = face_motions(face, landmarks(face), SIZE)
+    motions = face_motions(face, landmarks(face)[None], SIZE)
     free = motions.flows[0, 1:].norm(dim=1).amax(0)[None, None]  # the greatest shift anywhere
 
     def greatest(*places: tuple[float, float]) -> float:
@@ -102,7 +102,7 @@ def test_free_shifts_spare_nose_eyes_brows_and_surroundings(face: ExpressionSpac
 
 
 def test_gradients_reach_a_motion_that_is_still_zero(shapes: ExpressionSpace) -> None:
-    motions = face_motions(shapes, landmarks(shapes), SIZE)
+    motions = face_motions(shapes, landmarks(shapes)[None], SIZE)
     amount = torch.zeros(1, count_motions(shapes), requires_grad=True)
     crop = torch.linspace(0, 1, SIZE)[:, None].expand(1, 3, SIZE, SIZE).contiguous()
     deform_crop(crop, motions.flow(amount)).sum().backward()

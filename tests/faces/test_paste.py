@@ -210,7 +210,7 @@ def test_nose_and_eyes_keep_little_of_a_residual(turn: bool) -> None:
     points = ARCFACE_TEMPLATE_112.clone()
     if turn:
         points = torch.stack([111 - points[:, 1], points[:, 0]], 1)
-    kept = quiet_features(points, 112)
+    kept = quiet_features(points[None], 112)
     assert kept.shape == (1, 1, 112, 112)
     at = lambda point: float(kept[0, 0, round(float(point[1])), round(float(point[0]))])  # noqa: E731
     left, right, tip = points[:3]
