@@ -378,6 +378,7 @@ class FaceStages:
             target_cond = self.conditioner(replace(present, emotion=asked)).float()
         if task.plan.map_network is not None:
             targets = {} if task.target is None else task.target.embeddings
-            identity = task.plan.map_network.encode(task.source, targets).float()
+            margin = task.plan.config.margin
+            identity = task.plan.map_network.encode(task.source, targets, margin).float()
             target_cond = identity if target_cond is None else target_cond + identity
         return source_cond, target_cond

@@ -20,6 +20,8 @@ from map_pipeline.diffusion.conditioner import embedding_width, mlp
 from map_pipeline.diffusion.unet import deep_layers
 from map_pipeline.errors import CheckpointError
 
+MARGIN_UNIT = 2.0  # scales margins to about 1
+
 
 class MAPNetwork(ModelMixin, ConfigMixin):
     """A change of a score network's deep layers, and an encoder of the face and its target.
@@ -46,7 +48,7 @@ class MAPNetwork(ModelMixin, ConfigMixin):
         target_dims: Mapping[str, int],
         width: int,
         rank: int = 16,
-        hidden: int = 256,
+        hidden: int = 128,
         families: Sequence[str] = (),  # noqa: ARG002 (diffusers registers it)
         motion_count: int = 0,
     ) -> None:
@@ -58,6 +60,7 @@ class MAPNetwork(ModelMixin, ConfigMixin):
             nn.ModuleDict({k: nn.Linear(n, hidden, bias=False) for k, n in target_dims.items()})
             for _ in range(2)
         )
+        self.margin_in = nn.Linear(1, hidden, bias=False)
         self.condition_out = mlp(hidden, hidden, width)
         self.motion_out = mlp(hidden, hidden, motion_count) if motion_count else None
         for head in (self.condition_out, self.motion_out):
@@ -70,7 +73,7 @@ class MAPNetwork(ModelMixin, ConfigMixin):
         unet: UNet2DModel,
         target_dims: Mapping[str, int],
         rank: int = 16,
-        hidden: int = 256,
+        hidden: int = 128,
         families: Sequence[str] = (),
         motion_count: int = 0,
     ) -> Self:
@@ -87,30 +90,39 @@ class MAPNetwork(ModelMixin, ConfigMixin):
         """Names of the recognisers it was trained on."""
         return list(self.config.target_dims)
 
-    def encode(self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+    def encode(
+        self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor], margin: float | Tensor
+    ) -> Tensor:
         """`[B,width]` to be added to what `FaceConditioner` says of the faces.
 
         Args:
             sources: recogniser name -> L2-normalised embedding `[B,D]` of the unprotected face, for
                 all of `surrogates`; others are ignored.
             targets: the same of the target; empty for none.
+            margin: how sure the protection shall be, see `MAPConfig.margin`; one for all or `[B]`.
         """
-        return self.condition_out(self._describe(sources, targets))
+        return self.condition_out(self._describe(sources, targets, margin))
 
-    def motion(self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        """`[B,K]` standard deviations; arguments as for `encode`."""
-        described = self._describe(sources, targets)
+    def motion(
+        self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor], margin: float | Tensor
+    ) -> Tensor:
+        """`[B,K]` in the units of `expression.motion.FaceMotions`; arguments as for `encode`."""
+        described = self._describe(sources, targets, margin)
         return described[:, :0] if self.motion_out is None else self.motion_out(described)
 
-    def _describe(self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        """Face and target as one vector each `[B,hidden]`, the mean over the recognisers."""
+    def _describe(
+        self, sources: Mapping[str, Tensor], targets: Mapping[str, Tensor], margin: float | Tensor
+    ) -> Tensor:
+        """Face, target and margin as one vector each `[B,hidden]`."""
         parts = []
         for layers, embeddings in ((self.source_in, sources), (self.target_in, targets)):
             for name, layer in layers.items() if embeddings else ():
                 # A unit vector of D numbers, scaled so that each is about 1.
                 scale = sqrt(self.config.target_dims[name])
                 parts.append(layer(embeddings[name].to(self.dtype) * scale))
-        return torch.stack(parts).sum(0) / len(self.source_in)
+        described = torch.stack(parts).sum(0) / len(self.source_in)
+        margins = torch.as_tensor(margin).to(described).expand(len(described))
+        return described + self.margin_in(margins[:, None] / MARGIN_UNIT)
 
     def attach(self, unet: UNet2DModel) -> None:
         """Let `unet` compute with the change, and gradients reach it; the base stays frozen.

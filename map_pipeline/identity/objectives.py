@@ -34,17 +34,17 @@ class Goals:
     """How similar one recogniser shall find the protected face, as cosines.
 
     Attributes:
-        source: to the person's own photo, at most.
-        target: to the target, at least.
+        source: to the person's own photo, at most; one for all faces or `[B]`.
+        target: to the target, at least; one for all faces or `[B]`.
         unit: what a shortfall is measured in, so that recognisers of other scales count alike.
     """
 
-    source: float
-    target: float
+    source: float | Tensor
+    target: float | Tensor
     unit: float
 
     @classmethod
-    def of(cls, net: FaceRecogniser, margin: float) -> "Goals":
+    def of(cls, net: FaceRecogniser, margin: float | Tensor) -> "Goals":
         """Goals of a recogniser, `margin` steps beyond its threshold at FAR 1 %.
 
         A step is the way from there to the threshold at FAR 0.1 %, a tenth of the rate. So a target

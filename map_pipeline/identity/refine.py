@@ -189,7 +189,9 @@ def refine(
         return best
     face = invert_face(networks, target, config)
     if networks.map_network is not None and free.numel():
-        free = networks.map_network.motion(target.source_embeddings, target.target_embeddings)
+        free = networks.map_network.motion(
+            target.source_embeddings, target.target_embeddings, config.margin
+        )
     free = nn.Parameter(free.detach().to(target.source_crop).float(), False)
     if config.refine_steps == 0:
         return face.change(face.latents, free)

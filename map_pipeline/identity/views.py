@@ -24,12 +24,15 @@ def uniform(low: float, high: float, generator: torch.Generator) -> float:
     return low + (high - low) * torch.rand((), generator=generator, device=generator.device).item()
 
 
-def random_view(image: Tensor, generator: torch.Generator) -> Tensor:
+def random_view(
+    image: Tensor, generator: torch.Generator, of_noise: torch.Generator | None = None
+) -> Tensor:
     """A resized, noisy, brighter or darker copy of `[B,3,H,W]`, of the same shape, in [0,1].
 
     Args:
         image: `[B,3,H,W]` in [0,1]; gradients flow through.
-        generator: the only source of randomness.
+        generator: the only source of randomness, but for the noise where `of_noise` is given: large
+            batches on a GPU shouldn't wait for noise from the CPU.
     """
     height, width = image.shape[-2:]
     scale = uniform(SMALLEST_SCALE, 1, generator)
@@ -39,8 +42,8 @@ def random_view(image: Tensor, generator: torch.Generator) -> Tensor:
     mean = view.mean(dim=(1, 2, 3), keepdim=True).detach()
     view = (view - mean) * uniform(1 - CONTRAST, 1 + CONTRAST, generator) + mean
     view = view * uniform(1 - CONTRAST, 1 + CONTRAST, generator)
-    noise = randn_tensor(image.shape, generator=generator, device=image.device).to(image)
-    return (view + noise * uniform(0, NOISE, generator)).clamp(0, 1)
+    noise = randn_tensor(image.shape, generator=of_noise or generator, device=image.device)
+    return (view + noise.to(image) * uniform(0, NOISE, generator)).clamp(0, 1)
 
 
 def jitter_landmarks(landmarks: Tensor, generator: torch.Generator) -> Tensor:

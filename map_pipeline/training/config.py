@@ -104,7 +104,12 @@ class MAPTrainingConfig:
         surrogates: recognisers that L_A is measured on; the network encodes their embeddings.
         protection: how faces are inverted, generated and gradients combined.
         weights: objective name -> weight, where it differs from `default_objectives`.
-        rank: of the change of each layer, see `MAPNetwork`.
+        rank: of the change of each layer, see `MAPNetwork`; hidden: width of its hidden layers.
+        highest_margin: each face is protected with a margin drawn from 0 to this, so that the
+            network knows them all.
+        reached: share of the goals of dodging that shall be reached, in (0,1). What the visible
+            change costs follows: dearer while more are reached, cheaper while fewer.
+        realism: weight of the critic, see `training.critic.Realism`; 0 trains none.
         max_faces: how many to train on, drawn at random; each is inverted before the training.
         batch_size: faces a step.
         learning_rate: of Adam; warmup: updates until it is reached; it falls to 0 in the last
@@ -119,10 +124,16 @@ class MAPTrainingConfig:
 
     surrogates: tuple[str, ...] = ("dlib_resnet", "mobilefacenet", "faceres")
     protection: MAPConfig = field(
-        default_factory=lambda: MAPConfig(num_inversion_steps=6, objectives="summed")
+        default_factory=lambda: MAPConfig(
+            num_inversion_steps=6, objectives="summed", max_motion=0.18
+        )
     )
     weights: dict[str, float] = field(default_factory=dict)
     rank: int = 16
+    hidden: int = 128
+    highest_margin: float = 4.0
+    reached: float = 0.8
+    realism: float = 0.4
     max_faces: int = 400
     batch_size: int = 8
     learning_rate: float = 1e-3
@@ -137,13 +148,16 @@ class MAPTrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "max_faces", "batch_size", "updates", "report_every"):
+        for name in ("rank", "hidden", "max_faces", "batch_size", "updates", "report_every"):
             check_setting(self, name, getattr(self, name) >= 1, ">= 1")
         for name in ("learning_rate", "minutes"):
             check_setting(self, name, 0 < getattr(self, name) < math.inf, "> 0")
         for name in ("warmup", "seed"):
             check_setting(self, name, getattr(self, name) >= 0, ">= 0")
         check_setting(self, "cooldown", 0 <= self.cooldown <= 1, "in [0, 1]")
+        for name in ("highest_margin", "realism"):
+            check_setting(self, name, 0 <= getattr(self, name) < math.inf, ">= 0")
+        check_setting(self, "reached", 0 < self.reached < 1, "in (0, 1)")
         check_setting(self, "average_decay", 0 <= self.average_decay < 1, "in [0, 1)")
         # fp16 would need the loss scaled, and each side's gradient is taken by itself.
         check_setting(self, "mixed_precision", self.mixed_precision in ("bf16", "no"), "bf16 or no")
@@ -193,6 +207,6 @@ class MouthConfig:
 MAP_PRESETS = {
     "cpu": MAPTrainingConfig(updates=320),
     "gpu": MAPTrainingConfig(
-        max_faces=4000, batch_size=64, minutes=8, average_decay=0.995, compile=True, report_every=50
+        max_faces=20_000, batch_size=64, minutes=8, average_decay=0.995, report_every=100
     ),
 }

@@ -25,7 +25,6 @@ from map_pipeline.identity.objectives import (
     Objective,
     RefineState,
     RefineTarget,
-    Side,
 )
 from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.identity.tone import in_own_colour
@@ -39,7 +38,7 @@ from map_pipeline.training.score_model import ScoreModel
 MARGIN = 24
 OWN_EMOTION = 0.75  # share of faces asked for the emotion they already show
 SCORED = 4  # L_SM looks at one face for so many that are protected: it costs a pass of its own
-HIDDEN = 0.4  # share of batches without any target
+HIDDEN = 0.5  # share of batches without any target
 NEAREST, ANY_COMPOSITE = 0.6, 0.2  # shares of targets; the rest are other training faces
 
 
@@ -94,10 +93,8 @@ def prepare(
     half = torch.rand(len(faces), generator=torch.Generator().manual_seed(config.seed)) < 0.5
     pixels, landmarks68 = mirror(faces.images, faces.landmarks68, half)
     side = pixels.shape[-1]
-    known = [torch.from_numpy(five_points(c.numpy())) for c in landmarks68 * side]
-    landmarks = torch.where(
-        faces.has_landmarks[:, None, None], torch.stack(known), template[None] * side
-    ).to(device)
+    known = torch.from_numpy(five_points((landmarks68 * side).numpy()))
+    landmarks = torch.where(faces.has_landmarks[:, None, None], known, template * side).to(device)
     labels = Batch(
         torch.empty(0, device=device),
         *(v.to(device) for v in (faces.emotions, landmarks68, faces.has_landmarks, faces.grey)),
@@ -130,11 +127,9 @@ def prepare(
         torch.cat(starts),
         torch.cat(back),
         landmarks,
-        torch.cat([quiet_features(points.cpu(), side) for points in landmarks])
-        .to(device)
-        .mul(feather_mask(side).to(device))
-        .half(),
-        free_motions(shapes, faces.has_landmarks, landmarks68 * side, side).to(device),
+        torch.cat([quiet_features(part, side).half() for part in landmarks.split(256)])
+        * feather_mask(side).to(device).half(),
+        free_motions(shapes, faces.has_landmarks, landmarks68.to(device) * side, side),
         {name: torch.cat(parts) for name, parts in embeddings.items()},
     )
 
@@ -142,11 +137,31 @@ def prepare(
 def free_motions(shapes: ExpressionSpace, known: Tensor, landmarks68: Tensor, side: int) -> Tensor:
     """`float16 [N,K,2,c,c]` for landmarks `[N,68,2]` px; zeros where they aren't `known` `[N]`."""
     coarse = 2 * side // GRID
-    count = count_motions(shapes)
-    found = torch.zeros(len(known), count, 2, coarse, coarse, dtype=torch.float16)
-    for row in known.nonzero()[:, 0].tolist():
-        found[row] = face_motions(shapes, landmarks68[row].cpu(), side).flows[0].half()
+    shape = (len(known), count_motions(shapes), 2, coarse, coarse)
+    found = torch.zeros(shape, dtype=torch.float16, device=landmarks68.device)
+    for rows in known.nonzero()[:, 0].split(64):
+        rows = rows.to(found.device)
+        found[rows] = face_motions(shapes, landmarks68[rows], side).flows.half()
     return found
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a step saw.
+
+    Attributes:
+        values: objective name -> value with gradients.
+        rates: shares of faces, for the report; `reached` is that of the goals of dodging.
+        photos: `[B,3,s,s]` in [0,1], the faces as they were.
+        edited: `[B,3,s,s]` in [0,1], as they are protected.
+        residual: `[B,3,s,s]` in [-1,1], a part of that which all gradients pass through.
+    """
+
+    values: dict[str, Tensor]
+    rates: dict[str, Tensor]
+    photos: Tensor
+    edited: Tensor
+    residual: Tensor
 
 
 class Step:
@@ -169,13 +184,19 @@ class Step:
         self._composites, self._faces = composites, faces
         self._config, self._accelerator = config, accelerator
         self._patch = patch_size(model.unet)
-        margin = config.protection.margin
-        self._goals = {name: Goals.of(net, margin) for name, net in recognisers.items()}
 
     def __call__(
-        self, objectives: Sequence[Objective], generator: torch.Generator
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Loss values with gradients (all but L_SM), and success rates of this batch."""
+        self,
+        objectives: Sequence[Objective],
+        generator: torch.Generator,
+        of_noise: torch.Generator,
+    ) -> Look:
+        """The losses of a batch, all but L_SM.
+
+        Args:
+            generator: of everything random but noise, on the CPU.
+            of_noise: of noise, on the training device.
+        """
         faces, device = self._faces, self._accelerator.device
         rows = torch.randint(len(faces), (self._config.batch_size,), generator=generator).to(device)
         source = {name: value[rows] for name, value in faces.embeddings.items()}
@@ -186,23 +207,25 @@ class Step:
         condition = replace(
             source_condition(faces.labels, rows), emotion=F.one_hot(emotion, len(EMOTIONS)).float()
         )
-        condition = self._model.conditioner(condition) + self._network.encode(source, targets)
+        margins = torch.rand(len(rows), generator=generator) * self._config.highest_margin
+        margins = margins.to(device)
+        encoded = self._network.encode(source, targets, margins)
+        condition = self._model.conditioner(condition) + encoded
         change = in_own_colour(self._change(rows, condition), crops) * faces.masks[rows].float()
-        motion = limit(
-            self._network.motion(source, targets).float(), self._config.protection.max_motion
-        )
+        motion = self._network.motion(source, targets, margins).float()
+        motion = limit(motion, self._config.protection.max_motion)
         moved, region, landmarks = self._move(rows, crops, motion)
         crop = (moved + change).clamp(0, 1)
         margin = (region.shape[-1] - crops.shape[-1]) // 2
         region = (region + F.pad(change, [margin] * 4)).clamp(0, 1)
-        region = random_view(region, generator)
+        region = random_view(region, generator, of_noise)
         landmarks = jitter_landmarks(landmarks, generator)
         goal = RefineTarget(
             source_region=region,
             source_crop=crops,
             source_embeddings=source,
             target_embeddings=targets,
-            goals=self._goals,
+            goals={name: Goals.of(net, margins) for name, net in self._recognisers.items()},
             emotion=emotion,
         )
         with self._accelerator.autocast():
@@ -214,7 +237,7 @@ class Step:
             for o in objectives
             if o.weight > 0 and o.symbol != "L_SM" and (targets or o.name != "impersonation")
         }
-        return values, success_rates(candidate, goal)
+        return Look(values, success_rates(candidate, goal), crops, crop, change)
 
     def _move(self, rows: Tensor, crops: Tensor, motion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Crops with their features moved, their surroundings, and landmarks in these."""
@@ -282,15 +305,19 @@ def surroundings(crops: Tensor, landmarks: Tensor) -> tuple[Tensor, Tensor]:
     return F.pad(crops, [margin] * 4, mode="reflect"), landmarks + margin
 
 
-def success_rates(candidate: RefineState, goal: RefineTarget) -> dict[str, float]:
-    """Share of faces that dodge and, with targets, impersonate; mean over the recognisers."""
-    rates: dict[Side | str, list[Tensor]] = {"dodges": []}
+def success_rates(candidate: RefineState, goal: RefineTarget) -> dict[str, Tensor]:
+    """Share of faces that dodge, that do so with the margin, and that impersonate with a target.
+
+    Mean over the recognisers.
+    """
+    rates: dict[str, list[Tensor]] = {"dodges": [], "reached": []}
     if goal.target_embeddings:
         rates["impersonates"] = []
     for name, embedding in candidate.embeddings.items():
         threshold = 1 - goal.goals[name].unit
         to_source = (embedding * goal.source_embeddings[name]).sum(1)
         rates["dodges"].append((to_source < threshold).float().mean())
+        rates["reached"].append((to_source <= goal.goals[name].source).float().mean())
         if goal.target_embeddings:
             to_target = (embedding * goal.target_embeddings[name]).sum(1)
             rates["impersonates"].append((to_target >= threshold).float().mean())

@@ -11,7 +11,7 @@ The method of `map_pipeline.identity.refine`, amortised over a labelled set of f
 import copy
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,11 +30,12 @@ from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.expression.motion import count_motions
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.identity.gradients import GradientCombiner, side_gradients
-from map_pipeline.identity.objectives import objectives_for, with_weights
+from map_pipeline.identity.objectives import Objective, active, objectives_for, with_weights
 from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.training.config import MAPTrainingConfig, PriorConfig
+from map_pipeline.training.critic import Realism
 from map_pipeline.training.faces import FaceSet
-from map_pipeline.training.map_step import SCORED, Step, prepare, random_subset
+from map_pipeline.training.map_step import SCORED, Look, Step, prepare, random_subset
 from map_pipeline.training.prior import noise_loss
 from map_pipeline.training.run_state import (
     Progress,
@@ -48,6 +49,9 @@ from map_pipeline.training.sampling import FaceSampler, mixed_seed
 from map_pipeline.training.score_model import ScoreModel
 
 SUMMARY = "training_map.json"
+# Losses of the visible change, how fast their price follows the goals, and how far it goes.
+CHARGED = ("smoothness", "luma", "visibility", "motion")
+PRICE_PACE, PRICES = 0.01, (0.25, 10.0)
 # Settings with which a run may go on.
 RESUMABLE_FIELDS = {"minutes", "updates", "report_every", "compile", "mixed_precision"}
 
@@ -86,12 +90,12 @@ def train_map(
     """
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
     check_single_process(accelerator)
-    device = accelerator.device
     torch.manual_seed(config.seed)
     objectives = with_weights(objectives_for(config.protection), **config.weights)
     check_state(config, out)
     # 1. What stays the same: the faces, inverted and embedded.
     unet, conditioner, scheduler = prior
+    device = accelerator.device
     recognisers = {name: net.to(device) for name, net in recognisers.items()}
     classifiers = {name: net.to(device) for name, net in classifiers.items()}
     composites = {name: value.to(device).float() for name, value in composites.items()}
@@ -103,38 +107,24 @@ def train_map(
     say(f"{len(prepared)} faces prepared")
 
     # 2. What changes.
-    dims = {name: recognisers[name].config.embedding_dim for name in config.surrogates}
-    motions = count_motions(shapes)
-    network = MAPNetwork.for_unet(
-        model.unet, dims, config.rank, families=families_of(recognisers), motion_count=motions
-    ).to(device)
+    network = new_network(config, model.unet, recognisers, count_motions(shapes)).to(device)
     network.attach(model.unet)
     parameters, layers = grouped_parameters(network)
     optimizer = accelerator.prepare(Adam(parameters, config.learning_rate, betas=(0.9, 0.99)))
     average = EMAModel(parameters, decay=config.average_decay, foreach=True)
-    clock, reports = Progress(config), Reports()
-    accelerator.register_for_checkpointing(network, average, clock, reports)
+    clock, reports, price = Progress(config), Reports(), Price(config.reached, device)
+    realism = Realism(config.realism, device)
+    accelerator.register_for_checkpointing(network, average, clock, reports, price, realism)
     if resume(accelerator, out / "state", average):
         say(f"resumed at update {clock.update}")
+    if config.realism:
+        objectives.append(realism.objective)
 
     # 3. Train.
     combine = GradientCombiner(config.protection, layers)
-    few = max(config.batch_size // SCORED, 1)
-    sampling = PriorConfig(patch=patch_size(unet), batch_size=few, seed=config.seed)
-    draw = FaceSampler(faces, sampling, device, config.seed)
-    weighs_noise = any(o.symbol == "L_SM" and o.weight > 0 for o in objectives)
-    alphas = scheduler.alphas_cumprod.to(device)
-    step = Step(
-        model,
-        network,
-        scheduler,
-        recognisers,
-        classifiers,
-        composites,
-        prepared,
-        config,
-        accelerator,
-    )
+    nets = (model, network, scheduler, recognisers, classifiers)
+    step = Step(*nets, composites, prepared, config, accelerator)
+    noise = NoiseLoss(model, scheduler, faces, config, accelerator)
 
     def report() -> None:
         reports.close(clock)
@@ -149,14 +139,14 @@ def train_map(
     while clock.share < 1:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * clock.rate
-        draw.seek(clock.update)
-        values, rates = step(objectives, generator_of(config.seed, clock.update))
-        if weighs_noise:
-            batch = draw()
-            with accelerator.autocast():
-                values["score_matching"] = noise_loss(
-                    model, alphas, batch, sampling, draw.generator
-                )
+        look = step(objectives, *generators_of(config.seed, clock.update, device))
+        values = price.charge(look.values)
+        if "realism" in values:
+            values["realism"] = realism.weigh(
+                values["realism"], identity_of(objectives, look), look
+            )
+        if any(o.symbol == "L_SM" and o.weight > 0 for o in objectives):
+            values["score_matching"] = noise(clock.update)
         present = [o for o in objectives if o.name in values]
         total, conflict = combine(side_gradients(present, values, parameters))
         for parameter, gradient in zip(parameters, total, strict=True):
@@ -164,8 +154,13 @@ def train_map(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         average.step(parameters)
+        noted = look.rates | {"price": price.value, "conflict": conflict}
+        noted |= {k: v.detach() for k, v in values.items()}
+        price.follow(look.rates["reached"])
+        if config.realism:
+            noted["told_apart"] = realism.learn(look.photos, look.edited)
         clock.advance()
-        reports.add({k: v.detach() for k, v in values.items()} | rates | {"conflict": conflict})
+        reports.add(noted)
         if clock.update % config.report_every == 0:
             report()
     if reports.pending:
@@ -173,14 +168,94 @@ def train_map(
     return reports.done
 
 
+def new_network(
+    config: MAPTrainingConfig,
+    unet: UNet2DModel,
+    recognisers: Mapping[str, FaceRecogniser],
+    motions: int,
+) -> MAPNetwork:
+    """A network that changes nothing yet."""
+    dims = {name: recognisers[name].config.embedding_dim for name in config.surrogates}
+    families = families_of(recognisers)
+    return MAPNetwork.for_unet(unet, dims, config.rank, config.hidden, families, motions)
+
+
+def identity_of(objectives: Sequence[Objective], look: Look) -> Tensor:
+    """The weighted losses of identity, a scalar."""
+    sides = active(objectives, "identity")
+    return torch.stack(
+        [o.weight * look.values[o.name] for o in sides if o.name in look.values]
+    ).sum()
+
+
+class Price:
+    """What the visible change costs: more while more goals are reached than asked, else less.
+
+    So faces differ from photos by as little as the goals allow, whatever the weights are.
+    """
+
+    def __init__(self, reached: float, device: torch.device) -> None:
+        self._reached = reached
+        self.value = torch.ones((), device=device)
+
+    def charge(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The losses at this price."""
+        return {k: v * self.value if k in CHARGED else v for k, v in values.items()}
+
+    def follow(self, reached: Tensor) -> None:
+        """Change the price after an update in which this share of goals was reached."""
+        factor = ((reached - self._reached) * PRICE_PACE).exp()
+        self.value = (self.value * factor).clamp(*PRICES)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For accelerate's checkpoints."""
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on where `state_dict` was taken."""
+        self.value = state["value"].to(self.value)
+
+
+class NoiseLoss:
+    """L_SM on faces as they are, fewer of them than are protected."""
+
+    def __init__(
+        self,
+        model: ScoreModel,
+        scheduler: DDIMScheduler,
+        faces: FaceSet,
+        config: MAPTrainingConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self._model, self._accelerator = model, accelerator
+        few = max(config.batch_size // SCORED, 1)
+        patch = patch_size(model.unet)
+        self._sampling = PriorConfig(patch=patch, batch_size=few, seed=config.seed)
+        self._draw = FaceSampler(faces, self._sampling, accelerator.device, config.seed)
+        self._alphas = scheduler.alphas_cumprod.to(accelerator.device)
+
+    def __call__(self, update: int) -> Tensor:
+        """The loss of an update's faces, a scalar."""
+        self._draw.seek(update)
+        batch = self._draw()
+        with self._accelerator.autocast():
+            return noise_loss(
+                self._model, self._alphas, batch, self._sampling, self._draw.generator
+            )
+
+
 def families_of(recognisers: Mapping[str, FaceRecogniser]) -> list[str]:
     """Families of recognisers, each once: none of these can judge what they teach."""
     return sorted({net.config.family for net in recognisers.values()})
 
 
-def generator_of(seed: int, update: int) -> torch.Generator:
-    """The randomness of one update, the same in every run with this seed."""
-    return torch.Generator().manual_seed(mixed_seed(seed, update, 1))  # not `FaceSampler`'s
+def generators_of(
+    seed: int, update: int, device: torch.device
+) -> tuple[torch.Generator, torch.Generator]:
+    """The randomness of one update, the same in every run with this seed: CPU, and `device`."""
+    seeds = (mixed_seed(seed, update, stream) for stream in (1, 2))  # 0 is `FaceSampler`'s
+    cpu, there = torch.Generator(), torch.Generator(device)
+    return cpu.manual_seed(next(seeds)), there.manual_seed(next(seeds))
 
 
 def check_state(config: MAPTrainingConfig, out: Path) -> None:
