@@ -154,8 +154,10 @@ def aligned_crop(
         )
     landmarks = landmarks.to(images.device, torch.float32)
     target = torch.tensor(template, device=images.device)
-    image_to_crop = similarity_transform(landmarks, target)
-    return warp_affine(images, invert_affine(image_to_crop), (size, size), padding_mode="zeros")
+    # Autocast would round positions to bf16, which is off by half a pixel.
+    with torch.autocast(images.device.type, enabled=False):
+        crop_to_image = invert_affine(similarity_transform(landmarks, target))
+        return warp_affine(images, crop_to_image, (size, size), padding_mode="zeros")
 
 
 @dataclass(frozen=True)

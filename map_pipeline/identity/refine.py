@@ -250,8 +250,7 @@ def is_protected(
     if not goals:
         return False
     unchanged = FaceChange(torch.zeros_like(target.source_crop), target.source_crop.new_zeros(1, 0))
-    with _autocast(target.source_crop.device, config):
-        state = _show(networks, target, geometry, unchanged, None, config, generator)
+    state = _show(networks, target, geometry, unchanged, None, config, generator)
     return all(float(o.loss(state, target)) <= 0 for o in goals)
 
 
@@ -296,11 +295,10 @@ def evaluate(
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """Objective name -> value at a change, of those with a positive weight."""
-    with _autocast(change.residual.device, face.config):
-        noise = None
-        if needs(objectives, "noise"):
-            noise = _predict_source_noise(face, target, generator)
-        state = _show(networks, target, geometry, change, noise, face.config, generator)
+    noise = None
+    if needs(objectives, "noise"):
+        noise = _predict_source_noise(face, target, generator)
+    state = _show(networks, target, geometry, change, noise, face.config, generator)
     return {o.name: o.loss(state, target) for o in objectives if o.weight > 0}
 
 
@@ -351,10 +349,11 @@ def _show(
     points = geometry.landmarks.expand(len(views), -1, -1)  # [V,5,2]
 
     def show(network: nn.Module) -> Tensor:
-        if not views:
-            return network(region, geometry.landmarks).float()
-        # Each network gets landmarks of its own, as if found by a detector of its own.
-        return network(torch.cat(views), jitter_landmarks(points, generator)).float()
+        shown, places = region, geometry.landmarks
+        if views:  # each network gets landmarks of its own, as if found by a detector of its own
+            shown, places = torch.cat(views), jitter_landmarks(points, generator)
+        with _autocast(region.device, config):
+            return network(shown, places).float()
 
     with record_function("recognise"):
         embeddings = {name: show(net) for name, net in networks.surrogates.items()}  # [V,D]
@@ -373,7 +372,7 @@ def _predict_source_noise(
     timestep = timestep.to(clean.device)
     noise = randn_tensor(clean.shape, generator=generator, device=clean.device).to(clean)
     noisy = face.scheduler.add_noise(clean, noise, timestep)
-    with record_function("denoise"):
+    with record_function("denoise"), _autocast(clean.device, face.config):
         predicted = predict_noise(face.unet, noisy, timestep, target.source_cond)
     return predicted.float(), noise
 

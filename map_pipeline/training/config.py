@@ -132,7 +132,7 @@ class MAPTrainingConfig:
     rank: int = 16
     hidden: int = 128
     highest_margin: float = 4.0
-    reached: float = 0.8
+    reached: float = 0.7
     realism: float = 0.4
     max_faces: int = 400
     batch_size: int = 8

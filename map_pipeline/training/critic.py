@@ -80,6 +80,7 @@ class Realism:
             ]
             weight = (self._share * lengths[0] / lengths[1].clamp(min=1e-8)).clamp(max=HEAVIEST)
             kept = SMOOTHING if self._update else 0.0
+            weight = torch.where(weight.isfinite(), weight, self._weight)
             self._weight = kept * self._weight + (1 - kept) * weight
         return self._weight * opinion
 

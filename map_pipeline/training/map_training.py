@@ -25,7 +25,7 @@ from torch.optim import Adam
 from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import compile_network, patch_size
-from map_pipeline.errors import UnknownOptionError
+from map_pipeline.errors import NotFiniteError, UnknownOptionError
 from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.expression.motion import count_motions
 from map_pipeline.expression.space import ExpressionSpace
@@ -51,7 +51,8 @@ from map_pipeline.training.score_model import ScoreModel
 SUMMARY = "training_map.json"
 # Losses of the visible change, how fast their price follows the goals, and how far it goes.
 CHARGED = ("smoothness", "luma", "visibility", "motion")
-PRICE_PACE, PRICES = 0.01, (0.25, 10.0)
+PRICE_PACE, PRICES = 0.01, (0.5, 10.0)
+MOST_SKIPPED = 20  # updates in a row whose gradients aren't finite
 # Settings with which a run may go on.
 RESUMABLE_FIELDS = {"minutes", "updates", "report_every", "compile", "mixed_precision"}
 
@@ -135,6 +136,7 @@ def train_map(
         average.restore(parameters)
         say(", ".join(f"{k} {v:.3f}" for k, v in reports.done[-1].items()))
 
+    skipped = 0
     clock.start()
     while clock.share < 1:
         for group in optimizer.param_groups:
@@ -148,7 +150,15 @@ def train_map(
         if any(o.symbol == "L_SM" and o.weight > 0 for o in objectives):
             values["score_matching"] = noise(clock.update)
         present = [o for o in objectives if o.name in values]
-        total, conflict = combine(side_gradients(present, values, parameters))
+        clock.advance()
+        try:
+            total, conflict = combine(side_gradients(present, values, parameters))
+        except NotFiniteError:  # one odd face must not end a run of hours
+            skipped += 1
+            if skipped > MOST_SKIPPED:
+                raise
+            continue
+        skipped = 0
         for parameter, gradient in zip(parameters, total, strict=True):
             parameter.grad = gradient
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -159,7 +169,6 @@ def train_map(
         price.follow(look.rates["reached"])
         if config.realism:
             noted["told_apart"] = realism.learn(look.photos, look.edited)
-        clock.advance()
         reports.add(noted)
         if clock.update % config.report_every == 0:
             report()
