@@ -66,21 +66,18 @@ class Realism:
     def _opinion(self, state: RefineState, _target: RefineTarget) -> Tensor:
         return -self.critic(varied(state.crop)).mean()
 
-    def weigh(self, opinion: Tensor, identity: Tensor, look: Look) -> Tensor:
+    def weigh(self, identity: Tensor, look: Look) -> Tensor:
         """The opinion with its weight, a scalar.
 
         Args:
             identity: the weighted losses of identity, a scalar.
-            look: where the two gradients are compared.
+            look: what the critic was shown; the two gradients are compared at its residual.
         """
+        opinion = look.values["realism"]
         if self._update % MEASURED_EVERY == 0:
-            lengths = [
-                torch.autograd.grad(value, look.residual, retain_graph=True)[0].norm()
-                for value in (identity, opinion)
-            ]
+            lengths = [_length(value, look.residual) for value in (identity, opinion)]
             weight = (self._share * lengths[0] / lengths[1].clamp(min=1e-8)).clamp(max=HEAVIEST)
             kept = SMOOTHING if self._update else 0.0
-            weight = torch.where(weight.isfinite(), weight, self._weight)
             self._weight = kept * self._weight + (1 - kept) * weight
         return self._weight * opinion
 
@@ -115,6 +112,14 @@ class Realism:
         self._optimizer.load_state_dict(state["optimizer"])
         self._weight = state["weight"].to(self._weight)
         self._update = state["update"]
+
+
+def _length(value: Tensor, at: Tensor) -> Tensor:
+    """Length of a scalar's gradient."""
+    [gradient] = torch.autograd.grad(
+        value, at, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return gradient.norm()
 
 
 def varied(crops: Tensor) -> Tensor:

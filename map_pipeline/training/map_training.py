@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -25,7 +26,7 @@ from torch.optim import Adam
 from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import compile_network, patch_size
-from map_pipeline.errors import NotFiniteError, UnknownOptionError
+from map_pipeline.errors import UnknownOptionError
 from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.expression.motion import count_motions
 from map_pipeline.expression.space import ExpressionSpace
@@ -52,7 +53,6 @@ SUMMARY = "training_map.json"
 # Losses of the visible change, how fast their price follows the goals, and how far it goes.
 CHARGED = ("smoothness", "luma", "visibility", "motion")
 PRICE_PACE, PRICES = 0.01, (0.5, 10.0)
-MOST_SKIPPED = 20  # updates in a row whose gradients aren't finite
 # Settings with which a run may go on.
 RESUMABLE_FIELDS = {"minutes", "updates", "report_every", "compile", "mixed_precision"}
 
@@ -95,12 +95,10 @@ def train_map(
     objectives = with_weights(objectives_for(config.protection), **config.weights)
     check_state(config, out)
     # 1. What stays the same: the faces, inverted and embedded.
-    unet, conditioner, scheduler = prior
-    device = accelerator.device
-    recognisers = {name: net.to(device) for name, net in recognisers.items()}
-    classifiers = {name: net.to(device) for name, net in classifiers.items()}
+    device, scheduler = accelerator.device, prior[2]
+    recognisers, classifiers = _moved(recognisers, device), _moved(classifiers, device)
     composites = {name: value.to(device).float() for name, value in composites.items()}
-    model = copy.deepcopy(ScoreModel(unet, conditioner)).float().to(device).requires_grad_(False)
+    model = copy.deepcopy(ScoreModel(*prior[:2])).float().to(device).requires_grad_(False)
     if config.compile:
         compile_network(model.unet)
     faces = faces.select(random_subset(len(faces), config.max_faces, config.seed))
@@ -136,45 +134,46 @@ def train_map(
         average.restore(parameters)
         say(", ".join(f"{k} {v:.3f}" for k, v in reports.done[-1].items()))
 
-    skipped = 0
     clock.start()
     while clock.share < 1:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * clock.rate
         look = step(objectives, *generators_of(config.seed, clock.update, device))
         values = price.charge(look.values)
-        if "realism" in values:
-            values["realism"] = realism.weigh(
-                values["realism"], identity_of(objectives, look), look
-            )
+        if config.realism:
+            values["realism"] = realism.weigh(identity_of(objectives, look), look)
         if any(o.symbol == "L_SM" and o.weight > 0 for o in objectives):
             values["score_matching"] = noise(clock.update)
         present = [o for o in objectives if o.name in values]
-        clock.advance()
-        try:
-            total, conflict = combine(side_gradients(present, values, parameters))
-        except NotFiniteError:  # one odd face must not end a run of hours
-            skipped += 1
-            if skipped > MOST_SKIPPED:
-                raise
-            continue
-        skipped = 0
-        for parameter, gradient in zip(parameters, total, strict=True):
-            parameter.grad = gradient
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        total, conflict = combine(side_gradients(present, values, parameters))
+        _descend(parameters, total, optimizer)
         average.step(parameters)
-        noted = look.rates | {"price": price.value, "conflict": conflict}
-        noted |= {k: v.detach() for k, v in values.items()}
+        told_apart = realism.learn(look.photos, look.edited) if config.realism else 0.5
+        reports.add(
+            {name: value.detach() for name, value in values.items()}
+            | look.rates
+            | {"price": price.value, "told_apart": told_apart, "conflict": conflict}
+        )
         price.follow(look.rates["reached"])
-        if config.realism:
-            noted["told_apart"] = realism.learn(look.photos, look.edited)
-        reports.add(noted)
+        clock.advance()
         if clock.update % config.report_every == 0:
             report()
     if reports.pending:
         report()
     return reports.done
+
+
+def _moved(networks: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {name: net.to(device) for name, net in networks.items()}
+
+
+def _descend(
+    parameters: list[nn.Parameter], direction: list[Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    for parameter, gradient in zip(parameters, direction, strict=True):
+        parameter.grad = gradient
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
 
 
 def new_network(
@@ -191,10 +190,8 @@ def new_network(
 
 def identity_of(objectives: Sequence[Objective], look: Look) -> Tensor:
     """The weighted losses of identity, a scalar."""
-    sides = active(objectives, "identity")
-    return torch.stack(
-        [o.weight * look.values[o.name] for o in sides if o.name in look.values]
-    ).sum()
+    present = [o for o in active(objectives, "identity") if o.name in look.values]
+    return 0 * look.residual.sum() + sum(o.weight * look.values[o.name] for o in present)
 
 
 class Price:
@@ -261,10 +258,13 @@ def families_of(recognisers: Mapping[str, FaceRecogniser]) -> list[str]:
 def generators_of(
     seed: int, update: int, device: torch.device
 ) -> tuple[torch.Generator, torch.Generator]:
-    """The randomness of one update, the same in every run with this seed: CPU, and `device`."""
-    seeds = (mixed_seed(seed, update, stream) for stream in (1, 2))  # 0 is `FaceSampler`'s
-    cpu, there = torch.Generator(), torch.Generator(device)
-    return cpu.manual_seed(next(seeds)), there.manual_seed(next(seeds))
+    """The randomness of one update, the same in every run with this seed: CPU, and `device`.
+
+    The global generators, which the critic uses, start anew, too.
+    """
+    at_home, there, everywhere = (mixed_seed(seed, update, k) for k in (1, 2, 3))
+    torch.manual_seed(everywhere)
+    return torch.Generator().manual_seed(at_home), torch.Generator(device).manual_seed(there)
 
 
 def check_state(config: MAPTrainingConfig, out: Path) -> None:

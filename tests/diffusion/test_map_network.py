@@ -47,9 +47,9 @@ def test_a_new_network_changes_and_tells_nothing() -> None:
     unet = tiny_unet()
     before = noise_of(unet)
     network = MAPNetwork.for_unet(unet, DIMS, motion_count=3)
-    assert not network.encode(targets(), targets()).any()
-    assert not network.motion(targets(), targets()).any()
-    assert MAPNetwork.for_unet(unet, DIMS).motion(targets(), {}).shape == (3, 0)
+    assert not network.encode(targets(), targets(), 1.0).any()
+    assert not network.motion(targets(), targets(), 1.0).any()
+    assert MAPNetwork.for_unet(unet, DIMS).motion(targets(), {}, 1.0).shape == (3, 0)
     network.merge_into(unet)
     assert torch.equal(noise_of(unet), before)
 
@@ -85,13 +85,17 @@ def test_it_tells_faces_and_targets_apart_and_ignores_other_recognisers(part: st
     network, known, source = trained(unet), targets(), targets(1)
     sources = {name: value.expand(3, -1) for name, value in source.items()}
     tell = getattr(network, part)
-    told = tell(sources, known)
+    told = tell(sources, known, 1.0)
     assert told.shape == (3, embedding_width(unet) if part == "encode" else 3)
     assert (told[0] - told[1]).abs().max() > 1e-3
-    assert torch.equal(tell(sources, {**known, "three": torch.randn(3, 5)}), told)
-    assert (tell(known, {}) - tell(sources, {})).abs().max() > 1e-3  # nobody as target
+    assert torch.equal(tell(sources, {**known, "three": torch.randn(3, 5)}, 1.0), told)
+    assert (tell(known, {}, 1.0) - tell(sources, {}, 1.0)).abs().max() > 1e-3  # nobody as target
+    margins = torch.tensor([1.0, 1.0, 3.0])
+    changed = (tell(sources, known, margins) - told).abs().amax(1)
+    assert changed[:2].max() == 0
+    assert changed[2] > 1e-3
     with pytest.raises(KeyError, match="two"):
-        tell(sources, {"one": known["one"]})
+        tell(sources, {"one": known["one"]}, 1.0)
 
 
 def test_a_network_of_another_prior_is_refused() -> None:
@@ -107,8 +111,8 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
     again = MAPNetwork.from_pretrained(tmp_path)
     assert again.surrogates == ["one", "two"]
     known = targets()
-    assert torch.equal(again.encode(known, known), network.encode(known, known))
-    assert torch.equal(again.motion(known, known), network.motion(known, known))
+    assert torch.equal(again.encode(known, known, 1.0), network.encode(known, known, 1.0))
+    assert torch.equal(again.motion(known, known, 1.0), network.motion(known, known, 1.0))
     assert again.config.layers == network.config.layers
 
 

@@ -260,3 +260,14 @@ def test_dlib_itself_gives_the_same_embedding() -> None:
             CHECKPOINT / "recognisers" / "dlib_resnet"
         ).embed(crops)
     assert F.cosine_similarity(embeddings, expected).min() > 0.9999
+
+
+@pytest.mark.weights
+def test_autocast_leaves_the_alignment_exact() -> None:
+    """bf16 positions would be off by half a pixel, which an embedding shows."""
+    net = FaceRecogniser.from_pretrained(CHECKPOINT / "recognisers" / "mobilefacenet").float()
+    faces, points = synthetic_batch(160), landmarks(2)
+    with torch.no_grad():
+        expected = net.crop(faces, points)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(net.crop(faces, points), expected)

@@ -32,7 +32,7 @@ from map_pipeline.training.map_step import (
     success_rates,
     surroundings,
 )
-from map_pipeline.training.map_training import train_map
+from map_pipeline.training.map_training import PRICES, Price, train_map
 from map_pipeline.training.score_model import ScoreModel, new_scheduler
 
 TEMPLATE = torch.tensor(TINY_TEMPLATE) / TINY_INPUT  # units of the side
@@ -239,6 +239,13 @@ def test_targets_are_composites_or_other_people(
     assert torch.equal(index_in(draw()["one"], bank["one"]), nearest)
 
 
+def look_at(step: Step, seed: int) -> tuple[dict, dict]:
+    """Losses and rates of the batch with this seed."""
+    with torch.no_grad():
+        look = step(default_objectives(), *(torch.Generator().manual_seed(seed) for _ in range(2)))
+    return look.values, look.rates
+
+
 def test_a_step_measures_every_objective(
     prepared: tuple[ScoreModel, dict, map_step.Prepared], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,20 +253,31 @@ def test_a_step_measures_every_objective(
     step = step_of(ready, model, surrogates, composites())
     objectives = default_objectives()
     monkeypatch.setattr(map_step, "HIDDEN", 0.0)
-    with torch.no_grad():
-        values, rates = step(objectives, torch.Generator().manual_seed(0))
-        again, _ = step(objectives, torch.Generator().manual_seed(0))
-        other, _ = step(objectives, torch.Generator().manual_seed(1))
+    values, rates = look_at(step, 0)
+    again, _ = look_at(step, 0)
+    other, _ = look_at(step, 1)
     assert set(values) == {o.name for o in objectives if o.symbol != "L_SM"}
     assert all(value.isfinite() for value in values.values())
-    assert set(rates) == {"impersonates", "dodges"}
+    assert set(rates) == {"impersonates", "dodges", "reached"}
     assert all(torch.equal(values[name], again[name]) for name in values)
     assert any(not torch.equal(values[name], other[name]) for name in values)
     monkeypatch.setattr(map_step, "HIDDEN", 1.0)
-    with torch.no_grad():
-        hidden, rates = step(objectives, torch.Generator().manual_seed(0))
+    hidden, rates = look_at(step, 0)
     assert set(hidden) == set(values) - {"impersonation"}
-    assert set(rates) == {"dodges"}
+    assert set(rates) == {"dodges", "reached"}
+
+
+def test_the_price_follows_the_goals() -> None:
+    price = Price(0.7, torch.device("cpu"))
+    for _ in range(50):
+        price.follow(torch.tensor(0.9))
+    assert 1 < price.value < 2
+    charged = price.charge({"luma": torch.tensor(2.0), "dodging": torch.tensor(2.0)})
+    assert charged["luma"] == 2 * price.value
+    assert charged["dodging"] == 2
+    for _ in range(10_000):
+        price.follow(torch.tensor(0.0))
+    assert price.value == PRICES[0]
 
 
 def test_success_rates_in_closed_form() -> None:
@@ -321,7 +339,8 @@ def test_every_part_of_the_network_learns_and_the_prior_stays(tmp_path: Path) ->
 def test_reports_and_files(tmp_path: Path) -> None:
     reports = train(tmp_path, prior(), weights={"dodging": 0.0})
     names = {o.name for o in default_objectives()} - {"dodging"}
-    rates = {"impersonates", "dodges", "conflict"}
+    names |= {"realism", "price"}
+    rates = {"impersonates", "dodges", "reached", "conflict", "told_apart"}
     optional = {"impersonation", "impersonates"}  # not every batch has a target
     assert [report["update"] for report in reports] == [2, 4]
     for report in reports:
@@ -386,9 +405,7 @@ def test_both_objectives_go_down(tmp_path: Path) -> None:
         config, judges = replace(QUICK, batch_size=48), {"encoder": encoder}
         parts = (model, network, SCHEDULER, surrogates, judges, bank, ready, config, ACCELERATOR)
         step = Step(*parts)
-        seeds = [torch.Generator().manual_seed(seed) for seed in range(6)]
-        with torch.no_grad():
-            looks = [step(default_objectives(), seed)[0] for seed in seeds]
+        looks = [look_at(step, seed)[0] for seed in range(6)]
         names = set().union(*looks)  # not every look has a target
         noted = {name: [look[name].item() for look in looks if name in look] for name in names}
         return {name: sum(values) / len(values) for name, values in noted.items()}
