@@ -75,7 +75,7 @@ def check_front_matter(folder: Path, space: str | None = None) -> list[str]:
         "suggested_hardware": (lambda value: value in hardware, f"one of {', '.join(hardware)}"),
         "tags": (_is_list_of_texts, "a list of texts"),
         "thumbnail": (
-            partial(_is_address, folder, space), f"{_start(space)} and a file of the folder"
+            partial(_is_address, folder, space), f"{_start(space)} followed by a file of the folder"
         ),
     }  # fmt: skip
     return problems + [
@@ -87,16 +87,13 @@ def check_front_matter(folder: Path, space: str | None = None) -> list[str]:
 
 def check_tracked(folder: Path) -> list[str]:
     """Check that git knows every file, as it's git's files that are tested and told to others."""
-    try:
-        left = _listed_by_git(folder, "--others", "--exclude-standard")
-        gone = _listed_by_git(folder, "--deleted")
-        # What the code may need and `hf upload` leaves out, as it reads .gitignore, too.
-        packages = sorted(path.parent.name for path in folder.glob("*/__init__.py"))
-        ignored = _listed_by_git(
-            folder, "--others", "--ignored", "--exclude-standard", "--", *packages, "examples"
-        )
-    except subprocess.CalledProcessError as error:
-        return [f"The folder must be a git checkout, got: {error.stderr.strip()}"]
+    left = _listed_by_git(folder, "--others", "--exclude-standard")
+    gone = _listed_by_git(folder, "--deleted")
+    # What the code may need and `hf upload` leaves out, as it reads .gitignore, too.
+    packages = sorted(path.parent.name for path in folder.glob("*/__init__.py"))
+    ignored = _listed_by_git(
+        folder, "--others", "--ignored", "--exclude-standard", "--", *packages, "examples"
+    )
     ignored = [name for name in ignored if "__pycache__" not in name]
     return [
         *(f"`{name}` must be tracked by git, or be ignored." for name in left),
@@ -148,6 +145,8 @@ def check_requirements(folder: Path) -> list[str]:
 
 def check_resolution(folder: Path) -> list[str]:
     """Check that pip finds versions that go together with the platform's own; needs a network."""
+    if check_front_matter(folder) or check_requirements(folder):
+        return ["README.md and requirements.txt must be right before pip can be asked."]
     given = _front_matter(folder)
     torch = _requirements(folder).get("torch", SpecifierSet())
     newest = list(torch.filter(TORCH_VERSIONS))[-1:]
@@ -214,8 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--offline", action="store_true", help="ask no package index")
     options = parser.parse_args(arguments)
     folder, failed = options.folder.resolve(), False
-    if not _front_matter(folder):
-        print(f"`{folder / 'README.md'}` must begin with the settings of a Space.")
+    if not (_front_matter(folder) and (folder / ".git").exists()):
+        print(f"`{folder}` must be a git checkout with the settings of a Space in README.md.")
         return 1
     for name, check in checks(options.space, options.offline).items():
         problems = check(folder)

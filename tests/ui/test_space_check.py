@@ -151,12 +151,6 @@ def test_what_python_writes_is_no_problem(folder: Path) -> None:
     assert space_check.check_tracked(folder) == []
 
 
-def test_folder_without_git_is_refused(folder: Path) -> None:
-    (folder / ".git").rename(folder.with_name("elsewhere"))
-    [problem] = space_check.check_tracked(folder)
-    assert "git checkout" in problem
-
-
 def test_pointer_of_git_lfs_is_no_file(folder: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     (folder / "package" / "weights.bin").write_text(pointer)
@@ -268,9 +262,17 @@ def test_command_fails_where_a_check_does(
     assert space_check.main([str(folder), "--offline"]) == 0  # `hf upload` can store it
     assert "package/weights.bin" in capsys.readouterr().out
     write_head(folder, emoji="M")
-    assert space_check.main([str(folder), "--offline"]) == 1
-    (folder / "README.md").write_text("# No settings\n")
-    assert space_check.main([str(folder), "--offline"]) == 1
+    assert space_check.main([str(folder)]) == 1  # without asking pip for versions
+    assert "pip can be asked" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("missing", [".git", "README.md"])
+def test_what_is_no_space_at_all_is_refused(
+    folder: Path, missing: str, capsys: pytest.CaptureFixture
+) -> None:
+    (folder / missing).rename(folder / "elsewhere")
+    assert space_check.main([str(folder)]) == 1
+    assert "must be a git checkout with the settings of a Space" in capsys.readouterr().out
 
 
 def test_card_fits_where_links_are_shared() -> None:
