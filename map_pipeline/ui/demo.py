@@ -254,6 +254,7 @@ def build_page(
 
 def _connect_photo(demo: gr.Blocks, handlers: Handlers, parts: SimpleNamespace) -> None:
     top, form, out = parts.top, parts.form, parts.out
+    demo.load(None, js=page.SEPARATE_BUTTONS, api_visibility="private")
     demo.load(
         handlers.ready, outputs=[form.expected, form.detector], show_progress="hidden", **AT_ONCE
     )

@@ -119,5 +119,7 @@ def test_result(page: "playwright.Page") -> None:
 
 def test_error(page: "playwright.Page") -> None:
     button(page, "Protect").click()
-    toast(page, "Choose a photo first")
+    message = toast(page, "Choose a photo first")
     check(page)
+    message.get_by_role("button", name="Error").press("Enter")  # folds it
+    playwright.expect(message.get_by_test_id("toast-text")).to_be_hidden()
