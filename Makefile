@@ -7,7 +7,7 @@ CLIENTS ?= 8
 MARKS ?= not gpu
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-all test-gpu fuzz load hashes audit licences lint clean
+.PHONY: help demo test test-all test-gpu fuzz load space-check hashes audit licences lint clean
 
 help:
 	@echo "make demo       start the page on http://127.0.0.1:$(PORT)"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-gpu   run the tests that need a CUDA device"
 	@echo "make fuzz       throw hostile pictures at every entrance for SECONDS=$(SECONDS)"
 	@echo "make load       let CLIENTS=$(CLIENTS) use the page at once for SECONDS=$(SECONDS)"
+	@echo "make space-check SPACE=owner/name   check the folder as a Hugging Face Space would"
 	@echo "make lint       check style, formatting, types and the direction of imports"
 	@echo "make hashes     write the SHA-256 of the bundled weights anew, after replacing some"
 	@echo "make audit      look up known vulnerabilities of what is installed (needs a network)"
@@ -40,6 +41,9 @@ fuzz: $(VENV)/.installed-dev
 
 load: $(VENV)/.installed-dev
 	$(BIN)/python tests/robustness/load.py --clients $(CLIENTS) --seconds $(SECONDS)
+
+space-check: $(VENV)/.installed
+	$(BIN)/python -m map_pipeline.ui.space_check $(if $(SPACE),--space $(SPACE))
 
 hashes: $(VENV)/.installed
 	$(BIN)/python -m map_pipeline.checksums

@@ -15,6 +15,7 @@ from map_pipeline.ui import page, style
 from map_pipeline.ui.cache import use_own_cache
 from map_pipeline.ui.demo import build_page
 from map_pipeline.ui.examples import load_examples
+from map_pipeline.ui.memory import keep_memory_flat
 from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.service import Job, Progress, Protected, ProtectionService
 from map_pipeline.ui.settings import PageSettings
@@ -45,6 +46,7 @@ def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
 
 def start(settings: PageSettings, load: Callable[[], Any], **options: Any) -> gr.Blocks:
     """Build and launch the page without waiting for its end; `options` go to `launch`."""
+    keep_memory_flat()
     spare_loopback_from_proxies(os.environ)
     served = threading.Event()
 
@@ -92,10 +94,9 @@ def spare_loopback_from_proxies(environment: MutableMapping[str, str]) -> None:
 def load_shipped(settings: PageSettings) -> Any:
     """The models of a checkpoint; torch is only imported here, when the page is already shown."""
     from map_pipeline.images import quiet_pillow
-    from map_pipeline.ui.models import give_back_large_blocks, load_models
+    from map_pipeline.ui.models import load_models
 
     quiet_pillow()
-    give_back_large_blocks()
     return load_models(settings.checkpoint)
 
 

@@ -1,7 +1,7 @@
 """Make the pictures of this folder anew: `python -m examples.build`, from the repository root.
 
 Takes the example photos from free sources (see README.md), protects each as its line in
-examples.json says, and draws the picture of the project's README.
+examples.json says, and draws the pictures of the project's README and of shared links.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import torch
 from matplotlib.cbook import get_sample_data
 from PIL import Image, ImageDraw
 
+from examples.card import draw_card
 from map_pipeline import MAPPipeline
 from map_pipeline.identity.targets import TargetBank
 from map_pipeline.images import load_image, save_image
@@ -88,6 +89,7 @@ def main() -> None:
         if not chosen or example["photo"] in chosen:
             protect(pipe, example)
     draw_before_after()
+    draw_card()
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class Handlers:
             yield {
                 **self._show(visit),
                 self._parts.form.seed: made.seed,
+                self._parts.form.expected: texts.expected(self._service.expected_seconds()),
                 status: results.progress_bar(Progress(1, 1, "Checking what sharing leaves of it")),
             }
             with errors_in_plain_words():
@@ -189,7 +190,7 @@ class Handlers:
             models = self._service.models
         form = self._parts.form
         return {
-            form.expected: texts.expected(models.seconds),
+            form.expected: texts.expected(self._service.expected_seconds()),
             form.detector: gr.Dropdown(list(models.protecting)),
         }
 
@@ -254,6 +255,7 @@ def build_page(
 
 def _connect_photo(demo: gr.Blocks, handlers: Handlers, parts: SimpleNamespace) -> None:
     top, form, out = parts.top, parts.form, parts.out
+    demo.load(None, js=page.SEPARATE_BUTTONS, api_visibility="private")
     demo.load(
         handlers.ready, outputs=[form.expected, form.detector], show_progress="hidden", **AT_ONCE
     )
@@ -317,7 +319,7 @@ def _connect_protection(handlers: Handlers, parts: SimpleNamespace) -> None:
         start(busy, outputs=buttons, queue=False, **AT_ONCE).then(
             handlers.protect_on_page,
             [out.visit, parts.top.photo, form.own_target, *form.choices, *form.movements],
-            [form.status, *vars(out).values(), form.seed],
+            [form.status, *vars(out).values(), form.seed, form.expected],
             show_progress_on=form.status,
             preprocess=False,
             concurrency_id="protect",

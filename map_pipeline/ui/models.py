@@ -1,7 +1,5 @@
 """The networks behind the page, and how long they take on this device."""
 
-import contextlib
-import ctypes
 import os
 import time
 from collections.abc import Callable
@@ -11,17 +9,10 @@ from pathlib import Path
 import torch
 
 from map_pipeline.compare import judging_copy
-from map_pipeline.config import MODES
 from map_pipeline.diffusion.unet import predict_noise
 from map_pipeline.faces.detect import insightface_pack_present
 from map_pipeline.pipeline import MAPPipeline
-
-# What one face takes in each mode, in forward passes as `forward_seconds` times them: processor
-# seconds of both for examples/astronaut.png on one core (6.8 and 24.9 s to 0.15 to 0.19 s; the
-# modes then took 10 and 20 steps, and are scaled to their 8 and 24).
-FORWARDS = {"fast": 39, "strong": 180}
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
-LARGE = 8 * 2**20  # bytes; Pillow keeps pixels in blocks of 16 MB
+from map_pipeline.ui.durations import FORWARDS
 
 
 @dataclass(frozen=True)
@@ -33,23 +24,13 @@ class Models:
         judging: detector name -> pipeline on the CPU that only measures and previews; the same as
             `protecting` where that is on the CPU, too. Its detectors never run in ZeroGPU's GPU
             process, because the threads of an onnxruntime session don't survive the fork.
-        seconds: mode -> seconds that one face takes on this device; None on ZeroGPU, where nothing
-            can be measured but in a visitor's own GPU time.
+        seconds: mode -> seconds that one face takes on this device, by a short calibration; None on
+            ZeroGPU, where nothing can be measured but in a visitor's own GPU time.
     """
 
     protecting: dict[str, MAPPipeline]
     judging: dict[str, MAPPipeline]
     seconds: dict[str, float] | None
-
-
-def give_back_large_blocks() -> None:
-    """Have freed pixels go back to the system at once, where the C library is glibc.
-
-    By default glibc soon keeps blocks of this size in a pool per thread: after a 50-megapixel photo
-    about 350 MB stay in each thread that ever read one, and Gradio has forty.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def load_models(checkpoint: Path, device: str | None = None) -> Models:
@@ -95,7 +76,7 @@ def with_detector(pipe: MAPPipeline, name: str) -> MAPPipeline:
 def expected_seconds(pipe: MAPPipeline, device: str) -> dict[str, float]:
     """Mode -> seconds that one face takes, from a short run of the networks."""
     unit = forward_seconds(pipe, device)
-    return {mode: unit * FORWARDS[mode] for mode in MODES}
+    return {mode: unit * passes for mode, passes in FORWARDS.items()}
 
 
 @torch.no_grad()

@@ -23,6 +23,17 @@ SHOW_RESULT = """() => { setTimeout(() => {
         one.removeAttribute("aria-label");
     document.getElementById("result")?.scrollIntoView({behavior: "smooth", block: "start"});
 }, 300) }"""
+# Gradio's messages have a button around another one, which screen readers can't tell apart. Here
+# the one that folds a message is beside the one that closes it.
+SEPARATE_BUTTONS = """() => { new MutationObserver(() => {
+    for (const header of document.querySelectorAll(".toast-header[role]")) {
+        header.removeAttribute("role");
+        header.removeAttribute("tabindex");
+        const title = header.querySelector(".toast-title-row");
+        title.setAttribute("role", "button");
+        title.tabIndex = 0;
+    }
+}).observe(document.body, {childList: true, subtree: true}) }"""
 EMOTION_CHOICES = [(emotion.capitalize(), emotion) for emotion in EMOTIONS]
 STEPS_INFO = texts.STEPS_INFO + ", ".join(
     f"{config.refine_steps} in {mode.capitalize()}" for mode, config in MODES.items()

@@ -7,7 +7,8 @@ call gets all it needs and hands back plain values.
 import json
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from map_pipeline.errors import (
     UnknownOptionError,
 )
 from map_pipeline.report import FaceReport, with_notes
+from map_pipeline.ui.durations import Durations
 from map_pipeline.ui.jobs import run_in_steps
 from map_pipeline.ui.previews import RecentSittings, Sitting
 from map_pipeline.ui.settings import MAX_FACES, Choices
@@ -127,6 +129,7 @@ class ProtectionService:
         self, load: Callable[[], "Models"], background: bool = True, keep_seconds: float = 600
     ) -> None:
         self._sittings = RecentSittings(keep_seconds)
+        self._durations = Durations()
         self._loaded: Future[Models] = Future()
         self._models: Models | None = None
         if background:
@@ -208,6 +211,26 @@ class ProtectionService:
         """Do a job on the device of the models: progress first, the result last."""
         protected = yield from run_in_steps(lambda report: self._protect(job, report))
         yield protected
+
+    def timed(
+        self, job: Job, updates: Iterator[Progress | Protected]
+    ) -> Iterator[Progress | Protected]:
+        """Pass on what a run of a job reports, and remember how long a face took.
+
+        Not part of `run`, as on ZeroGPU that is in a process of its own. The time starts with the
+        first update, because before it a GPU is waited for.
+        """
+        started = None
+        for update in updates:
+            started = time.perf_counter() if started is None else started
+            if isinstance(update, Protected) and not job.choices.steps:
+                seconds = time.perf_counter() - started
+                self._durations.add(job.choices.mode, seconds / len(job.boxes))
+            yield update
+
+    def expected_seconds(self) -> Mapping[str, float] | None:
+        """Mode -> seconds that a face will take here; None as long as that isn't known."""
+        return self._durations.expected(self.models.seconds)
 
     def check_robustness(self, job: Job, protected: Protected) -> list[list["RobustnessCheck"]]:
         """For each face, what is left of its protection after sharing; on the CPU."""

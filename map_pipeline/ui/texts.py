@@ -132,6 +132,6 @@ def doubts(count: int) -> str:
 
 
 def _seconds(value: float) -> str:
-    if value < 10:
+    if value < 20:
         return f"{max(1, round(value))} s"
     return f"{5 * round(value / 5)} s"  # nobody can promise more precisely

@@ -1,8 +1,8 @@
 """Many clients at once, for a bounded time: `make load CLIENTS=8 SECONDS=300`.
 
-One client protects every photo alone. Then each client protects a photo of its own again and again,
-and has to get, to the last bit, what the one client got for it. Prints what happened as Markdown;
-exit code 1 if a rule of `broken_rules` doesn't hold.
+One client asks for previews of every photo and protects it, alone. Then each client does so with a
+photo of its own again and again, and has to get, to the last bit, what the one client got for it.
+Prints what happened as Markdown; exit code 1 if a rule of `broken_rules` doesn't hold.
 """
 
 import argparse
@@ -32,6 +32,8 @@ from map_pipeline.ui.cache import SWEEP_SECONDS
 from map_pipeline.ui.settings import PageSettings
 
 UNCHANGED = 0.2  # least share of a photo's values outside the face
+PREVIEWS = 4  # that a client asks for before it protects a photo
+PREVIEW_CHANGE = 20  # of 255, mean: more than an expression and JPEG change, less than two people
 ROOT = Path(__file__).parents[2]
 PORTRAITS = ("astronaut.png", "man-older-dark.png", "woman-young-tan.png", "hopper-grey.png")
 START_SECONDS = 120  # until the page must answer
@@ -50,11 +52,19 @@ app.start(page, lambda: app.load_shipped(page)).block_thread()
 
 @dataclass(frozen=True)
 class Visit:
-    """One call: its seconds, the highest position in the queue that was told, and what failed."""
+    """A client's previews and protection.
+
+    Attributes:
+        seconds: of the protection.
+        position: the highest in the queue that was told.
+        failure: what failed first.
+        previews: seconds of each.
+    """
 
     seconds: float
     position: int | None
     failure: str | None = None
+    previews: tuple[float, ...] = ()
 
 
 @dataclass
@@ -116,45 +126,75 @@ def photos(count: int, folder: Path) -> list[Path]:
     return paths
 
 
+class References:
+    """What a client should get: by its name, the first result that it got."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, np.ndarray] = {}
+
+    def compare(self, name: str, result: np.ndarray, own: bool) -> str | None:
+        """What is wrong with a result; the first of its name has to be of the own photo."""
+        if name not in self._first:
+            self._first[name] = result
+            return None if own else f"the {name} isn't of the own photo"
+        same = np.array_equal(result, self._first[name])
+        return None if same else f"another {name} than alone"
+
+
 class Visitor:
-    """A client with its photo and its choices; `reference` is the result it should get."""
+    """A client with its photo and its choices; `references` are the results it should get."""
 
     def __init__(self, url: str, number: int, photo: Path, steps: int) -> None:
         folder = photo.with_name(f"downloads-{number}")
         self.client = Client(url, verbose=False, download_files=folder, analytics_enabled=False)
         self.photo, self.steps = photo, steps
         self.emotion = EMOTIONS[number % len(EMOTIONS)]
-        self.reference: np.ndarray | None = None
+        self.references = References()
 
     def visit(self) -> Visit:
-        """Protect the photo; the first result becomes the reference."""
-        started, position = time.monotonic(), None
+        """Look at a few expressions and protect the photo; the first results become references."""
+        position, previews, failures = None, [], []
+        started = time.monotonic()
         try:
-            job = self.client.submit(
-                photo=handle_file(self.photo),
-                emotion=self.emotion,
-                steps=self.steps,
-                mode="fast",
-                api_name="/protect",
-            )
-            while not job.done():
-                status = job.status()
-                if status.code == Status.IN_QUEUE and status.rank is not None:
-                    position = max(position or 0, status.rank + 1)
-                time.sleep(0.05)
-            result = np.array(Image.open(job.result()[0]))
+            for emotion in EMOTIONS[:PREVIEWS]:
+                started = time.monotonic()
+                failures.append(self.look(emotion))
+                previews.append(time.monotonic() - started)
+            started = time.monotonic()
+            position, failure = self.protect()
+            failures.append(failure)
         except Exception as error:  # whatever a client meets is a finding
-            failure = f"{type(error).__name__}: {str(error)[:200]}"
-            return Visit(time.monotonic() - started, position, failure)
-        seconds = time.monotonic() - started
-        if self.reference is None:
-            self.reference = result
-            original = np.array(Image.open(self.photo))
-            # Away from the face every bit is that of the own photo. (The face itself may be, too.)
-            if result.shape != original.shape or (result == original).mean() < UNCHANGED:
-                return Visit(seconds, position, "the result isn't the own photo")
-        same = np.array_equal(result, self.reference)
-        return Visit(seconds, position, None if same else "another photo than alone")
+            failures.append(f"{type(error).__name__}: {str(error)[:200]}")
+        failure = next(filter(None, failures), None)
+        return Visit(time.monotonic() - started, position, failure, tuple(previews))
+
+    def look(self, emotion: str) -> str | None:
+        """Ask for a preview; what is wrong with it."""
+        photo = handle_file(self.photo)
+        file = self.client.predict(photo=photo, emotion=emotion, api_name="/preview")
+        result, original = (np.array(Image.open(path)).astype(int) for path in (file, self.photo))
+        own = result.shape == original.shape and np.abs(result - original).mean() < PREVIEW_CHANGE
+        return self.references.compare(f"preview of {emotion}", result, own)
+
+    def protect(self) -> tuple[int | None, str | None]:
+        """Protect the photo; the highest position in the queue, and what is wrong in the end."""
+        position = None
+        job = self.client.submit(
+            photo=handle_file(self.photo),
+            emotion=self.emotion,
+            steps=self.steps,
+            mode="fast",
+            api_name="/protect",
+        )
+        while not job.done():
+            status = job.status()
+            if status.code == Status.IN_QUEUE and status.rank is not None:
+                position = max(position or 0, status.rank + 1)
+            time.sleep(0.05)
+        result, original = (np.array(Image.open(path)) for path in (job.result()[0], self.photo))
+        # Away from the face every bit is that of the own photo. (The face itself may be, too.)
+        own = result.shape == original.shape and (result == original).mean() >= UNCHANGED
+        return position, self.references.compare("photo", result, own)
 
     def visit_until(self, start: Barrier, seconds: float) -> list[Visit]:
         """Visit again and again; the last visit begins before the seconds are over."""
@@ -288,15 +328,16 @@ def table(outcome: Outcome) -> str:
     """Markdown."""
     lines = [
         "| clients | seconds | photos | a minute | median wait | longest wait | queue position, "
-        "highest | failures |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "highest | previews | median wait | longest wait | failures |",
+        "|" + " --- |" * 11,
     ]
     for one in (outcome.alone, outcome.together):
         waits = [visit.seconds for visit in one.visits]
+        looks = [seconds for visit in one.visits for seconds in visit.previews]
         lines.append(
             f"| {one.clients} | {one.seconds:.0f} | {len(one.done)} | {one.per_minute:.1f} | "
-            f"{statistics.median(waits):.1f} s | {max(waits):.1f} s | {one.position or '-'} | "
-            f"{len(one.failures)} |"
+            f"{_median_and_longest(waits)} | {one.position or '-'} | "
+            f"{len(looks)} | {_median_and_longest(looks)} | {len(one.failures)} |"
         )
     before, peak, after = outcome.memory
     lines += [
@@ -307,6 +348,13 @@ def table(outcome: Outcome) -> str:
         f"| files of visitors | - | {outcome.files[0]} | {outcome.files[1]} |",
     ]
     return "\n".join(lines)
+
+
+def _median_and_longest(seconds: list[float]) -> str:
+    """Two cells of the table."""
+    if not seconds:
+        return "- | -"
+    return f"{statistics.median(seconds):.1f} s | {max(seconds):.1f} s"
 
 
 def main() -> int:

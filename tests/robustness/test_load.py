@@ -3,17 +3,33 @@
 from pathlib import Path
 
 import load
+import numpy as np
 import pytest
+
+from map_pipeline import MAPPipeline
 
 
 @pytest.mark.slow
-def test_two_clients_get_their_own_photos_and_nothing_stays(tiny_checkpoint: Path) -> None:
-    outcome = load.run(clients=2, seconds=5, steps=1, checkpoint=tiny_checkpoint, keep_seconds=10)
+def test_two_clients_get_their_own_photos_and_nothing_stays(
+    editing_pipeline: MAPPipeline, tmp_path: Path
+) -> None:
+    editing_pipeline.save_pretrained(tmp_path)
+    outcome = load.run(clients=2, seconds=5, steps=1, checkpoint=tmp_path, keep_seconds=10)
     print(load.table(outcome))
     # Two short phases tell nothing about throughput: `make load` does.
     assert [one for one in load.broken_rules(outcome) if "throughput" not in one] == []
     assert len(outcome.together.done) >= 2
+    assert all(len(one.previews) == load.PREVIEWS for one in outcome.together.visits)
     assert outcome.files[0] >= 2  # there was something to delete
+
+
+def test_what_belongs_to_another_client_is_told() -> None:
+    references = load.References()
+    mine, other = np.zeros((2, 2)), np.ones((2, 2))
+    assert references.compare("preview", mine, own=True) is None
+    assert references.compare("preview", mine, own=True) is None
+    assert references.compare("preview", other, own=True) == "another preview than alone"
+    assert references.compare("photo", other, own=False) == "the photo isn't of the own photo"
 
 
 def test_every_broken_rule_is_told() -> None:

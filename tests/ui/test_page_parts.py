@@ -438,8 +438,8 @@ def test_gpu_seconds_grow_with_work_and_stay_below_the_limit(faces: int) -> None
 
 def test_expected_seconds_are_told_once_they_are_known() -> None:
     assert texts.expected(None) == ""
-    told = texts.expected({"fast": 4.4, "strong": 43.0})
-    assert "about 4 s" in told
+    told = texts.expected({"fast": 12.6, "strong": 43.0})
+    assert "about 13 s" in told
     assert "about 45 s" in told
 
 

@@ -1,7 +1,7 @@
 """A dry run of what ZeroGPU does to the page, as far as a machine without its platform can.
 
-`spaces` itself can't be put into its ZeroGPU mode here: that needs a CUDA build of torch and the
-platform's scheduler. So these tests stand in for its decorator, its fork and its pickling.
+Loading the page in the ZeroGPU mode of `spaces` is what test_space_check.py does. Calls need the
+platform's scheduler, so these tests stand in for its decorator, its fork and its pickling.
 """
 
 import inspect
