@@ -1,6 +1,7 @@
 """`map-protect evaluate`: options in, a folder with results, tables, charts and one page out."""
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class Options:
         far: False accept rates; the tables show the first one.
         thresholds: Which thresholds count: stored with the recognisers, or estimated on the clean
             pairs. Both are shown.
+        judge: ONNX recognisers that only judge, each with a JSON as for `train map --teacher`.
         expression_judge: Folder of a held-out expression network.
         lpips: AlexNet weights for LPIPS.
         inception: TorchScript network for FID.
@@ -48,6 +50,7 @@ class Options:
     attributes: Path | None = None
     far: tuple[float, ...] = (0.01, 0.001)
     thresholds: Literal["stored", "estimated"] = "stored"
+    judge: tuple[Path, ...] = ()
     expression_judge: Path | None = None
     lpips: Path | None = None
     inception: Path | None = None
@@ -83,10 +86,14 @@ def build(options: Options) -> tuple["Evaluation", dict[str, str]]:
     """The evaluation, and why metrics are absent that can't be computed."""
     from map_pipeline.evaluation.dataset import PhotoSet
     from map_pipeline.evaluation.runner import Evaluation
+    from map_pipeline.training.teachers import load_teacher
 
     photos = PhotoSet(options.pairs)
     tools, absent = tools_of(options)
     pipe = load_pipeline(options.model)
+    pipe.register_to_config(surrogates=pipe.surrogates)  # what is added now only judges
+    for path in options.judge:
+        pipe.recognisers[path.stem] = load_teacher(path)
     return Evaluation(pipe, photos, options.settings, options.out, tools), absent
 
 
@@ -188,7 +195,7 @@ def config_of(options: Options) -> dict[str, Any]:
     """The options by name, as plain values."""
     flat = asdict(options)
     flat |= flat.pop("settings") | flat.pop("model")
-    return {key: str(value) if isinstance(value, Path) else value for key, value in flat.items()}
+    return json.loads(json.dumps(flat, default=str))
 
 
 SUBCOMMANDS = {"expressions": (expressions.Options, expressions.run)}
