@@ -7,7 +7,7 @@ from diffusers import DDIMInverseScheduler, DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from map_pipeline import MAPPipeline
-from map_pipeline.diffusion.ddim import ddim_step, generate, guided_noise, invert, timesteps
+from map_pipeline.diffusion.ddim import ddim_step, generate, invert, timesteps
 from map_pipeline.diffusion.unet import crop_size, patch_size, patchify, predict_noise, unpatchify
 from map_pipeline.faces.align import Alignment, warp_affine
 from map_pipeline.images import load_image, to_array, to_tensor
@@ -162,69 +162,6 @@ def test_a_network_that_takes_no_condition_ignores_it() -> None:
     told = predict_noise(unet, latents, 100, torch.randn(2, 3))
     assert torch.equal(told, predict_noise(unet, latents, 100))
     assert torch.equal(told, unet(latents, 100).sample)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("timestep", [100, torch.tensor(100)])
-def test_guidance_lies_on_the_line_through_both_answers(
-    told_unet: UNet2DModel, timestep: Tensor | int
-) -> None:
-    latents = torch.randn(2, 48, 8, 8)
-    wanted, away = torch.randn(2, 2, WIDTH).unbind(0)
-
-    def guided(guidance: float) -> Tensor:
-        return guided_noise(told_unet, latents, timestep, wanted, away, guidance)
-
-    start = predict_noise(told_unet, latents, timestep, away)
-    end = predict_noise(told_unet, latents, timestep, wanted)
-    close = {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(guided(0.0), start, **close)
-    torch.testing.assert_close(guided(1.0), end, **close)
-    torch.testing.assert_close(guided(3.0), start + 3 * (end - start), **close)
-    torch.testing.assert_close(guided(-1.0), 2 * start - end, **close)
-
-
-@torch.no_grad()
-def test_guided_generation(told_unet: UNet2DModel) -> None:
-    """Guidance 0 generates what the start was inverted with, 1 what is wanted, 2 goes on."""
-    scheduler, latents = DDIMScheduler(**SCHEDULE), torch.randn(2, 48, 8, 8)
-    wanted, away = torch.randn(2, 2, WIDTH).unbind(0)
-
-    def guided(guidance: float) -> Tensor:
-        return generate(
-            told_unet, scheduler, latents, 300, 3, wanted, away, guidance_scale=guidance
-        )
-
-    source = generate(told_unet, scheduler, latents, 300, 3, away)
-    target = generate(told_unet, scheduler, latents, 300, 3, wanted)
-    close = {"rtol": 1e-4, "atol": 1e-4}
-    torch.testing.assert_close(guided(0.0), source, **close)
-    assert torch.equal(guided(1.0), target)
-    assert (guided(2.0) - source).norm() > 1.5 * (target - source).norm()
-    # Two equal conditions leave nothing to exaggerate.
-    unguided = generate(
-        told_unet, scheduler, latents, 300, 3, wanted, away, guidance_scale=5.0, guided_steps=0
-    )
-    assert torch.equal(unguided, target)
-    partly, wholly = (
-        generate(
-            told_unet,
-            scheduler,
-            latents,
-            300,
-            3,
-            wanted,
-            away,
-            guidance_scale=5.0,
-            guided_steps=steps,
-        )
-        for steps in (2, 3)
-    )
-    assert torch.equal(wholly, guided(5.0))
-    assert 0 < (partly - wholly).norm() < (unguided - wholly).norm()
-
-    same = generate(told_unet, scheduler, latents, 300, 3, away, away, guidance_scale=5.0)
-    torch.testing.assert_close(same, source, **close)
 
 
 @torch.no_grad()
