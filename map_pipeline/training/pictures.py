@@ -73,15 +73,13 @@ def expressions(
     nothing = replace(
         known, emotion=torch.zeros_like(known.emotion), has_shape=torch.zeros_like(known.has_shape)
     )
-    patch = patch_size(unet)
+    patch, level = patch_size(unet), EXPRESSION_LEVEL
     latents = patchify(faces.images, patch)
-    start = invert(unet, scheduler, latents, EXPRESSION_LEVEL, INVERSION_STEPS, conditioner(nothing))
+    start = invert(unet, scheduler, latents, level, INVERSION_STEPS, conditioner(nothing))
     found = {}
     for name, row in zip(EMOTIONS, torch.eye(len(EMOTIONS)), strict=True):
         asked = replace(nothing, emotion=row.to(known.emotion).expand_as(known.emotion))
-        latents = generate(
-            unet, scheduler, start, EXPRESSION_LEVEL, GENERATION_STEPS, conditioner(asked)
-        )
+        latents = generate(unet, scheduler, start, level, GENERATION_STEPS, conditioner(asked))
         found[name] = unpatchify(latents.float(), patch).clamp(0, 1)
     return found
 

@@ -26,6 +26,7 @@ from map_pipeline.training import mouth
 from map_pipeline.training.config import MouthConfig
 from map_pipeline.training.mouth import train_mouth, velocity_loss
 from map_pipeline.training.mouth_patches import Mouths
+from map_pipeline.training.run_state import Progress
 
 QUICK = MouthConfig(
     batch_size=4, warmup=0, minutes=1e6, updates=6, report_every=2, mixed_precision="no"
@@ -145,15 +146,15 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     finished: tuple[Path, list[str], float], tmp_path: Path
 ) -> None:
     """The update since the last report is done again."""
-    advance = mouth.Progress.advance
+    advance = Progress.advance
 
-    def stop(progress: mouth.Progress) -> None:
+    def stop(progress: Progress) -> None:
         advance(progress)
         if progress.update == 3:
             raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mouth.Progress, "advance", stop)
+        patch.setattr(Progress, "advance", stop)
         with pytest.raises(Stop):
             run(tmp_path)
     torch.manual_seed(1234)  # the global generator has no say

@@ -40,7 +40,7 @@ from map_pipeline.training import prior
 from map_pipeline.training.augment import Batch
 from map_pipeline.training.config import PriorConfig
 from map_pipeline.training.prior import noise_loss, of_network, split, train_prior
-from map_pipeline.training.run_state import find_state
+from map_pipeline.training.run_state import Progress, find_state
 from map_pipeline.training.score_model import new_conditioner, new_scheduler, new_unet
 
 ALPHAS = new_scheduler().alphas_cumprod
@@ -285,16 +285,16 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     finished: tuple[Path, list[str], dict], tmp_path: Path
 ) -> None:
     """Stopped twice after a report: updates since the last one are done again."""
-    advance = prior.Progress.advance
+    advance = Progress.advance
     for last in (3, 5):
 
-        def stop(progress: prior.Progress, last: int = last) -> None:
+        def stop(progress: Progress, last: int = last) -> None:
             advance(progress)
             if progress.update == last:
                 raise Stop
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(prior.Progress, "advance", stop)
+            patch.setattr(Progress, "advance", stop)
             with pytest.raises(Stop):
                 run(tmp_path, updates=6)
         assert json.loads((tmp_path / "training.json").read_text())["updates"] == last - 1
