@@ -136,8 +136,8 @@ def velocity_loss(
     clean = 2 * images - 1
     noise = torch.randn(clean.shape, generator=generator, device=device)
     noisy = schedule.add_noise(clean, noise, level)
-    told = network_input(noisy, clean, masks).contiguous(memory_format=torch.channels_last)
-    velocity = F.pixel_shuffle(network(told, level).sample.float(), PATCH)
+    given = network_input(noisy, clean, masks).contiguous(memory_format=torch.channels_last)
+    velocity = F.pixel_shuffle(network(given, level).sample.float(), PATCH)
     errors = (velocity - schedule.get_velocity(clean, noise, level)).square()
     weights = masks + OUTSIDE
     return (errors * weights).mean() / weights.mean()

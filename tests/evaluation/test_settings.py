@@ -1,4 +1,4 @@
-"""What an evaluation is told, and what it tells the methods."""
+"""Settings of an evaluation, and what of them reaches the methods."""
 
 from pathlib import Path
 

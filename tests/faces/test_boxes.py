@@ -22,7 +22,7 @@ def test_pyramid_is_bounded_and_covers_the_photo(size: tuple[int, int]) -> None:
 
 
 def test_suppression_keeps_the_best_box_of_a_place() -> None:
-    """A box within another, or half on it, may be of somebody else: landmarks will tell."""
+    """A box within another, or half on it, may be of somebody else: landmarks will decide."""
     boxes = np.array(
         [[0, 0, 100, 100], [5, 5, 105, 105], [20, 20, 50, 50], [55, 5, 155, 105]], np.float32
     )

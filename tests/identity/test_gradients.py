@@ -213,7 +213,7 @@ def test_projection_can_be_switched_off() -> None:
     total, conflict = combiner(projection=False, max_expression_grad_ratio=0.5)(
         {"identity": identity, "expression": opposed, "prior": None}
     )
-    assert conflict == 1  # told, though nothing is done about it
+    assert conflict == 1  # reported, though nothing is done about it
     for got, one in zip(total, identity, strict=True):
         torch.testing.assert_close(got, one * 0.5)
 

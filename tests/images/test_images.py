@@ -72,7 +72,7 @@ def test_lossless_formats_are_read_exactly(kind: str, as_path: bool, tmp_path: P
     if kind == "GIF":  # 256 colours at most
         pixels = np.repeat(pixels[..., :1], 3, axis=2)
     data = encode(Image.fromarray(pixels), kind)
-    (tmp_path / "picture.dat").write_bytes(data)  # the content tells the format, not the name
+    (tmp_path / "picture.dat").write_bytes(data)  # the format shows in the content, not the name
     source = tmp_path / "picture.dat" if as_path else data
     np.testing.assert_array_equal(to_array(load_image(source)), pixels)
 
@@ -190,7 +190,7 @@ def test_tensor_round_trip_is_exact() -> None:
         ([1, 2], "list"),
     ],
 )
-def test_bad_input_is_told_in_one_line(source: Any, match: str) -> None:
+def test_bad_input_is_refused_in_one_line(source: Any, match: str) -> None:
     with pytest.raises(InvalidImageError, match=match) as caught:
         load_image(source)
     assert "\n" not in str(caught.value)
@@ -218,7 +218,7 @@ def test_odd_exif_does_not_spoil_a_photo() -> None:
     assert load_image(data).size == (48, 64)
 
 
-def test_damaged_pil_image_is_told_too() -> None:
+def test_damaged_pil_image_is_refused_too() -> None:
     """PIL reads pixels late, so an opened image may turn out to be damaged only here."""
     photo = encode(Image.fromarray(picture(400, 300)), "JPEG")
     with pytest.raises(InvalidImageError, match="whole"):

@@ -56,7 +56,7 @@ def test_change_to_a_transparent_photo_looks_the_same_on_white() -> None:
     assert to_array(result)[:, 43:].min() == 255
 
 
-def test_transparency_is_written_or_told(tmp_path: Path) -> None:
+def test_transparency_is_written_or_reported(tmp_path: Path) -> None:
     photo = load_photo(cutout())
     assert save_image(photo.picture, tmp_path / "out.png") == []
     with Image.open(tmp_path / "out.png") as written:
@@ -71,7 +71,7 @@ DEEP, PROFILE = "8", "sRGB"
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "lost"),
     [
         (deep_png(), [DEEP]),
         (encode(Image.fromarray(np.full((48, 64), 40_000, np.uint16)), "PNG"), [DEEP]),
@@ -93,11 +93,11 @@ DEEP, PROFILE = "8", "sRGB"
         ),
     ],
 )  # fmt: skip
-def test_what_reading_lost_is_told(content: bytes, told: list[str]) -> None:
+def test_what_reading_lost_is_reported(content: bytes, lost: list[str]) -> None:
     for source in (content, Image.open(io.BytesIO(content))):
         notes = load_photo(source).notes
-        assert len(notes) == len(told)
-        assert all(word in note for word, note in zip(told, notes, strict=True))
+        assert len(notes) == len(lost)
+        assert all(word in note for word, note in zip(lost, notes, strict=True))
 
 
 def test_profile_is_named_in_one_line() -> None:

@@ -45,7 +45,7 @@ class Result:
 class Tally:
     """Counts outcomes; what was thrown last stays in a file and survives a crash.
 
-    `clock` tells the computing time of the process under test, so that what else the machine does
+    `clock` gives the computing time of the process under test, so that what else the machine does
     makes nothing slow.
     """
 

@@ -82,8 +82,8 @@ class Oracle:
     def __init__(self, clean: Tensor, error: Tensor) -> None:
         self.clean, self.error = clean, error
 
-    def __call__(self, told: Tensor, level: Tensor) -> SimpleNamespace:
-        noisy = F.pixel_shuffle(told, PATCH)[:, :3]
+    def __call__(self, given: Tensor, level: Tensor) -> SimpleNamespace:
+        noisy = F.pixel_shuffle(given, PATCH)[:, :3]
         alpha = noise_schedule().alphas_cumprod[level].view(-1, 1, 1, 1)
         noise = (noisy - alpha.sqrt() * self.clean) / (1 - alpha).sqrt()
         velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * self.clean
@@ -126,9 +126,9 @@ def test_a_run_leaves_what_is_needed(finished: tuple[Path, list[str], float]) ->
     out, said, score = finished
     names = {path.name for path in out.iterdir()}
     assert names == {"mouth_painter", "state", "mouths.png", "training.json"}
-    told = json.loads((out / "training.json").read_text())
-    assert (told["updates"], told["mouths"], told["validation_loss"]) == (6, 11, score)
-    assert MouthConfig(**told["config"]) == QUICK
+    summary = json.loads((out / "training.json").read_text())
+    assert (summary["updates"], summary["mouths"], summary["validation_loss"]) == (6, 11, score)
+    assert MouthConfig(**summary["config"]) == QUICK
     [file] = (out / "mouth_painter").glob("*.safetensors")
     assert {value.dtype for value in load_file(file).values()} == {torch.float16}
     with Image.open(out / "mouths.png") as picture:

@@ -127,12 +127,12 @@ def copied(finished: tuple[Path, list[str], dict], tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_a_run_leaves_what_is_needed(finished: tuple[Path, list[str], dict]) -> None:
     out, said, scores = finished
-    told = json.loads((out / "training.json").read_text())
-    assert told["scores"] == scores
-    assert told["updates"] == 6
-    assert PriorConfig(**told["config"] | {"channels": tuple(told["config"]["channels"])}) == (
-        replace(QUICK, updates=6)
-    )
+    summary = json.loads((out / "training.json").read_text())
+    assert summary["scores"] == scores
+    assert summary["updates"] == 6
+    assert PriorConfig(
+        **summary["config"] | {"channels": tuple(summary["config"]["channels"])}
+    ) == (replace(QUICK, updates=6))
     assert {path.name for path in out.iterdir()} == {
         "unet",
         "conditioner",
@@ -288,9 +288,9 @@ def test_a_run_cant_go_on_with_another_network(
 @pytest.mark.slow
 def test_a_run_goes_on_with_other_training_settings(copied: Path) -> None:
     run(copied, updates=7, batch_size=2, learning_rate=1e-4, report_every=1)
-    told = json.loads((copied / "training.json").read_text())
-    assert told["updates"] == 7
-    assert told["config"]["batch_size"] == 2
+    summary = json.loads((copied / "training.json").read_text())
+    assert summary["updates"] == 7
+    assert summary["config"]["batch_size"] == 2
 
 
 def test_faces_of_another_size_than_the_network(tmp_path: Path) -> None:
@@ -317,8 +317,8 @@ def test_start_from_a_run(finished: tuple[Path, list[str], dict], tmp_path: Path
             assert value.dtype == torch.float32
             expected = weights(finished[0], part)[name].half().float()
             torch.testing.assert_close(value, expected, atol=1e-6, rtol=0)
-    told = json.loads((out / "training.json").read_text())
-    assert told["config"]["hidden"] == QUICK.hidden  # that of the network, not the asked one
+    summary = json.loads((out / "training.json").read_text())
+    assert summary["config"]["hidden"] == QUICK.hidden  # that of the network, not the asked one
 
 
 @pytest.mark.slow

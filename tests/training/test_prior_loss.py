@@ -31,8 +31,8 @@ class Spy:
         self.error = error
         self.asked: list[tuple[Tensor, Condition, Tensor]] = []
 
-    def __call__(self, latents: Tensor, level: Tensor, told: Condition, keep: Tensor) -> Tensor:
-        self.asked.append((level, told, keep))
+    def __call__(self, latents: Tensor, level: Tensor, given: Condition, keep: Tensor) -> Tensor:
+        self.asked.append((level, given, keep))
         alpha = ALPHAS.double()[level].view(-1, 1, 1, 1)
         noise = (latents - alpha.sqrt() * self.clean) / (1 - alpha).sqrt()
         return noise + self.error
@@ -74,23 +74,23 @@ def test_parts_of_the_condition_are_left_out_at_random(setting: str, share: floa
     config, known = replace(QUICK, **nothing | {setting: share}), batch(1000, 8)
     spy = Spy(config, known)
     noise_loss(spy, ALPHAS, known, config, generator())
-    [(_, told, keep)] = spy.asked
+    [(_, given, keep)] = spy.asked
     emotional, shaped = known.emotions.sum(1) > 0, known.has_landmarks
     kept = {
-        "drop_emotion": told.emotion.sum(1)[emotional].mean(),
-        "drop_shape": told.has_shape[shaped].mean(),
+        "drop_emotion": given.emotion.sum(1)[emotional].mean(),
+        "drop_shape": given.has_shape[shaped].mean(),
         "drop_all": keep.mean(),
     }
     for name, value in kept.items():
         expected = 1 - share if name == setting else 1
         assert value.item() == pytest.approx(expected, abs=0.05 if 0 < share < 1 else 1e-6)
-    # What is told is true, and what is unknown stays so.
-    assert torch.equal(told.shape, known.landmarks68)
-    assert torch.equal(told.grey, known.grey.float())
-    assert not told.emotion[~emotional].any()
-    assert not told.has_shape[~shaped].any()
-    rest = told.emotion.sum(1) > 0
-    assert torch.equal(told.emotion[rest], known.emotions[rest])
+    # What is given is true, and what is unknown stays so.
+    assert torch.equal(given.shape, known.landmarks68)
+    assert torch.equal(given.grey, known.grey.float())
+    assert not given.emotion[~emotional].any()
+    assert not given.has_shape[~shaped].any()
+    rest = given.emotion.sum(1) > 0
+    assert torch.equal(given.emotion[rest], known.emotions[rest])
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def test_nothing_kept_is_the_unconditional_answer() -> None:
     model, known = score_model(), batch(3)
     latents, level = torch.randn(3, 48, 8, 8), torch.tensor([5, 100, 600])
     plain = predict_noise(model.unet, latents, level)
-    told = predict_noise(model.unet, latents, level, model.conditioner(known.condition))
+    full = predict_noise(model.unet, latents, level, model.conditioner(known.condition))
     mixed = model(latents, level, known.condition, torch.tensor([0.0, 1.0, 0.0]))
-    torch.testing.assert_close(mixed, torch.stack([plain[0], told[1], plain[2]]))
-    assert not torch.equal(plain[1], told[1])
+    torch.testing.assert_close(mixed, torch.stack([plain[0], full[1], plain[2]]))
+    assert not torch.equal(plain[1], full[1])

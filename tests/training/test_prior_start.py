@@ -159,11 +159,11 @@ def test_celebahq_topology_is_start_and_backbone(
     settings = {"updates": 2, "batch_size": 1, "validation_faces": 0, "hidden": 8}
     config = train_from(hub_folder, out, 64, gradient_checkpointing=True, **settings)
     check_trained(hub_folder, out, 64)
-    told = json.loads((out / "training.json").read_text())["config"]
-    assert told == json.loads(json.dumps(asdict(config)))
-    assert told["patch"] == 1
-    assert told["channels"] == [32, 32, 32, 32, 64, 64]
-    assert told["layers_per_block"] == 2
+    summary = json.loads((out / "training.json").read_text())["config"]
+    assert summary == json.loads(json.dumps(asdict(config)))
+    assert summary["patch"] == 1
+    assert summary["channels"] == [32, 32, 32, 32, 64, 64]
+    assert summary["layers_per_block"] == 2
 
     pipe = pipeline_of(out)
     check_alignment(pipe, portrait, monkeypatch)
