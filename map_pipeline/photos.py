@@ -1,14 +1,18 @@
 """The photos of one call of the pipeline: their names in errors, and what is reported of each."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch.profiler import record_function
 
-from map_pipeline.errors import InvalidImageError
+from map_pipeline.errors import InvalidImageError, naming_photo
+from map_pipeline.faces.detect import FaceChoice, select_faces
 from map_pipeline.faces.doubts import DoubtFinder
 from map_pipeline.faces.face import Face
+from map_pipeline.images import ImageInput, load_photo, to_array
 from map_pipeline.report import PhotoReport
 
 
@@ -48,3 +52,25 @@ def name_photos(image: Any) -> tuple[list[Any], list[str | None]]:
     if not image:
         raise InvalidImageError("`image` must be a photo or a list of at least one, got none.")
     return list(image), [f"`image[{index}]`" for index in range(len(image))]
+
+
+def read_photo(
+    image: ImageInput,
+    name: str | None,
+    find_faces: Callable[[np.ndarray], list[Face]],
+    choice: FaceChoice,
+) -> PhotoTask:
+    """Read a photo of a call and find its faces.
+
+    Args:
+        name: what errors call it; choice: which faces to protect, see `select_faces`.
+
+    Raises:
+        InvalidImageError, NoFaceError, FaceTooSmallError: see their texts.
+    """
+    with naming_photo(name), record_function("detect"):
+        read = load_photo(image)
+        photo, cutout, notes = to_array(read.pixels), read.cutout, read.notes  # [H,W,3]
+        del read  # a copy of the pixels
+        found = find_faces(photo)
+        return PhotoTask(name, photo, cutout, found, select_faces(found, choice), notes)

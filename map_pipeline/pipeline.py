@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from map_pipeline.callbacks import Callback, check_tensor_inputs, step_callback
-from map_pipeline.config import DEFAULT_MODE, FAR, HIDE, MAPConfig, check_emotion, resolve_config
+from map_pipeline.config import DEFAULT_MODE, MAPConfig, check_emotion, resolve_config
 from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.ddim import check_scheduler
 from map_pipeline.diffusion.map_network import MAPNetwork
@@ -29,29 +28,24 @@ from map_pipeline.expression.action_units import check_action_units
 from map_pipeline.expression.classifiers import ClassifierEnsemble
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
-from map_pipeline.faces.detect import (
-    FaceChoice,
-    FaceDetector,
-    check_choice,
-    load_detector,
-    select_faces,
-)
+from map_pipeline.faces.detect import FaceChoice, FaceDetector, check_choice, load_detector
 from map_pipeline.faces.doubts import DoubtFinder
 from map_pipeline.faces.face import Face
 from map_pipeline.faces.landmarks import LandmarkFinder
 from map_pipeline.faces.mesh import FaceMesh
-from map_pipeline.faces.quality import quality_issues
 from map_pipeline.identity.objectives import Objective
 from map_pipeline.identity.recognisers import RecogniserEnsemble
-from map_pipeline.identity.targets import Target, TargetBank, choose_target
+from map_pipeline.identity.refine import StepCallback
+from map_pipeline.identity.targets import TargetBank
 from map_pipeline.identity.views import photo_generators
-from map_pipeline.images import ImageInput, load_image, load_photo, to_array
+from map_pipeline.images import ImageInput
 from map_pipeline.loading import CheckpointMixin
 from map_pipeline.measure import View, view_face
 from map_pipeline.output import MAPPipelineOutput, convert_photos
-from map_pipeline.photos import PhotoTask, name_photos
-from map_pipeline.report import with_notes
-from map_pipeline.stages import FaceStages, FaceTask, make_plan
+from map_pipeline.photos import PhotoTask, name_photos, read_photo
+from map_pipeline.report import FaceReport, with_notes
+from map_pipeline.stages import FaceStages, FaceTask, Plan, make_plan
+from map_pipeline.targeting import TargetChoice, TargetMixin
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -69,7 +63,7 @@ OUT_OF_MEMORY = """The GPU must have more free memory for this photo. Choose mod
 needs less, close other programs that use the GPU, or work on the CPU."""
 
 
-class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
+class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, DiffusionPipeline):
     """Protects faces in photos by fine-tuning a score network towards another identity.
 
     Args:
@@ -110,22 +104,8 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
         "recognisers",
         "expression_classifiers",
     ]
-    _optional_components = [  # noqa: RUF012
-        "conditioner",
-        "map_network",
-        "face_mesh",
-        "expression_space",
-        "mouth_painter",
-        "targets",
-        "recognisers",
-        "expression_classifiers",
-    ]
-    _callback_tensor_inputs = [  # noqa: RUF012
-        "latents",
-        "residual",
-        "losses",
-        "conflict",
-    ]
+    _optional_components = ["conditioner", *_exclude_from_cpu_offload]  # noqa: RUF012
+    _callback_tensor_inputs = ["latents", "residual", "losses", "conflict"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -299,72 +279,72 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
         generators = photo_generators(generator, len(images))
 
         # 1. Read the photos and find the faces to protect.
-        tasks: list[PhotoTask] = []
-        for one, name in zip(images, names, strict=True):
-            with naming_photo(name), record_function("detect"):
-                read = load_photo(one)
-                photo, cutout, lost = to_array(read.pixels), read.cutout, read.notes  # [H,W,3]
-                del read  # a copy of the pixels
-                found = self.find_faces(photo, rotate)
-                tasks.append(
-                    PhotoTask(name, photo, cutout, found, select_faces(found, choice), lost)
-                )
-        if target is None:
-            target = HIDE
-        hide = isinstance(target, str) and target == HIDE
-        own_target = self._own_target(target)
+        tasks = [
+            read_photo(one, name, lambda photo: self.find_faces(photo, rotate), choice)
+            for one, name in zip(images, names, strict=True)
+        ]
+
+        # 2. Read the target, and plan what happens to every face.
+        aim = self.read_target(target)
         network = self.map_network
-        plan = make_plan(emotion, surrogates, objectives, config, network, own_target, hide)
+        plan = make_plan(emotion, surrogates, objectives, config, network, aim.own, aim.hide)
         plan = replace(plan, action_units=action_units or {})
-        used = plan.networks_used(self.expression_classifiers)
         self._num_timesteps = sum(len(one.chosen) for one in tasks) * plan.config.refine_steps
         self._interrupt = False
-        stages, results, reports = self.stages, [], []
 
+        # 3. to 6. Protect one photo after the other.
+        results, reports = [], []
         with self.progress_bar(total=self._num_timesteps) as progress:
             timestep = plan.config.start_timestep
             on_step = step_callback(self, progress, timestep, callback_on_step_end, tensor_inputs)
             for one, source_of_noise in zip(tasks, generators, strict=True):
                 with naming_photo(one.name):
-                    result, finished = one.photo, []
-                    for face in one.chosen:
-                        started = time.perf_counter()
-                        # 2. Embed the face and choose its target.
-                        source = self.embed(self.view(one.photo, face.landmarks))
-                        face_target = own_target
-                        if not hide and own_target is None:
-                            face_target = self.built_in_target(str(target), source)
-                        task = FaceTask(face, source, face_target, plan)
-                        alignment = stages.align(face)
-                        try:
-                            # 3. Find the expression, on the photo as the face before left it.
-                            with record_function("express"):
-                                edit = stages.express(result, alignment, task)
-                            # 4. Change its identity, and put both into the photo.
-                            result = stages.change_identity(
-                                result, alignment, edit, task, source_of_noise, on_step
-                            )
-                        except torch.OutOfMemoryError:
-                            raise GPUMemoryError(OUT_OF_MEMORY) from None
-                        finished.append((task, time.perf_counter() - started))
-                    # 5. Measure on the finished photo, when all its faces are done.
-                    with record_function("report"):
-                        detector = self.face_detector
-                        whole = one.report(self._doubt_finder)
-                        measured = [
-                            stages.report(one.photo, result, *each, detector, used)
-                            for each in finished
-                        ]
-                        measured = [replace(face, photo=whole) for face in measured]
-                        reports.append(with_notes(measured, own_target.notes if own_target else ()))
-                    results.append(result)
+                    result, found = self._protect(one, aim, plan, source_of_noise, on_step)
+                results.append(result)
+                reports.append(found)
 
-        # 6. Convert.
+        # 7. Convert.
         outputs = convert_photos(results, tasks, output_type)
         self.maybe_free_model_hooks()
         if not return_dict:
             return outputs, reports
         return MAPPipelineOutput(images=outputs, reports=reports)
+
+    def _protect(
+        self,
+        one: PhotoTask,
+        aim: TargetChoice,
+        plan: Plan,
+        generator: torch.Generator,
+        on_step: StepCallback,
+    ) -> tuple[np.ndarray, list[FaceReport]]:
+        """One photo with its chosen faces protected, `uint8 [H,W,3]`, and a report of each."""
+        stages, result, finished = self.stages, one.photo, []
+        for face in one.chosen:
+            started = time.perf_counter()
+            # 3. Embed the face and choose its target.
+            source = self.embed(self.view(one.photo, face.landmarks))
+            task = FaceTask(face, source, self.target_of(aim, source), plan)
+            alignment = stages.align(face)
+            try:
+                # 4. Find the expression, on the photo as the face before left it.
+                with record_function("express"):
+                    edit = stages.express(result, alignment, task)
+                # 5. Change its identity, and put both into the photo.
+                result = stages.change_identity(result, alignment, edit, task, generator, on_step)
+            except torch.OutOfMemoryError:
+                raise GPUMemoryError(OUT_OF_MEMORY) from None
+            finished.append((task, time.perf_counter() - started))
+        # 6. Measure on the finished photo, when all its faces are done.
+        with record_function("report"):
+            used = plan.networks_used(self.expression_classifiers)
+            whole = one.report(self._doubt_finder)
+            measured = [
+                stages.report(one.photo, result, *each, self.face_detector, used)
+                for each in finished
+            ]
+            measured = [replace(face, photo=whole) for face in measured]
+            return result, with_notes(measured, aim.notes)
 
     def find_faces(self, photo: np.ndarray, rotate: bool = False) -> list[Face]:
         """The faces of a photo `uint8 [H,W,3]`, biggest first; see `FaceDetector.detect`."""
@@ -414,42 +394,3 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
     def embed(self, view: View) -> dict[str, Tensor]:
         """Recogniser name -> L2-normalised embedding `[1,D]` of a face."""
         return {k: net(view.image, view.landmarks).float() for k, net in self.recognisers.items()}
-
-    def built_in_target(self, name: str, source: Mapping[str, Tensor]) -> Target:
-        """Look up a composite, or choose one if `name` is "auto".
-
-        Args:
-            source: recogniser name -> embedding `[1,D]` of the face to protect; for "auto" only.
-        """
-        if self.targets is None:
-            raise UnknownOptionError("`target` must be an image: this checkpoint has no targets.")
-        template = torch.tensor(self.config.alignment_template)
-        known = {
-            key: self.targets.embed_with(key, net, template, self._execution_device)
-            for key, net in self.recognisers.items()
-        }
-        if name == "auto":
-            judges = {key: self.recognisers[key] for key in self.surrogates}
-            limits = {k: net.threshold(FAR) for k, net in judges.items() if net.config.thresholds}
-            ranker = self.config.target_ranker or self.surrogates[0]
-            name = self.targets.names[choose_target(source, known, limits, ranker)]
-        index = self.targets.index(name)
-        return Target(name, {key: value[index : index + 1] for key, value in known.items()})
-
-    def _own_target(self, target: str | ImageInput) -> Target | None:
-        """Embed a user's own target picture; None if `target` is a name."""
-        if isinstance(target, str) and not Path(target).is_file():
-            if target not in ("auto", HIDE) and self.targets is not None:
-                self.targets.index(target)  # an unknown name is an error before any work
-            return None
-        with naming_photo("`target`"):
-            lost: list[str] = []
-            photo = to_array(load_image(target, lost))
-            found = self.find_faces(photo)
-            [face] = select_faces(found, "largest")
-        notes = [f"target picture: {note}" for note in lost]
-        if len(found) > 1:
-            notes.append(f"the target picture shows {len(found)} faces; the largest was taken")
-        if problems := quality_issues(face, photo):
-            notes.append(f"the face in the target picture is {', '.join(problems)}")
-        return Target("own image", self.embed(self.view(photo, face.landmarks)), tuple(notes))

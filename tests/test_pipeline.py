@@ -544,7 +544,7 @@ def test_protection_goes_on_from_the_edit(editing_pipeline: MAPPipeline, photo: 
     np.testing.assert_array_equal(result, run())
     for other in ({"expression_strength": 0}, {"refine_steps": 0}, {"emotion": "sad"}):
         assert (run(**other) != result).any(), other
-    # The network is told the target, so it protects a little even without a step.
+    # The network knows the target, so it protects a little even without a step.
     alone = run(refine_steps=0, expression_strength=0)
     [face] = editing_pipeline.face_detector.detect(photo)
     area = crop_area(editing_pipeline, photo, face.landmarks)

@@ -207,7 +207,7 @@ def _reason_to_skip(path: Path) -> str | None:
     if not path.is_file():
         return "no file"
     if path.suffix.lower() in SUFFIXES:
-        return None  # if it isn't one, that is an error worth telling
+        return None  # if it isn't one, that is an error worth reporting
     return None if _is_picture(path) else "no picture of a known format"
 
 

@@ -1,9 +1,7 @@
 """Conditions of the score network: emotion, shape of the features, and colour of a face.
 
 One vector per face is added to the U-Net's time embedding (`class_embed_type="identity"`). Every
-part can be left out - that is how classifier-free guidance (Ho and Salimans 2022,
-https://arxiv.org/abs/2207.12598) gets its unconditional answer - and a vector of zeros says
-nothing at all.
+part can be left out, and a vector of zeros says nothing at all.
 """
 
 from dataclasses import dataclass

@@ -42,25 +42,6 @@ def ddim_step(latents: Tensor, noise: Tensor, alpha_from: Tensor, alpha_to: Tens
     return alpha_to.sqrt() * clean + (1 - alpha_to).sqrt() * noise
 
 
-def guided_noise(
-    unet: UNet2DModel,
-    latents: Tensor,
-    timestep: Tensor | int,
-    condition: Tensor,
-    negative_cond: Tensor,
-    guidance_scale: float,
-) -> Tensor:
-    """Classifier-free guidance: `guidance_scale` times the way from one condition to another.
-
-    `guidance_scale=0` is the answer to `negative_cond`, 1 that to `condition`, more exaggerates.
-    """
-    both = predict_noise(
-        unet, torch.cat([latents, latents]), timestep, torch.cat([negative_cond, condition])
-    )
-    start, end = both.chunk(2)
-    return start + guidance_scale * (end - start)
-
-
 def invert(
     unet: UNet2DModel,
     scheduler: DDIMScheduler,
@@ -86,32 +67,12 @@ def generate(
     start: int,
     steps: int,
     condition: Tensor | None = None,
-    negative_cond: Tensor | None = None,
-    guidance_scale: float = 1.0,
-    guided_steps: int | None = None,
 ) -> Tensor:
-    """DDIM generation: from the noise level `start` down to clean latents.
-
-    Args:
-        condition: what to generate, `[B,width]`.
-        negative_cond: what the start was inverted with; needed for a `guidance_scale` other than 1.
-        guidance_scale: see `guided_noise`.
-        guided_steps: how many steps, the noisiest first, are guided; the others are plain; all if
-            None. Kynkäänniemi et al. 2024, https://arxiv.org/abs/2404.07724.
-    """
-    if guidance_scale != 1.0 and negative_cond is None:
-        raise ValueError(
-            f"`negative_cond` must be given for a `guidance_scale` of {guidance_scale}, got None."
-        )
+    """DDIM generation: from the noise level `start` down to clean latents."""
     levels = timesteps(start, steps)
     alphas = [scheduler.alphas_cumprod[t].to(latents) for t in levels]
     alphas.append(scheduler.final_alpha_cumprod.to(latents))
-    guided = steps if guided_steps is None else guided_steps
-    scales = [guidance_scale] * guided + [1.0] * (steps - guided)
-    for timestep, alpha, alpha_next, scale in zip(levels, alphas, alphas[1:], scales, strict=False):
-        if scale == 1.0 or condition is None or negative_cond is None:
-            noise = predict_noise(unet, latents, timestep, condition)
-        else:
-            noise = guided_noise(unet, latents, timestep, condition, negative_cond, scale)
+    for timestep, alpha, alpha_next in zip(levels, alphas, alphas[1:], strict=False):
+        noise = predict_noise(unet, latents, timestep, condition)
         latents = ddim_step(latents, noise, alpha, alpha_next)
     return latents

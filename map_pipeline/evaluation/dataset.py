@@ -122,7 +122,7 @@ class PhotoSet:
         return TargetPhotos(name, self.read(enroll), self.read(probe))
 
     def fingerprint(self) -> str:
-        """Hash of the names of all photos, to tell whether a run is continued on the same set."""
+        """Hash of the names of all photos, to see whether a run is continued on the same set."""
         names = json.dumps([[pair.name, pair.first, pair.second] for pair in self.pairs])
         return hashlib.sha256(names.encode()).hexdigest()[:16]
 

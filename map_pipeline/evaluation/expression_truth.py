@@ -223,7 +223,7 @@ class Truth:
         """Rows of every pair of a neutral and another photo of one person, for each method.
 
         "another photo of it" compares with a second photo of the person with that emotion, which
-        tells how far two real ones are apart.
+        says how far two real ones are apart.
         """
         seen = {photo: found for photo in photos if (found := self.see(people.read(photo)))}
         takes = defaultdict(list)

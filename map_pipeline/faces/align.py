@@ -36,6 +36,7 @@ _TEMPLATE_EYE_DISTANCE = 35.238
 # (y 0..112), the same crop lowered by 6 % of its side (y 7..119) and dlib's chip (y 21..120).
 _REGION_HALF_SIDE = 60.0
 _REGION_CENTRE = (56.0, 60.0)
+_REGION_MARGIN = 1.15  # side of a region as a multiple of that square's
 
 
 def arcface_template(size: int, raise_by: float = 0.0) -> Tensor:
@@ -206,25 +207,22 @@ class FaceRegion:
         return invert_affine(self.photo_to_region)
 
 
-def extract_region(
-    photo: Tensor, landmarks: Tensor, margin: float = 1.15, max_face_px: float = 72.0
-) -> FaceRegion:
+def extract_region(photo: Tensor, landmarks: Tensor, max_face_px: float = 72.0) -> FaceRegion:
     """Cut out the surroundings of a face and reduce them so that crops of it are band-limited.
 
     The box bounds the rotated square that holds every recogniser's crop (ArcFace, dlib) and the
-    score network's, enlarged by `margin`, and is clipped to the photo.
+    score network's, somewhat enlarged, and is clipped to the photo.
 
     Args:
         photo: `[1, 3, H, W]` float in [0, 1], or uint8, of which only the box is made float.
         landmarks: `[5, 2]` photo px.
-        margin: side of the square as a multiple of the smallest that holds all crops; >= 1.
         max_face_px: largest distance between the eyes in the region, px (of the fitted face, so
             that a turned head does not count as a small one). Nothing is ever enlarged.
     """
     height, width = photo.shape[-2:]
     landmarks = torch.as_tensor(landmarks, dtype=torch.float32, device=photo.device)
     template_to_photo = similarity_transform(ARCFACE_TEMPLATE_112.to(landmarks), landmarks)
-    corners = square_corners(_REGION_CENTRE, _REGION_HALF_SIDE * margin).to(landmarks)
+    corners = square_corners(_REGION_CENTRE, _REGION_HALF_SIDE * _REGION_MARGIN).to(landmarks)
     box = bounding_box(apply_affine(template_to_photo, corners), width, height)
     x0, y0, x1, y1 = box
     eye_distance = _TEMPLATE_EYE_DISTANCE * float(affine_scale(template_to_photo))

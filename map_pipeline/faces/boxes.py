@@ -23,7 +23,7 @@ from map_pipeline.checksums import read_checked
 TILE_WIDTH, TILE_HEIGHT = 320, 240  # the network's input, px
 SCORE_THRESHOLD = 0.7  # usual for this network; upright faces score > 0.95
 # Boxes that overlap more are of one face. Others may be, too, or of two heads that are close, or of
-# a child before an adult: only landmarks tell.
+# a child before an adult: only landmarks can decide.
 NMS_IOU = 0.5
 # Those others: they overlap by more than this, or one lies in the other by this share of its area.
 NESTED_IOU, NESTED_SHARE = 0.3, 0.7

@@ -2,7 +2,7 @@
 
 People who lie on their side, hang upside down or show a profile are easily missed beside upright
 faces. This look is coarse and at boxes only, so it costs some 20 ms and no landmarks; what it finds
-is told, not protected.
+is reported, not protected.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def named_gamut(content: bytes) -> str | None:
     """What a PNG, AVIF or HEIC file names its colours; None for sRGB, or if it doesn't.
 
     Returns:
-        a name of `SPACES`, or other words for what is only told.
+        a name of `SPACES`, or other words for what is only reported.
     """
     head = content[:NAMING_BYTES]
     if head.startswith(PNG_START):

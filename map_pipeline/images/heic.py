@@ -5,7 +5,7 @@ from functools import cache
 # Major brands of ISO/IEC 23008-12, and those that only say "some picture" (AVIF uses them, too).
 BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
 ANY_PICTURE = (b"mif1", b"msf1")
-HEAD = 64  # bytes that tell
+HEAD = 64  # bytes that show the format
 
 
 def is_heic(head: bytes) -> bool:

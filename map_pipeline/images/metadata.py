@@ -78,9 +78,9 @@ def take_apart(content: bytes) -> JpegParts:
         found = MARKER.search(content, position)
         if found is None or found[1][0] == START_OF_SCAN:
             start = len(content) if found is None else found.end() - 2
-            ended, told = _read_scans(content, start)
+            ended, known = _read_scans(content, start)
             bare = b"".join([*kept, content[start:]])
-            return JpegParts(bare, exif, others, ended, len(told) == 64 * len(components))
+            return JpegParts(bare, exif, others, ended, len(known) == 64 * len(components))
         marker, position = found[1][0], found.end()
         if marker in STANDALONE:
             kept.append(bytes([0xFF, marker]))
@@ -100,29 +100,29 @@ def take_apart(content: bytes) -> JpegParts:
 
 
 def _read_scans(content: bytes, position: int) -> tuple[bool, set[tuple[int, int]]]:
-    """Whether the end marker follows, and which coefficients (component, 0 to 63) scans tell fully.
+    """Whether the end marker follows, and which coefficients (component, 0 to 63) scans give fully.
 
     Raises:
         ValueError: there are too many scans. What comes behind the picture isn't looked at.
     """
-    scans, told = 0, set[tuple[int, int]]()
+    scans, known = 0, set[tuple[int, int]]()
     for _ in range(MAX_SEGMENTS):
         found = MARKER_AFTER_PIXELS.search(content, position)
         if found is None or found[1][0] == END_OF_IMAGE:
-            return found is not None, told
+            return found is not None, known
         marker, position = found[1][0], found.end()
         length = 0 if marker in STANDALONE else _length(content, position)
         if marker == START_OF_SCAN:
             scans += 1
-            told |= _told(content[position + 2 : position + length])
+            known |= _completed(content[position + 2 : position + length])
         position += length
         if scans > MAX_SCANS:
             break
     raise ValueError(f"more than {MAX_SCANS} scans or {MAX_SEGMENTS:,} segments")
 
 
-def _told(header: bytes) -> set[tuple[int, int]]:
-    """The coefficients of which the scan with this header tells the last bit."""
+def _completed(header: bytes) -> set[tuple[int, int]]:
+    """The coefficients of which the scan with this header gives the last bit."""
     components, limits = header[1:-3:2], header[-3:]
     if not 0 < len(components) <= MAX_COMPONENTS or limits[1] > 63 or limits[2] & 15:
         return set()
@@ -183,7 +183,7 @@ class _Tiff:
         return found
 
     def linked(self, directory: dict[int, bytes], tag: int) -> dict[int, bytes]:
-        """The directory whose place a tag tells; empty if there is none."""
+        """The directory whose place a tag gives; empty if there is none."""
         if tag not in directory:
             return {}
         return self.directory(struct.unpack(f"{self._order}4xI", directory[tag])[0])

@@ -153,9 +153,9 @@ def soften_surroundings(picture: Tensor, shape: Tensor) -> Tensor:
     return face * picture + (1 - face) * _blur(picture, SURROUNDINGS_BLUR)
 
 
-def sharpen(image: Tensor, amount: float = SHARPENING) -> Tensor:
+def sharpen(image: Tensor) -> Tensor:
     """Add back some of the detail that averaging blurs; `[3,S,S]` in [0,1]."""
-    return (image + amount * (image - _blur(image, 1.0))).clamp(0, 1)
+    return (image + SHARPENING * (image - _blur(image, 1.0))).clamp(0, 1)
 
 
 def _five(landmarks68: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ LANDMARK_WEIGHT = 3.0
 # Weight of people without a neutral photo: theirs is guessed from their other expressions.
 GUESSED = 0.3
 # Expressions are taken to be this share as frequent in everyday photos as in posed ones, when it is
-# told what of a face is its expression and what the person.
+# given what of a face is its expression and what the person.
 EVERYDAY = 0.1
 MOST_LONGER = 1.5  # how many times longer than its mean a way is made
 SHADING_SIDE = 128

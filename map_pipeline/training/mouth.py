@@ -8,20 +8,19 @@
 
 import copy
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from diffusers import DDIMScheduler
-from diffusers.training_utils import EMAModel
+from diffusers import DDIMScheduler, UNet2DModel
 from PIL import Image
 from torch import Tensor, nn
 
-from map_pipeline.errors import MAPError, UnknownOptionError
+from map_pipeline.errors import UnknownOptionError
 from map_pipeline.expression.mouth import (
     PATCH,
     fill,
@@ -31,16 +30,10 @@ from map_pipeline.expression.mouth import (
 )
 from map_pipeline.images import save_image
 from map_pipeline.training.config import MouthConfig
+from map_pipeline.training.loop import Assessment, Loop, Task
 from map_pipeline.training.mouth_patches import Mouths, vary
 from map_pipeline.training.pictures import lay_out
-from map_pipeline.training.run_state import (
-    Progress,
-    check_single_process,
-    find_state,
-    replacing,
-    resume,
-    save_state,
-)
+from map_pipeline.training.run_state import find_state
 from map_pipeline.training.sampling import mixed_seed
 
 OUTSIDE = 0.05  # weight of what is known anyway, beside that of the mouth
@@ -77,70 +70,37 @@ def train_mouth(
     torch.manual_seed(config.seed)
     schedule = noise_schedule()
     accelerator = Accelerator(mixed_precision=config.mixed_precision)
-    check_single_process(accelerator)
     device = accelerator.device
     network = new_mouth_painter().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay)
-    average = EMAModel(network.parameters(), decay=config.ema_decay, foreach=True)
-    averaged = copy.deepcopy(network).eval().requires_grad_(False)
-    wrapped, optimizer = accelerator.prepare(network, optimizer)
-    clock = Progress(config)
-    accelerator.register_for_checkpointing(average, clock)
-    if resume(accelerator, out / "state", average):
-        say(f"resumed at update {clock.update}")
+    loop = Loop(accelerator, network, optimizer, config, out, say)
     training, validation = mouths.split()
     generator = torch.Generator(device)
-    losses: list[Tensor] = []
 
-    def report() -> float:
-        if not all(parameter.isfinite().all() for parameter in network.parameters()):
-            raise MAPError(
-                f"The weights aren't finite any more at update {clock.update}; those of the last "
-                "report are kept. Run again with a lower `learning_rate`."
-            )
-        average.copy_to(averaged.parameters())
-        with accelerator.autocast():
-            score = validation_loss(averaged, schedule, validation, device)
-            picture = show(averaged, validation, device)
-        save_state(accelerator, out / "state")
-        told = {
-            "date": time.strftime("%Y-%m-%d"),
-            "updates": clock.update,
-            "minutes": round(clock.minutes, 2),
-            "mouths": len(training),
-            "validation_loss": score,
-            "config": asdict(config),
-        }
-        with replacing(out) as folder:
-            copy.deepcopy(averaged).half().save_pretrained(folder / "mouth_painter")
-            save_image(picture, folder / "mouths.png")
-            (folder / "training.json").write_text(json.dumps(told, indent=2))
-        figures = [f"loss {torch.stack(losses).mean().item():.4f}"] if losses else []
-        losses.clear()
-        figures.append(f"validation loss {score:.4f}")
-        say(", ".join([f"update {clock.update}", f"{clock.minutes:.1f} min", *figures]))
-        return score
+    def seek(update: int) -> None:
+        generator.manual_seed(mixed_seed(config.seed, update))
 
-    clock.start()
-    score = None
-    while clock.share < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * clock.cosine_rate
-        generator.manual_seed(mixed_seed(config.seed, clock.update))
-        chosen = torch.randint(
-            len(training), (config.batch_size,), generator=generator, device=device
-        )
+    def loss(network: nn.Module) -> Tensor:
+        size = (config.batch_size,)
+        chosen = torch.randint(len(training), size, generator=generator, device=device)
         images, masks = (part.to(device) for part in training.select(chosen.cpu()))
-        loss = velocity_loss(wrapped, schedule, *vary(images, masks, generator), generator)
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.detach())
-        average.step(network.parameters())
-        clock.advance()
-        score = report() if clock.update % config.report_every == 0 else None
-    return report() if score is None else score
+        return velocity_loss(network, schedule, *vary(images, masks, generator), generator)
+
+    def assess(network: UNet2DModel) -> Assessment[float]:
+        score = validation_loss(network, schedule, validation, device)
+        picture = show(network, validation, device)
+        return Assessment(score, [f"validation loss {score:.4f}"], picture)
+
+    def save(
+        folder: Path, network: UNet2DModel, found: Assessment[float], progress: dict[str, Any]
+    ) -> None:
+        results = {"mouths": len(training), "validation_loss": found.scores}
+        summary = progress | results | {"config": asdict(config)}
+        copy.deepcopy(network).half().save_pretrained(folder / "mouth_painter")
+        save_image(found.picture, folder / "mouths.png")
+        (folder / "training.json").write_text(json.dumps(summary, indent=2))
+
+    return loop.run(Task(seek, loss, assess, save, lambda clock: clock.cosine_rate))
 
 
 def check_out(out: Path, go_on: bool) -> None:
@@ -176,8 +136,8 @@ def velocity_loss(
     clean = 2 * images - 1
     noise = torch.randn(clean.shape, generator=generator, device=device)
     noisy = schedule.add_noise(clean, noise, level)
-    told = network_input(noisy, clean, masks).contiguous(memory_format=torch.channels_last)
-    velocity = F.pixel_shuffle(network(told, level).sample.float(), PATCH)
+    given = network_input(noisy, clean, masks).contiguous(memory_format=torch.channels_last)
+    velocity = F.pixel_shuffle(network(given, level).sample.float(), PATCH)
     errors = (velocity - schedule.get_velocity(clean, noise, level)).square()
     weights = masks + OUTSIDE
     return (errors * weights).mean() / weights.mean()

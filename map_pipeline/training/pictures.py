@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 SAMPLE_FACES = 4
 ROUND_TRIP_LEVEL, EXPRESSION_LEVEL = 300, 400
-GUIDANCE = 3.0
 GAP, HEADING = 2, 14  # px
 
 # Panel -> its curves: name in a report and colour (of Okabe and Ito, safe for the colour-blind).
@@ -74,23 +73,13 @@ def expressions(
     nothing = replace(
         known, emotion=torch.zeros_like(known.emotion), has_shape=torch.zeros_like(known.has_shape)
     )
-    negative_cond = conditioner(nothing)
-    patch = patch_size(unet)
+    patch, level = patch_size(unet), EXPRESSION_LEVEL
     latents = patchify(faces.images, patch)
-    start = invert(unet, scheduler, latents, EXPRESSION_LEVEL, INVERSION_STEPS, negative_cond)
+    start = invert(unet, scheduler, latents, level, INVERSION_STEPS, conditioner(nothing))
     found = {}
     for name, row in zip(EMOTIONS, torch.eye(len(EMOTIONS)), strict=True):
         asked = replace(nothing, emotion=row.to(known.emotion).expand_as(known.emotion))
-        latents = generate(
-            unet,
-            scheduler,
-            start,
-            EXPRESSION_LEVEL,
-            GENERATION_STEPS,
-            conditioner(asked),
-            negative_cond,
-            GUIDANCE,
-        )
+        latents = generate(unet, scheduler, start, level, GENERATION_STEPS, conditioner(asked))
         found[name] = unpatchify(latents.float(), patch).clamp(0, 1)
     return found
 

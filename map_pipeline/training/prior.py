@@ -7,10 +7,8 @@ condition c holds emotion, landmarks and whether there is colour; each is droppe
 the network also answers without. Faces of rare emotions are drawn more often.
 """
 
-import copy
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,26 +16,18 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers import DDIMScheduler, UNet2DModel
-from diffusers.training_utils import EMAModel
-from PIL import Image
 from torch import Tensor
 
 from map_pipeline.diffusion.conditioner import Condition, FaceConditioner, is_conditional
 from map_pipeline.diffusion.unet import compile_network, crop_size, patch_size, patchify
-from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
+from map_pipeline.errors import InvalidImageError, UnknownOptionError
 from map_pipeline.images import save_image
 from map_pipeline.training.augment import Batch, augment
 from map_pipeline.training.config import NETWORK_SETTINGS, PriorConfig
 from map_pipeline.training.faces import FaceSet
+from map_pipeline.training.loop import Assessment, Loop, Task
 from map_pipeline.training.pictures import SAMPLE_FACES, sample_grid
-from map_pipeline.training.run_state import (
-    Progress,
-    check_single_process,
-    find_state,
-    replacing,
-    resume,
-    save_state,
-)
+from map_pipeline.training.run_state import find_state
 from map_pipeline.training.sampling import FaceSampler, as_batch
 from map_pipeline.training.score_model import (
     ScoreModel,
@@ -102,68 +92,42 @@ def train_prior(
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.accumulation
     )
-    check_single_process(accelerator)
     device = accelerator.device
     model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cuda"
     )
-    average = EMAModel(
-        model.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
-    )
-    averaged = copy.deepcopy(model).eval().requires_grad_(False)  # neither compiled nor wrapped
+    loop = Loop(accelerator, model, optimizer, config, out, say, use_ema_warmup=True, power=0.75)
     if config.compile:
         compile_network(unet)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
 
-    # 3. Where a stopped run was.
-    clock = Progress(config)
-    accelerator.register_for_checkpointing(average, clock)
-    if resume(accelerator, out / "state", average):
-        say(f"resumed at update {clock.update}")
+    # 3. Train.
     draw = FaceSampler(training, config, device, config.seed)
     fixed = as_batch(validation, device)
     alphas = scheduler.alphas_cumprod.to(device)
-    losses: list[Tensor] = []
 
-    def report() -> dict[str, float]:
-        if not all(parameter.isfinite().all() for parameter in model.parameters()):
-            raise MAPError(
-                f"The weights aren't finite any more at update {clock.update}; those of the last "
-                "report are kept. Run again with a lower `learning_rate`."
-            )
-        average.copy_to(averaged.parameters())
-        with accelerator.autocast():
-            scores, grid = _assess(averaged, scheduler, fixed)
-        save_state(accelerator, out / "state")
-        _save(out, averaged, scheduler, grid, _summary(config, clock, scores))
-        figures = [f"loss {torch.stack(losses).mean().item():.4f}"] if losses else []
-        figures += [f"{name} {value:.2f} dB" for name, value in scores.items()]
-        losses.clear()
-        say(", ".join([f"update {clock.update}", f"{clock.minutes:.1f} min", *figures]))
-        return scores
+    def loss(model: ScoreModel) -> Tensor:
+        batch = augment(draw(), draw.generator)
+        return noise_loss(model, alphas, batch, config, draw.generator)
 
-    # 4. Train.
-    clock.start()
-    scores = None
-    while clock.share < 1:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * clock.rate
-        draw.seek(clock.update)
-        for _ in range(config.accumulation):
-            with accelerator.accumulate(wrapped):
-                batch = augment(draw(), draw.generator)
-                loss = noise_loss(wrapped, alphas, batch, config, draw.generator)
-                accelerator.backward(loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-        losses.append(loss.detach())
-        average.step(model.parameters())
-        clock.advance()
-        scores = report() if clock.update % config.report_every == 0 else None
-    return report() if scores is None else scores
+    def assess(model: ScoreModel) -> Assessment[dict[str, float]]:
+        return _assess(model, scheduler, fixed)
+
+    def save(
+        folder: Path,
+        model: ScoreModel,
+        found: Assessment[dict[str, float]],
+        progress: dict[str, Any],
+    ) -> None:
+        model.unet.save_pretrained(folder / "unet")
+        model.conditioner.save_pretrained(folder / "conditioner")
+        scheduler.save_pretrained(folder / "scheduler")
+        if found.picture is not None:
+            save_image(found.picture, folder / "samples.png")
+        summary = progress | {"scores": found.scores, "config": asdict(config)}
+        (folder / "training.json").write_text(json.dumps(summary, indent=2))
+
+    return loop.run(Task(draw.seek, loss, assess, save, lambda clock: clock.rate))
 
 
 def check_inputs(
@@ -240,34 +204,11 @@ def noise_loss(
 @torch.no_grad()
 def _assess(
     model: ScoreModel, scheduler: DDIMScheduler, faces: Batch
-) -> tuple[dict[str, float], Image.Image | None]:
+) -> Assessment[dict[str, float]]:
     """Validation scores, and a sheet of samples where there are faces."""
     condition = model.conditioner(faces.condition) if is_conditional(model.unet) else None
     scores = validate(model.unet, scheduler, faces.images, condition)
-    return scores, sample_grid(model.unet, model.conditioner, scheduler, faces.first(SAMPLE_FACES))
-
-
-def _save(
-    out: Path,
-    model: ScoreModel,
-    scheduler: DDIMScheduler,
-    samples: Image.Image | None,
-    summary: Mapping[str, Any],
-) -> None:
-    with replacing(out) as folder:
-        model.unet.save_pretrained(folder / "unet")
-        model.conditioner.save_pretrained(folder / "conditioner")
-        scheduler.save_pretrained(folder / "scheduler")
-        if samples is not None:
-            save_image(samples, folder / "samples.png")
-        (folder / "training.json").write_text(json.dumps(summary, indent=2))
-
-
-def _summary(config: PriorConfig, clock: Progress, scores: Mapping[str, float]) -> dict[str, Any]:
-    return {
-        "date": time.strftime("%Y-%m-%d"),
-        "updates": clock.update,
-        "minutes": round(clock.minutes, 2),
-        "scores": scores,
-        "config": asdict(config),
-    }
+    shown = faces.first(SAMPLE_FACES)
+    picture = sample_grid(model.unet, model.conditioner, scheduler, shown)
+    figures = [f"{name} {value:.2f} dB" for name, value in scores.items()]
+    return Assessment(scores, figures, picture)

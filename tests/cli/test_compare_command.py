@@ -51,10 +51,10 @@ def test_all_pairs_of_a_group_photo(
     compare: Callable, group: Path, portrait: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert compare(group, portrait) == 0
-    told = capsys.readouterr()
-    assert f"A, {group}: 2 faces found" in told.err
-    assert f"B, {portrait}: 1 face found" in told.err
-    header, _, *rows = told.out.splitlines()
+    printed = capsys.readouterr()
+    assert f"A, {group}: 2 faces found" in printed.err
+    assert f"B, {portrait}: 1 face found" in printed.err
+    header, _, *rows = printed.out.splitlines()
     assert header.split()[:3] == ["A", "B", "recogniser"]
     cells = [row.split("  ") for row in rows]
     assert [(one[0], one[1], one[2].strip()) for one in cells] == [
@@ -68,11 +68,11 @@ def test_largest_faces_only(
     compare: Callable, group: Path, portrait: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert compare(group, portrait, "--faces", "largest") == 0
-    told = capsys.readouterr()
-    assert "2 faces found" in told.err
-    [left_out] = [line for line in told.err.splitlines() if "not compared" in line]
+    printed = capsys.readouterr()
+    assert "2 faces found" in printed.err
+    [left_out] = [line for line in printed.err.splitlines() if "not compared" in line]
     assert left_out.strip().startswith("face 2 at ")
-    header, _, *rows = told.out.splitlines()
+    header, _, *rows = printed.out.splitlines()
     assert header.split()[0] == "recogniser"
     assert len(rows) == len(NETWORKS)
 
@@ -81,14 +81,14 @@ def test_problems_are_told_and_clear_faces_are_not_doubted(
     compare: Callable, cut: Path, portrait: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert compare(portrait, cut) == 0
-    problem, told = "cut off by the edge of the photo", capsys.readouterr().err
-    [line] = [line for line in told.splitlines() if problem in line]
+    problem, printed = "cut off by the edge of the photo", capsys.readouterr().err
+    [line] = [line for line in printed.splitlines() if problem in line]
     assert line.strip().startswith("face 1 at ")
-    assert UNCLEAR_FACE in told
+    assert UNCLEAR_FACE in printed
     assert compare(portrait, portrait) == 0
-    told = capsys.readouterr().err
-    assert problem not in told
-    assert UNCLEAR_FACE not in told
+    printed = capsys.readouterr().err
+    assert problem not in printed
+    assert UNCLEAR_FACE not in printed
 
 
 def test_too_small_face_of_a_photo_is_named(

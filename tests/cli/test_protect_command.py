@@ -379,8 +379,8 @@ def test_jpeg_says_what_it_lost_and_png_keeps_it(
         out = tmp_path / f"out{suffix}"
         assert protect(tmp_path / "cutout.png", out, "--report", str(report)) == 0
         [[face]] = json.loads(report.read_text()).values()
-        told, notes = capsys.readouterr().err, face["photo"]["notes"]
-        assert all(note in told for note in notes)
+        said, notes = capsys.readouterr().err, face["photo"]["notes"]
+        assert all(note in said for note in notes)
         noted.append(len(notes))
     assert noted == [0, 1]
     with Image.open(tmp_path / "out.png") as kept:

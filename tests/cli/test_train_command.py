@@ -95,10 +95,10 @@ def test_from_faces_to_a_network(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "24 faces prepared"
     assert "conflict" in lines[1]
-    told = json.loads((out / "training_map.json").read_text())
-    assert told["config"]["weights"] == {"luma": 3.0}
-    assert told["config"]["surrogates"] == ["dlib_resnet", "mobilefacenet"]
-    assert told["config"]["protection"]["num_inversion_steps"] == 2
+    summary = json.loads((out / "training_map.json").read_text())
+    assert summary["config"]["weights"] == {"luma": 3.0}
+    assert summary["config"]["surrogates"] == ["dlib_resnet", "mobilefacenet"]
+    assert summary["config"]["protection"]["num_inversion_steps"] == 2
     with Image.open(out / "curves.png") as picture:
         assert picture.format == "PNG"
 
@@ -235,8 +235,8 @@ def test_start_from_a_network_of_another_project(
     train += ["--start", str(hub_folder), "--mixed-precision", "no", "--updates", "1"]
     train += ["--batch-size", "2", "--validation-faces", "1", "--gradient-checkpointing"]
     assert main(["train", *train]) == 0
-    told = json.loads((tmp_path / "out" / "training.json").read_text())["config"]
-    assert (told["patch"], told["channels"], told["layers_per_block"]) == (1, [32, 32], 2)
+    summary = json.loads((tmp_path / "out" / "training.json").read_text())["config"]
+    assert (summary["patch"], summary["channels"], summary["layers_per_block"]) == (1, [32, 32], 2)
     assert is_conditional(UNet2DModel.from_pretrained(tmp_path / "out" / "unet"))
     with Image.open(tmp_path / "out" / "samples.png") as grid:
         assert grid.width > 9 * 32

@@ -56,8 +56,8 @@ def test_an_unknown_face_says_exactly_nothing(conditioner: FaceConditioner) -> N
 
 @pytest.mark.parametrize("part", ["emotion", "has_shape", "grey"])
 def test_every_part_says_something_on_its_own(conditioner: FaceConditioner, part: str) -> None:
-    told = replace(unknown(), **{part: getattr(known(), part)})
-    assert (conditioner(told)[0].abs() > 0).all()
+    condition = replace(unknown(), **{part: getattr(known(), part)})
+    assert (conditioner(condition)[0].abs() > 0).all()
 
 
 def test_the_parts_add_up(conditioner: FaceConditioner) -> None:
@@ -71,10 +71,10 @@ def test_the_parts_add_up(conditioner: FaceConditioner) -> None:
 
 
 def test_faces_of_a_batch_dont_mix(conditioner: FaceConditioner) -> None:
-    told = known()
-    emotion = told.emotion.clone()
+    condition = known()
+    emotion = condition.emotion.clone()
     emotion[1] = 0
-    before, after = conditioner(told), conditioner(replace(told, emotion=emotion))
+    before, after = conditioner(condition), conditioner(replace(condition, emotion=emotion))
     assert torch.equal(before[[0, 2]], after[[0, 2]])
     assert not torch.equal(before[1], after[1])
 
@@ -87,30 +87,30 @@ def test_a_mixture_of_emotions_says_the_mixture(conditioner: FaceConditioner) ->
 
 def test_shapes_are_told_as_deviations_from_the_mean(conditioner: FaceConditioner) -> None:
     moved = conditioner.mean_shape + SHAPE_SPREAD
-    told = replace(unknown(1), shape=moved[None], has_shape=torch.ones(1))
+    condition = replace(unknown(1), shape=moved[None], has_shape=torch.ones(1))
     # The difference of two float32 numbers of the mean's size, divided by the small spread.
     expected = conditioner.shape(torch.ones(1, 2 * POINTS))
-    torch.testing.assert_close(conditioner(told), expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(conditioner(condition), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_saving_keeps_everything(conditioner: FaceConditioner, tmp_path: Path) -> None:
     conditioner.save_pretrained(tmp_path)
     loaded = FaceConditioner.from_pretrained(tmp_path)
     assert torch.equal(loaded.mean_shape, conditioner.mean_shape)
-    told = known()
-    torch.testing.assert_close(loaded(told), conditioner(told))
+    condition = known()
+    torch.testing.assert_close(loaded(condition), conditioner(condition))
     half = FaceConditioner.from_pretrained(tmp_path, dtype=torch.float16)
-    assert half(told).dtype == torch.float16
+    assert half(condition).dtype == torch.float16
     assert torch.equal(half(unknown()), torch.zeros(3, WIDTH).half())
 
 
 def test_a_face_as_it_is() -> None:
     crop, landmarks68 = torch.rand(1, 3, 32, 32), torch.rand(POINTS, 2) * 32
-    told = describe(crop, landmarks68)
-    torch.testing.assert_close(told.shape, landmarks68[None] / 32)
-    assert told.has_shape.tolist() == [1]
-    assert told.grey.tolist() == [0]
-    assert torch.equal(told.emotion, torch.zeros(1, 7))
+    condition = describe(crop, landmarks68)
+    torch.testing.assert_close(condition.shape, landmarks68[None] / 32)
+    assert condition.has_shape.tolist() == [1]
+    assert condition.grey.tolist() == [0]
+    assert torch.equal(condition.emotion, torch.zeros(1, 7))
     blind = describe(crop.mean(1, keepdim=True).expand(-1, 3, -1, -1), None)
     assert blind.has_shape.tolist() == [0]
     assert blind.grey.tolist() == [1]
@@ -146,11 +146,11 @@ def test_the_vector_fits_the_network(settings: dict[str, int]) -> None:
     unet = conditional(**settings)
     conditioner = FaceConditioner(embedding_width(unet), hidden=8)
 
-    def answer(told: Tensor) -> Tensor:
+    def answer(condition: Tensor) -> Tensor:
         latents = torch.ones(3, 48, 8, 8)
-        return unet(latents, 100, class_labels=told).sample
+        return unet(latents, 100, class_labels=condition).sample
 
     with torch.no_grad():
-        plain, told = answer(conditioner(unknown())), answer(conditioner(known()))
-    assert plain.shape == told.shape == (3, 48, 8, 8)
-    assert (plain - told).abs().max() > 1e-3
+        plain, condition = answer(conditioner(unknown())), answer(conditioner(known()))
+    assert plain.shape == condition.shape == (3, 48, 8, 8)
+    assert (plain - condition).abs().max() > 1e-3

@@ -26,8 +26,8 @@ from map_pipeline.evaluation.methods.identity import identity_loss
 from map_pipeline.evaluation.methods.noise import MIFGSM, PGD, TIDIM, TIPIM, Noise, add_noise
 from map_pipeline.faces.align import FaceRegion
 from map_pipeline.identity.objectives import Goals
+from map_pipeline.identity.targets import Target
 from map_pipeline.images import load_image, to_array
-from map_pipeline.pipeline import Target
 
 ATTACKS = (PGD, MIFGSM, TIDIM, TIPIM)
 SIZE = 24

@@ -17,9 +17,7 @@ from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import NoFaceError, UnknownOptionError
 from map_pipeline.evaluation import runner
 from map_pipeline.evaluation.dataset import PhotoSet
-from map_pipeline.evaluation.gallery import Gallery, embed_composite, embed_largest_face
-from map_pipeline.evaluation.leave_one_out import rotation, surrogates_without
-from map_pipeline.evaluation.purify import purify
+from map_pipeline.evaluation.gallery import embed_composite, embed_largest_face
 from map_pipeline.evaluation.results import (
     NOT_FOUND,
     PhotoRow,
@@ -31,10 +29,10 @@ from map_pipeline.evaluation.results import (
     unit,
 )
 from map_pipeline.evaluation.runner import Evaluation
-from map_pipeline.evaluation.settings import Settings, check_same_run
+from map_pipeline.evaluation.settings import Settings
 from map_pipeline.evaluation.subjects import Tools
 from map_pipeline.evaluation.tables import frame, outcomes
-from map_pipeline.evaluation.treatments import resolve, transform
+from map_pipeline.evaluation.treatments import transform
 from map_pipeline.images import load_image, to_array
 
 EXAMPLES = ASTRONAUT.parent
@@ -149,21 +147,6 @@ def test_similarities_are_those_of_the_pipeline(
         assert found == pytest.approx(expected, abs=1e-5)
 
 
-def test_rank_in_a_known_gallery() -> None:
-    angles = {"Ada": 0.0, "Bob": 0.3, "Eve": 0.8, "Outsider": 0.1}
-    vectors = {n: {"one": np.array([np.cos(a), np.sin(a)])} for n, a in angles.items()}
-    gallery = Gallery(vectors, vectors, frozenset({"Ada", "Bob", "Eve"}), [])
-    face = vectors["Ada"]["one"]
-    for place, name in enumerate(("Ada", "Bob", "Eve"), 1):
-        assert gallery.place(name, "one", float(vectors[name]["one"] @ face), -1.0, face) == place
-    # The target's probe is in the gallery, too; people beyond the members aren't.
-    assert gallery.place("Bob", "one", math.cos(0.3), math.cos(0.2), face) == 3
-    assert gallery.size == 4
-    strangers, same = gallery.pairs("one")
-    assert len(strangers) == 2 * 3 * 2
-    np.testing.assert_allclose(same, 1)
-
-
 BAD = {
     "000_a.png": b"not a picture",  # the photo to protect can't be read
     "000_b.png": None,
@@ -251,37 +234,6 @@ def test_other_ways_to_leave_out(
     assert all(picture(evaluation, "blur", "000", one).any() for one in expected)
 
 
-def test_the_whole_family_is_left_out(bundled_pipeline: MAPPipeline) -> None:
-    recognisers = bundled_pipeline.recognisers
-    for name in rotation(bundled_pipeline, "rotate"):
-        chosen = surrogates_without(bundled_pipeline, name)
-        assert chosen
-        assert recognisers[name].config.family not in {recognisers[n].config.family for n in chosen}
-    assert surrogates_without(bundled_pipeline, "") == tuple(bundled_pipeline.surrogates)
-
-
-def test_a_single_family_cannot_be_left_out(
-    tiny_pipeline: MAPPipeline, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(MAPPipeline, "surrogates", ["mobilefacenet", "faceres"])
-    with pytest.raises(UnknownOptionError, match=r"`leave_out` must be 'none'.*got 'rotate'"):
-        rotation(tiny_pipeline, "rotate")
-    assert rotation(tiny_pipeline, "none") == ("",)
-
-
-def test_the_plain_photo_is_always_judged_first() -> None:
-    assert resolve(Settings(transforms=("jpeg75", "none"))).transforms == ("none", "jpeg75")
-
-
-def test_purification_has_its_level_in_its_name(
-    tiny_pipeline: MAPPipeline, faces: list[np.ndarray]
-) -> None:
-    purified = transform(tiny_pipeline, "purify200")(faces[0], 0)
-    np.testing.assert_array_equal(purified, purify(tiny_pipeline, faces[0], 200, 0))
-    with pytest.raises(UnknownOptionError, match=r"`transforms` must be one of none.*'purify0'"):
-        resolve(Settings(transforms=("purify0",)))
-
-
 @pytest.mark.slow
 def test_resume_does_only_what_is_missing(
     evaluate: Callable, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
@@ -334,13 +286,6 @@ def test_a_folder_holds_one_run(
     with pytest.raises(UnknownOptionError, match=f"`out` must be a new folder.*{match}"):
         evaluate(files, dataclasses.replace(QUICK, limit=2, **{option: value}))
     assert rows_of(first) == rows
-
-
-def test_settings_are_compared_by_value(tmp_path: Path) -> None:
-    check_same_run(tmp_path, {"far": (0.1, 0.2), "weights": {"unet": "ab"}})
-    check_same_run(tmp_path, {"weights": {"unet": "ab"}, "far": [0.1, 0.2]})
-    with pytest.raises(UnknownOptionError, match="weights"):
-        check_same_run(tmp_path, {"far": [0.1, 0.2], "weights": {"unet": "cd"}})
 
 
 @pytest.mark.slow
@@ -410,17 +355,6 @@ def test_composites_are_tested_against_their_mirrored_picture(
         cosine = face.embeddings[row.recogniser] @ probe.embeddings[row.recogniser]
         assert row.target_clean == pytest.approx(cosine, abs=1e-5)
         np.testing.assert_array_equal(shown, to_array(pipe.targets.picture(name))[:, ::-1])
-
-
-def test_a_mirrored_composite_is_still_recognised(bundled_pipeline: MAPPipeline) -> None:
-    """Its landmarks must be mirrored, too: with wrong ones the similarity would collapse."""
-    index = 3
-    face, _ = embed_composite(bundled_pipeline, bundled_pipeline.targets.names[index])
-    for name, embedding in face.embeddings.items():
-        stored = bundled_pipeline.targets.embeddings(name)[index].float().numpy()
-        strangers = bundled_pipeline.targets.embeddings(name).float().numpy() @ embedding
-        assert strangers.argmax() == index
-        assert stored @ embedding > bundled_pipeline.recognisers[name].threshold(0.001)
 
 
 @pytest.mark.parametrize("own", [True, False])

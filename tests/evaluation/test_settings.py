@@ -1,9 +1,12 @@
-"""What an evaluation is told, and what it tells the methods."""
+"""Settings of an evaluation, and what of them reaches the methods."""
+
+from pathlib import Path
 
 import pytest
 
+from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods import create
-from map_pipeline.evaluation.settings import Settings
+from map_pipeline.evaluation.settings import Settings, check_same_run
 
 
 def test_skipped_photos_are_left_out_before_counting() -> None:
@@ -25,3 +28,10 @@ def test_only_strengths_that_were_given_reach_the_methods() -> None:
 def test_what_makes_an_ablation_wins_over_the_settings(name: str) -> None:
     given = Settings(expression_strength=1.0, margin="high").method_options
     assert create(name, **given).settings == {"margin": "high", "expression_strength": 0.0}
+
+
+def test_settings_are_compared_by_value(tmp_path: Path) -> None:
+    check_same_run(tmp_path, {"far": (0.1, 0.2), "weights": {"unet": "ab"}})
+    check_same_run(tmp_path, {"weights": {"unet": "ab"}, "far": [0.1, 0.2]})
+    with pytest.raises(UnknownOptionError, match="weights"):
+        check_same_run(tmp_path, {"far": [0.1, 0.2], "weights": {"unet": "cd"}})

@@ -1,4 +1,4 @@
-"""The bundled detector on a public-domain photo, insightface's error paths, and face selection."""
+"""The bundled detector on a public-domain photo, and insightface's error paths."""
 
 import logging
 import math
@@ -7,18 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageDraw
 
 from map_pipeline.errors import (
     CheckpointError,
-    FaceTooSmallError,
     MAPError,
-    NoFaceError,
     UnknownOptionError,
 )
 from map_pipeline.faces import detect
-from map_pipeline.faces.boxes import MAX_TILES, iou, level_scales, suppress_overlaps, tile_corners
+from map_pipeline.faces.boxes import iou
 from map_pipeline.faces.detect import (
     INSIGHTFACE_ROOT_VARIABLE,
     BundledDetector,
@@ -50,10 +47,6 @@ def assert_near(landmarks: np.ndarray, expected: np.ndarray, eye_distance: float
     error = np.linalg.norm(landmarks - expected, axis=1) / eye_distance
     assert error.mean() < 0.06, error
     assert error.max() < 0.12, error
-
-
-def face_at(x0: float, y0: float, width: float, height: float) -> Face:
-    return Face((x0, y0, x0 + width, y0 + height), np.zeros((5, 2), np.float32), 0.9)
 
 
 def test_one_face(detector: BundledDetector, astronaut: Image.Image) -> None:
@@ -163,40 +156,6 @@ def test_threads_share_a_detector(astronaut: Image.Image) -> None:
     assert len(results) == 4
     for landmarks in results:
         np.testing.assert_allclose(landmarks, results[0], atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    "size", [(320, 240), (512, 512), (4000, 3000), (20000, 2500), (8660, 5773)]
-)
-def test_pyramid_is_bounded_and_covers_the_photo(size: tuple[int, int]) -> None:
-    scales = level_scales(*size)
-    assert scales == sorted(scales)
-    total = 0
-    for scale in scales:
-        width, height = round(size[0] * scale), round(size[1] * scale)
-        covered = np.zeros((height, width), bool)
-        for x, y in tile_corners(width, height):
-            covered[y : y + 240, x : x + 320] = True
-            total += 1
-        assert covered.all()
-    assert total <= MAX_TILES
-
-
-def test_suppression_keeps_the_best_box_of_a_place() -> None:
-    """A box within another, or half on it, may be of somebody else: landmarks will tell."""
-    boxes = np.array(
-        [[0, 0, 100, 100], [5, 5, 105, 105], [20, 20, 50, 50], [55, 5, 155, 105]], np.float32
-    )
-    scores = np.array([0.9, 0.99, 0.97, 0.8], np.float32)
-    assert suppress_overlaps(boxes, scores).tolist() == [1, 2, 3]
-    assert suppress_overlaps(boxes[:0], scores[:0]).tolist() == []
-
-
-@pytest.mark.parametrize("shift", [(45, 0), (0, 45), (30, 30)])
-def test_boxes_of_two_equal_heads_close_together_are_kept(shift: tuple[int, int]) -> None:
-    box = np.array([100, 100, 200, 215], np.float32)
-    boxes = np.stack([box, box + np.tile(np.float32(shift), 2)])
-    assert suppress_overlaps(boxes, np.array([0.99, 0.98], np.float32)).tolist() == [0, 1]
 
 
 def head_of(photo: Image.Image, face: Face) -> tuple[Image.Image, Image.Image, np.ndarray]:
@@ -416,83 +375,3 @@ def test_damaged_pack_is_refused_and_auto_falls_back(
     with caplog.at_level(logging.WARNING):
         assert isinstance(load_detector("auto", root=tmp_path), BundledDetector)
     assert "Using the bundled face detector" in caplog.text
-
-
-def test_largest_and_all() -> None:
-    small, large, tiny = face_at(0, 0, 60, 70), face_at(200, 0, 90, 100), face_at(400, 0, 20, 30)
-    faces = [small, large, tiny]
-    assert select_faces(faces) == [large]
-    assert select_faces(faces, "all") == [large, small]
-
-
-def test_boxes_choose_faces_in_their_order() -> None:
-    one, two = face_at(0, 0, 60, 70), face_at(200, 0, 90, 100)
-    chosen = select_faces([two, one], [(5, 5, 65, 75), [195, 0, 290, 105], (0, 0, 60, 70)])
-    assert chosen == [one, two]
-
-
-@pytest.mark.parametrize(
-    "boxes",
-    [
-        np.array([[5, 5, 65, 75], [195, 0, 290, 105]]),
-        torch.tensor([[5.0, 5, 65, 75], [195, 0, 290, 105]], requires_grad=True),
-        [np.float32([5, 5, 65, 75]), torch.tensor([195, 0, 290, 105])],
-        ((5, 5, 65, 75), (195, 0, 290, 105)),
-    ],
-    ids=["array", "tensor", "list of both", "tuples"],
-)
-def test_boxes_may_be_any_array(boxes: object) -> None:
-    one, two = face_at(0, 0, 60, 70), face_at(200, 0, 90, 100)
-    assert select_faces([two, one], boxes) == [one, two]
-
-
-def test_none_means_the_largest() -> None:
-    small, large = face_at(0, 0, 60, 70), face_at(200, 0, 90, 100)
-    assert select_faces([small, large], None) == [large]
-
-
-@pytest.mark.parametrize(
-    "which",
-    [
-        np.zeros((0, 4)),
-        np.zeros((2, 3)),
-        np.zeros(4),
-        np.float64(3),
-        torch.tensor(3),
-        torch.zeros(1, 4),
-        7,
-        {"x": 1},
-        np.array([["a", "b", "c", "d"]]),
-        np.array([[0, 0, np.inf, 5]]),
-    ],
-    ids=str,
-)
-def test_array_that_holds_no_boxes(which: object) -> None:
-    with pytest.raises(UnknownOptionError, match="`faces` must"):
-        select_faces([face_at(0, 0, 60, 70)], which)
-
-
-def test_box_without_a_face_is_named() -> None:
-    with pytest.raises(NoFaceError, match=r"detected faces, got \(300, 300, 400, 400\)"):
-        select_faces([face_at(0, 0, 60, 70)], [(300, 300, 400, 400)])
-
-
-@pytest.mark.parametrize("which", ["largest", "all", [(0, 0, 50, 50)]])
-def test_nothing_detected(which: str | list) -> None:
-    with pytest.raises(NoFaceError, match="`image` must show a face"):
-        select_faces([], which)
-
-
-@pytest.mark.parametrize("which", ["largest", "all", [(0, 0, 31, 29)]])
-def test_too_small(which: str | list) -> None:
-    message = "the face is 31 x 29 px; the smallest that can be protected is 40 px"
-    with pytest.raises(FaceTooSmallError, match=message):
-        select_faces([face_at(0, 0, 31, 29)], which)
-
-
-@pytest.mark.parametrize(
-    "which", ["biggest", [], [(0, 0, 50)], [(50, 0, 0, 50)], [(0, 0, math.nan, 5)], [("a",)], [7]]
-)
-def test_unknown_choice(which: str | list) -> None:
-    with pytest.raises(UnknownOptionError, match="`faces` must"):
-        select_faces([face_at(0, 0, 60, 70)], which)

@@ -8,9 +8,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
+from diffusers import UNet2DModel
 from PIL import Image
+from torch import Tensor
 
-from map_pipeline.diffusion.conditioner import POINTS, FaceConditioner, embedding_width
+from map_pipeline.diffusion.conditioner import (
+    POINTS,
+    FaceConditioner,
+    embedding_width,
+)
 from map_pipeline.training.augment import Batch
 from map_pipeline.training.config import PriorConfig
 from map_pipeline.training.faces import FaceSet, find_grey
@@ -92,3 +98,13 @@ def score_model(config: PriorConfig = QUICK, side: int = SIDE) -> ScoreModel:
 def forget_accelerate() -> None:
     """accelerate keeps the first settings of a process; each test brings its own."""
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def weights(out: Path, part: str = "unet") -> dict[str, Tensor]:
+    kind = {"unet": UNet2DModel, "conditioner": FaceConditioner}[part]
+    return kind.from_pretrained(out / part).state_dict()
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    assert first.keys() == second.keys()
+    return all(torch.equal(value, second[name]) for name, value in first.items())

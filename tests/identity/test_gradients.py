@@ -1,7 +1,17 @@
 import pytest
 import torch
+from torch import Tensor
 
-from map_pipeline.identity.gradients import Gradient, GradientEMA, dot_per_layer, norm, project_out
+from map_pipeline import MAPConfig, Objective
+from map_pipeline.identity.gradients import (
+    Gradient,
+    GradientCombiner,
+    GradientEMA,
+    dot_per_layer,
+    norm,
+    project_out,
+    side_gradients,
+)
 
 # Two layers with weight and bias, one with a weight alone.
 SHAPES = [(4, 3), (4,), (6, 2, 3), (5, 5), (5,)]
@@ -119,3 +129,116 @@ def test_norm_is_that_of_all_values_together() -> None:
     one = gradient()
     expected = torch.cat([g.flatten() for g in one]).norm()
     torch.testing.assert_close(norm(one), expected)
+
+
+def combiner(**settings: object) -> GradientCombiner:
+    return GradientCombiner(MAPConfig(**settings), LAYERS)
+
+
+def length(one: Gradient) -> Tensor:
+    return torch.cat([g.flatten() for g in one]).norm()
+
+
+def test_the_update_serves_both_sides() -> None:
+    """Without EMA: in each layer the update opposes neither gradient."""
+    conflicts = []
+    for _ in range(50):
+        identity, expression = gradient(), gradient(100.0)
+        # A share of 3: unprojected, the expression would overrule the identity.
+        total, conflict = combiner(ema_decay=0.0, max_expression_grad_ratio=3.0)(
+            {"identity": identity, "expression": expression, "prior": None}
+        )
+        conflicts.append(conflict)
+        for side in (identity, expression):
+            inner = dot_per_layer(total, side, LAYERS)
+            assert (inner >= -1e-4 * length(total) * length(side)).all()
+    assert 0 < sum(conflicts) / len(conflicts) < 1
+
+
+def test_each_side_is_projected_onto_the_others_history() -> None:
+    """With EMA: a side that falls silent is still respected for what it wanted before."""
+    for _ in range(20):
+        combine, mean = combiner(ema_decay=0.9, max_expression_grad_ratio=1.0), GradientEMA(0.9)
+        reference: Gradient = []
+        for _ in range(5):
+            identity, expression = gradient(), gradient(100.0)
+            scale = length(identity) / length(expression)  # it is shortened to its share of 1
+            reference = mean.update([g * scale for g in expression])
+            combine({"identity": identity, "expression": expression, "prior": None})
+        silent = [torch.zeros_like(g) for g in expression]
+        reference = mean.update(silent)
+        identity = gradient()
+        total, conflict = combine({"identity": identity, "expression": silent, "prior": None})
+        inner = dot_per_layer(total, reference, LAYERS)
+        assert (inner >= -1e-4 * length(total) * length(reference)).all()
+        conflicting = dot_per_layer(identity, reference, LAYERS) < 0
+        assert conflict == pytest.approx(conflicting.float().mean().item())
+
+
+def test_expression_gets_at_most_its_share() -> None:
+    """Without a conflict the parts are simply added; a loss of a large scale drowns nothing."""
+    identity = gradient()
+    for scale in (1e-6, 1.0, 1e6):
+        same_way = [g * scale for g in identity]
+        total, conflict = combiner(max_expression_grad_ratio=0.25)(
+            {"identity": identity, "expression": same_way, "prior": None}
+        )
+        assert conflict == 0
+        added = [t - g for t, g in zip(total, identity, strict=True)]
+        assert length(added) <= 0.25 * length(identity) * (1 + 1e-4)
+        if scale >= 1:
+            torch.testing.assert_close(length(added), 0.25 * length(identity))
+
+
+def test_prior_is_added_as_it_is() -> None:
+    identity, expression, prior = gradient(), gradient(), gradient()
+    without, _ = combiner()({"identity": identity, "expression": expression, "prior": None})
+    total, _ = combiner()({"identity": identity, "expression": expression, "prior": prior})
+    for got, base, added in zip(total, without, prior, strict=True):
+        torch.testing.assert_close(got, base + added)
+
+
+def test_one_side_alone_is_passed_on() -> None:
+    for side in ("identity", "expression", "prior"):
+        one = gradient()
+        gradients = {"identity": None, "expression": None, "prior": None, side: one}
+        total, conflict = combiner()(gradients)
+        assert conflict == 0
+        assert all(torch.equal(a, b) for a, b in zip(total, one, strict=True))
+
+
+def test_projection_can_be_switched_off() -> None:
+    identity = gradient()
+    opposed = [-g for g in identity]
+    total, conflict = combiner(projection=False, max_expression_grad_ratio=0.5)(
+        {"identity": identity, "expression": opposed, "prior": None}
+    )
+    assert conflict == 1  # reported, though nothing is done about it
+    for got, one in zip(total, identity, strict=True):
+        torch.testing.assert_close(got, one * 0.5)
+
+
+def weighted(side: str, weight: float) -> Objective:
+    """An objective for `side_gradients`, which only looks at name, side and weight."""
+    return Objective(side, "-", side, weight, lambda candidate, _goal: candidate.crop.mean())
+
+
+def test_each_side_has_its_gradient() -> None:
+    point = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    values = {"identity": point[0] ** 2, "expression": point[1] ** 2, "prior": point.sum()}
+    objectives = [weighted("identity", 1), weighted("expression", 3), weighted("prior", 2)]
+    found = side_gradients(objectives, values, [point])
+    expected = {"identity": [2.0, 0.0], "expression": [0.0, -12.0], "prior": [2.0, 2.0]}
+    assert {side: gradient[0].tolist() for side, gradient in found.items()} == expected
+
+
+def test_without_an_expression_one_pass_gives_the_sum() -> None:
+    point = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    values = {"identity": point[0] ** 2, "prior": point.sum()}
+    objectives = [weighted("identity", 1), weighted("expression", 0), weighted("prior", 2)]
+    found = side_gradients(objectives, values, [point])
+    assert found["expression"] is None
+    assert found["prior"] is None
+    assert found["identity"][0].tolist() == [4.0, 2.0]
+    nothing = side_gradients([weighted("prior", 0)], {}, [point])
+    assert nothing == {"identity": None, "expression": None, "prior": None}

@@ -13,11 +13,8 @@ from map_pipeline import EMOTIONS, MAPConfig, Objective, default_objectives, wit
 from map_pipeline.diffusion.ddim import generate, invert
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import (
-    TRAINED_SIDE,
-    compile_network,
     crop_size,
     patchify,
-    trainable_parameters,
     unpatchify,
 )
 from map_pipeline.errors import NotFiniteError, UnknownOptionError
@@ -30,13 +27,6 @@ from map_pipeline.faces.align import (
     warp_affine,
 )
 from map_pipeline.faces.paste import feather_mask
-from map_pipeline.identity.gradients import (
-    Gradient,
-    GradientCombiner,
-    GradientEMA,
-    dot_per_layer,
-    side_gradients,
-)
 from map_pipeline.identity.objectives import Goals, RefineTarget
 from map_pipeline.identity.refine import (
     CropGeometry,
@@ -57,7 +47,6 @@ QUICK = MAPConfig(
     autocast="fp32",
 )
 ALL = [objective.name for objective in default_objectives()]
-LAYERS = [0, 0, 1, 2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,11 +264,8 @@ def test_own_objective(face: Face) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"projection": False},
-        {"ema_decay": 0.0},
         {"num_eot_views": 0},
         {"num_eot_views": 3},
-        {"max_expression_grad_ratio": 0.0},
         {"autocast": "bf16"},
         {"start_timestep": 1},
         {"start_timestep": 999},
@@ -309,26 +295,6 @@ def test_compiled_only_on_cuda(face: Face) -> None:
         run(face, dataclasses.replace(QUICK, compile=True))
 
 
-@pytest.mark.gpu
-def test_compiled_the_gradients_are_the_same() -> None:
-    plain = tiny_unet().cuda()
-    compiled = copy.deepcopy(plain)
-    compile_network(compiled)
-    size, channels = plain.config.sample_size, plain.config.in_channels
-    latents = torch.randn(1, channels, size, size, device="cuda")
-    level = torch.tensor([100], device="cuda")
-
-    def gradients(unet: UNet2DModel) -> list[Tensor]:
-        noise = unet(latents, level).sample
-        losses = (noise.square().sum(), noise.mean())  # two through one pass, as in `refine`
-        parameters = list(unet.parameters())
-        found = [torch.autograd.grad(loss, parameters, retain_graph=True) for loss in losses]
-        return [torch.cat([part.flatten() for part in one]) for one in found]
-
-    for first, second in zip(gradients(plain), gradients(compiled), strict=True):
-        assert (first - second).norm() < 0.02 * first.norm()
-
-
 def test_gradients_that_are_not_finite_stop_the_run(face: Face) -> None:
     broken = Objective(
         "broken", "-", "prior", 1.0, lambda candidate, _goal: (candidate.crop * 0).sqrt().sum()
@@ -337,69 +303,9 @@ def test_gradients_that_are_not_finite_stop_the_run(face: Face) -> None:
         run(face, objectives=[broken])
 
 
-def test_only_deep_blocks_are_trained() -> None:
-    unet = tiny_unet().requires_grad_(False)
-    parameters, layers = trainable_parameters(unet)
-    trained = {id(parameter) for parameter in parameters}
-    names = {name for name, p in unet.named_parameters() if id(p) in trained}
-    assert names == {name for name, p in unet.named_parameters() if p.requires_grad}
-    assert all(name.startswith(("down_blocks.1", "mid_block", "up_blocks.0")) for name in names)
-    for block in ("down_blocks.1", "mid_block", "up_blocks.0"):
-        assert any(name.startswith(block) for name in names)
-    assert len(layers) == len(parameters) == len(trained)
-    assert sorted(set(layers)) == list(range(max(layers) + 1))
-    # Weight and bias of a module are one layer.
-    by_id = {id(p): layer for p, layer in zip(parameters, layers, strict=True)}
-    for module in unet.modules():
-        own = {by_id[id(p)] for p in module.parameters(recurse=False) if id(p) in by_id}
-        assert len(own) <= 1
-
-
-def unet_of(sides: int, levels: int) -> UNet2DModel:
-    """Works on `sides` positions a side, halved `levels - 1` times."""
-    return UNet2DModel(
-        sample_size=sides,
-        layers_per_block=1,
-        block_out_channels=(8,) * levels,
-        down_block_types=("DownBlock2D",) * levels,
-        up_block_types=("UpBlock2D",) * levels,
-        norm_num_groups=8,
-        attention_head_dim=8,
-    ).requires_grad_(False)
-
-
-@pytest.mark.parametrize(
-    ("sides", "levels", "trained"),
-    [
-        (128, 5, {3, 4}),  # 128, 64, 32 | 16, 8
-        (64, 4, {2, 3}),  # 64, 32 | 16, 8
-        (256, 6, {4, 5}),  # google/ddpm-ema-celebahq-256
-        (32, 3, {1, 2}),  # 32 | 16, 8
-        (8, 2, {1}),  # the finest level never
-        (64, 2, {1}),  # the coarsest always
-        (16, 4, {1, 2, 3}),
-    ],
-)
-def test_levels_of_few_positions_are_trained(sides: int, levels: int, trained: set[int]) -> None:
-    unet = unet_of(sides, levels)
-    trainable_parameters(unet)
-
-    def learns(module: torch.nn.Module) -> bool:
-        states = {parameter.requires_grad for parameter in module.parameters()}
-        assert len(states) == 1
-        return states.pop()
-
-    down = {level for level, block in enumerate(unet.down_blocks) if learns(block)}
-    up = {levels - 1 - level for level, block in enumerate(unet.up_blocks) if learns(block)}
-    assert down == up == trained
-    assert learns(unet.mid_block)
-    assert not any(learns(part) for part in (unet.conv_in, unet.conv_out, unet.time_embedding))
-    assert all(sides >> level <= TRAINED_SIDE for level in trained if level < levels - 1)
-
-
 @pytest.fixture
-def told(face: Face) -> Face:
-    """The same face with a network that takes conditions, told what to show."""
+def conditioned(face: Face) -> Face:
+    """The same face with a network that takes conditions, and conditions."""
     config = {k: v for k, v in tiny_unet().config.items() if not k.startswith("_")}
     unet = UNet2DModel(**config | {"class_embed_type": "identity"}).eval().requires_grad_(False)
     source, target = torch.randn(2, 1, 64).unbind(0)
@@ -414,15 +320,15 @@ NO_STEPS = dataclasses.replace(QUICK, refine_steps=0)
 
 
 @pytest.fixture
-def trained(told: Face) -> Face:
+def trained(conditioned: Face) -> Face:
     """The same face with a trained network."""
-    motions = told.placement.motions.flows.shape[1]
+    motions = conditioned.placement.motions.flows.shape[1]
     dims = {"one": 16, "two": 16}
-    network = MAPNetwork.for_unet(told.networks.unet, dims, 2, motion_count=motions)
+    network = MAPNetwork.for_unet(conditioned.networks.unet, dims, 2, motion_count=motions)
     for parameter in network.requires_grad_(False).parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return dataclasses.replace(
-        told, networks=dataclasses.replace(told.networks, map_network=network)
+        conditioned, networks=dataclasses.replace(conditioned.networks, map_network=network)
     )
 
 
@@ -452,130 +358,6 @@ def test_steps_go_on_from_the_trained_network(trained: Face) -> None:
     first, _ = run(trained, dataclasses.replace(blunder, refine_steps=1, learning_rate=1e-12))
     torch.testing.assert_close(residual, first, atol=1e-5, rtol=1e-4)
     assert residual.abs().max() > 1e-4
-
-
-def test_steps_go_on_from_what_the_network_makes(told: Face) -> None:
-    config = dataclasses.replace(QUICK, refine_steps=10, num_eot_views=0)
-    _, steps = run(told, config, only("impersonation"))
-    values = [step.losses["impersonation"] for step in steps]
-    assert values[-1] < values[0]
-
-
-def gradient(scale: float = 1.0) -> Gradient:
-    return [torch.randn(shape) * scale for shape in ((4, 3), (4,), (6, 2), (5, 5))]
-
-
-def combiner(**settings: object) -> GradientCombiner:
-    return GradientCombiner(dataclasses.replace(QUICK, **settings), LAYERS)
-
-
-def length(one: Gradient) -> Tensor:
-    return torch.cat([g.flatten() for g in one]).norm()
-
-
-def test_the_update_serves_both_sides() -> None:
-    """Without EMA: in each layer the update opposes neither gradient."""
-    conflicts = []
-    for _ in range(50):
-        identity, expression = gradient(), gradient(100.0)
-        # A share of 3: unprojected, the expression would overrule the identity.
-        total, conflict = combiner(ema_decay=0.0, max_expression_grad_ratio=3.0)(
-            {"identity": identity, "expression": expression, "prior": None}
-        )
-        conflicts.append(conflict)
-        for side in (identity, expression):
-            inner = dot_per_layer(total, side, LAYERS)
-            assert (inner >= -1e-4 * length(total) * length(side)).all()
-    assert 0 < sum(conflicts) / len(conflicts) < 1
-
-
-def test_each_side_is_projected_onto_the_others_history() -> None:
-    """With EMA: a side that falls silent is still respected for what it wanted before."""
-    for _ in range(20):
-        combine, mean = combiner(ema_decay=0.9, max_expression_grad_ratio=1.0), GradientEMA(0.9)
-        reference: Gradient = []
-        for _ in range(5):
-            identity, expression = gradient(), gradient(100.0)
-            scale = length(identity) / length(expression)  # it is shortened to its share of 1
-            reference = mean.update([g * scale for g in expression])
-            combine({"identity": identity, "expression": expression, "prior": None})
-        silent = [torch.zeros_like(g) for g in expression]
-        reference = mean.update(silent)
-        identity = gradient()
-        total, conflict = combine({"identity": identity, "expression": silent, "prior": None})
-        inner = dot_per_layer(total, reference, LAYERS)
-        assert (inner >= -1e-4 * length(total) * length(reference)).all()
-        conflicting = dot_per_layer(identity, reference, LAYERS) < 0
-        assert conflict == pytest.approx(conflicting.float().mean().item())
-
-
-def test_expression_gets_at_most_its_share() -> None:
-    """Without a conflict the parts are simply added; a loss of a large scale drowns nothing."""
-    identity = gradient()
-    for scale in (1e-6, 1.0, 1e6):
-        same_way = [g * scale for g in identity]
-        total, conflict = combiner(max_expression_grad_ratio=0.25)(
-            {"identity": identity, "expression": same_way, "prior": None}
-        )
-        assert conflict == 0
-        added = [t - g for t, g in zip(total, identity, strict=True)]
-        assert length(added) <= 0.25 * length(identity) * (1 + 1e-4)
-        if scale >= 1:
-            torch.testing.assert_close(length(added), 0.25 * length(identity))
-
-
-def test_prior_is_added_as_it_is() -> None:
-    identity, expression, prior = gradient(), gradient(), gradient()
-    without, _ = combiner()({"identity": identity, "expression": expression, "prior": None})
-    total, _ = combiner()({"identity": identity, "expression": expression, "prior": prior})
-    for got, base, added in zip(total, without, prior, strict=True):
-        torch.testing.assert_close(got, base + added)
-
-
-def test_one_side_alone_is_passed_on() -> None:
-    for side in ("identity", "expression", "prior"):
-        one = gradient()
-        gradients = {"identity": None, "expression": None, "prior": None, side: one}
-        total, conflict = combiner()(gradients)
-        assert conflict == 0
-        assert all(torch.equal(a, b) for a, b in zip(total, one, strict=True))
-
-
-def test_projection_can_be_switched_off() -> None:
-    identity = gradient()
-    opposed = [-g for g in identity]
-    total, conflict = combiner(projection=False, max_expression_grad_ratio=0.5)(
-        {"identity": identity, "expression": opposed, "prior": None}
-    )
-    assert conflict == 1  # told, though nothing is done about it
-    for got, one in zip(total, identity, strict=True):
-        torch.testing.assert_close(got, one * 0.5)
-
-
-def weighted(side: str, weight: float) -> Objective:
-    """An objective for `side_gradients`, which only looks at name, side and weight."""
-    return Objective(side, "-", side, weight, lambda candidate, _goal: candidate.crop.mean())
-
-
-def test_each_side_has_its_gradient() -> None:
-    point = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    values = {"identity": point[0] ** 2, "expression": point[1] ** 2, "prior": point.sum()}
-    objectives = [weighted("identity", 1), weighted("expression", 3), weighted("prior", 2)]
-    found = side_gradients(objectives, values, [point])
-    expected = {"identity": [2.0, 0.0], "expression": [0.0, -12.0], "prior": [2.0, 2.0]}
-    assert {side: gradient[0].tolist() for side, gradient in found.items()} == expected
-
-
-def test_without_an_expression_one_pass_gives_the_sum() -> None:
-    point = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-    values = {"identity": point[0] ** 2, "prior": point.sum()}
-    objectives = [weighted("identity", 1), weighted("expression", 0), weighted("prior", 2)]
-    found = side_gradients(objectives, values, [point])
-    assert found["expression"] is None
-    assert found["prior"] is None
-    assert found["identity"][0].tolist() == [4.0, 2.0]
-    nothing = side_gradients([weighted("prior", 0)], {}, [point])
-    assert nothing == {"identity": None, "expression": None, "prior": None}
 
 
 def test_steps_are_compared_by_what_the_picture_shows() -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import fuzz
+import fuzz_cases
+import fuzz_package
 import hostile
 import hypothesis
 import pytest
@@ -21,12 +23,12 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", fuzz.STRATEGIES)
+@pytest.mark.parametrize("kind", fuzz_package.STRATEGIES)
 def test_gate_reads_or_refuses(kind: str) -> None:
     @few
-    @hypothesis.given(fuzz.STRATEGIES[kind])
+    @hypothesis.given(fuzz_package.STRATEGIES[kind])
     def check(case: Any) -> None:
-        fuzz.read(case)
+        fuzz_package.read(case)
 
     check()
 
@@ -40,14 +42,14 @@ def command(
 
     def run(*arguments: str) -> bool:
         code = main(["protect", *arguments, "--refine-steps=1"])
-        return fuzz.judge_command(code, capsys.readouterr().err)
+        return fuzz_package.judge_command(code, capsys.readouterr().err)
 
     return run
 
 
 @pytest.mark.slow
 def test_command_line_protects_or_refuses(command: Callable[..., bool], tmp_path: Path) -> None:
-    files = [*fuzz.draw(hostile.mutants(), 0, 60), *hostile.faces().values()]
+    files = [*fuzz_cases.draw(hostile.mutants(), 0, 60), *hostile.faces().values()]
     done = 0
     for number, content in enumerate(files):
         (tmp_path / f"{number}").write_bytes(content)

@@ -101,7 +101,7 @@ def group(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("options", "left", "told"),
+    ("options", "left", "reported"),
     [([], 1, True), (["--faces", "largest"], 1, False), (["--faces", "all"], 0, False)],
 )
 def test_command_line_tells_who_is_left_unprotected(
@@ -111,7 +111,7 @@ def test_command_line_tells_who_is_left_unprotected(
     group: Path,
     options: list[str],
     left: int,
-    told: bool,
+    reported: bool,
 ) -> None:
     report = tmp_path / "report.json"
     call = ["protect", str(group), str(tmp_path / "out.png"), "--report", str(report)]
@@ -119,7 +119,7 @@ def test_command_line_tells_who_is_left_unprotected(
     assert main([*call, *options, "--require", "dodging"]) == 3  # without a step nobody is hidden
     captured = capsys.readouterr()
     assert ("1 of 2 faces found is left unprotected" in captured.out) is bool(left)
-    assert ("--require: 1 of 2 faces found" in captured.err) is told
+    assert ("--require: 1 of 2 faces found" in captured.err) is reported
     for face in json.loads(report.read_text())["group.png"]:
         assert face["photo"]["faces_found"] == 2
         assert face["photo"]["faces_unprotected"] == left

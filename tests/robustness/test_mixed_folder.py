@@ -196,9 +196,9 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(one): hashlib.sha256(one.read_bytes()).hexdigest() for one in found}
 
 
-def reasons_by_name(told: list[str]) -> dict[str, str]:
+def reasons_by_name(said: list[str]) -> dict[str, str]:
     """Name -> reason, of the lines at the end of a run; each file has one."""
-    lines = [line.removeprefix("map-protect: ") for line in told if line.startswith("map-protect")]
+    lines = [line.removeprefix("map-protect: ") for line in said if line.startswith("map-protect")]
     reasons = dict(line.split(": ", 1) for line in lines)
     assert len(reasons) == len(lines)
     return reasons
@@ -231,16 +231,16 @@ def test_a_folder_of_200_files_is_run_to_its_end(
         assert code == 1
         return capsys.readouterr().err.splitlines()
 
-    told = protect()
+    said = protect()
     after = digests(photos)
     assert {name: after[name] for name in before} == before
-    reasons = reasons_by_name(told)
+    reasons = reasons_by_name(said)
     assert {name for name, text in reasons.items() if text.startswith("skipped: ")} == skipped
     assert reasons.keys() - skipped == set(files[FAILED])
     for name in files[FAILED]:
         assert " must " in reasons[name], name
-    assert told[-1] == f"{len(files[FAILED])} of {tried} photos failed."
-    assert not any("._IMG" in line or ".hidden" in line for line in told)
+    assert said[-1] == f"{len(files[FAILED])} of {tried} photos failed."
+    assert not any("._IMG" in line or ".hidden" in line for line in said)
 
     results = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     assert len({name.casefold() for name in results}) == len(results) == len(files[DONE])

@@ -115,9 +115,9 @@ def test_python_leaves_nothing(
     output.images[0].save(buffer, "PNG")
     assert_clean(buffer.getvalue())
     assert [traces(place, photo) for place in places] == [[], [], []]
-    told = caplog.text + "".join(capfd.readouterr()) + output.reports[0][0].to_json()
+    said = caplog.text + "".join(capfd.readouterr()) + output.reports[0][0].to_json()
     for mark in (NAME, CAMERA, "48.2083", "29.8764"):
-        assert mark not in told
+        assert mark not in said
 
 
 # Runs the command line and writes every attempt to reach another machine to the file descriptor 3.
@@ -248,7 +248,7 @@ def test_page_leaves_nothing_once_its_cache_is_swept_and_calls_nobody(
     assert traces(cache, photo) == []
     assert traces(tmp_path / "home", photo) == traces(tmp_path / "temp", photo) == []
     # httpx tells at the client's side what it sends; the server must not.
-    told = "".join(one.getMessage() for one in caplog.records if one.name != "httpx")
-    told += "".join(capfd.readouterr()) + str(result[1:])
+    said = "".join(one.getMessage() for one in caplog.records if one.name != "httpx")
+    said += "".join(capfd.readouterr()) + str(result[1:])
     for mark in (NAME, CAMERA, "48.2083", "29.8764"):
-        assert mark not in told
+        assert mark not in said

@@ -26,6 +26,7 @@ from map_pipeline.training import mouth
 from map_pipeline.training.config import MouthConfig
 from map_pipeline.training.mouth import train_mouth, velocity_loss
 from map_pipeline.training.mouth_patches import Mouths
+from map_pipeline.training.run_state import Progress
 
 QUICK = MouthConfig(
     batch_size=4, warmup=0, minutes=1e6, updates=6, report_every=2, mixed_precision="no"
@@ -81,8 +82,8 @@ class Oracle:
     def __init__(self, clean: Tensor, error: Tensor) -> None:
         self.clean, self.error = clean, error
 
-    def __call__(self, told: Tensor, level: Tensor) -> SimpleNamespace:
-        noisy = F.pixel_shuffle(told, PATCH)[:, :3]
+    def __call__(self, given: Tensor, level: Tensor) -> SimpleNamespace:
+        noisy = F.pixel_shuffle(given, PATCH)[:, :3]
         alpha = noise_schedule().alphas_cumprod[level].view(-1, 1, 1, 1)
         noise = (noisy - alpha.sqrt() * self.clean) / (1 - alpha).sqrt()
         velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * self.clean
@@ -125,9 +126,9 @@ def test_a_run_leaves_what_is_needed(finished: tuple[Path, list[str], float]) ->
     out, said, score = finished
     names = {path.name for path in out.iterdir()}
     assert names == {"mouth_painter", "state", "mouths.png", "training.json"}
-    told = json.loads((out / "training.json").read_text())
-    assert (told["updates"], told["mouths"], told["validation_loss"]) == (6, 11, score)
-    assert MouthConfig(**told["config"]) == QUICK
+    summary = json.loads((out / "training.json").read_text())
+    assert (summary["updates"], summary["mouths"], summary["validation_loss"]) == (6, 11, score)
+    assert MouthConfig(**summary["config"]) == QUICK
     [file] = (out / "mouth_painter").glob("*.safetensors")
     assert {value.dtype for value in load_file(file).values()} == {torch.float16}
     with Image.open(out / "mouths.png") as picture:
@@ -145,15 +146,15 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     finished: tuple[Path, list[str], float], tmp_path: Path
 ) -> None:
     """The update since the last report is done again."""
-    advance = mouth.Progress.advance
+    advance = Progress.advance
 
-    def stop(progress: mouth.Progress) -> None:
+    def stop(progress: Progress) -> None:
         advance(progress)
         if progress.update == 3:
             raise Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mouth.Progress, "advance", stop)
+        patch.setattr(Progress, "advance", stop)
         with pytest.raises(Stop):
             run(tmp_path)
     torch.manual_seed(1234)  # the global generator has no say

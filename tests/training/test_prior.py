@@ -6,44 +6,36 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ASTRONAUT, build_tiny_pipeline, tiny_unet
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from conftest import tiny_unet
+from diffusers import DDIMScheduler, UNet2DModel
 from made_up import (
     QUICK,
     QUICK_OPTIONS,
     SIDE,
-    batch,
     faces,
     forget_accelerate,
-    score_model,
+    same,
+    weights,
     write_folder,
 )
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor
 
-from map_pipeline import MAPPipeline
 from map_pipeline.cli.train import load_start
-from map_pipeline.diffusion.conditioner import Condition, FaceConditioner, is_conditional
-from map_pipeline.diffusion.ddim import invert
-from map_pipeline.diffusion.unet import crop_size, patch_size, patchify, predict_noise, unpatchify
+from map_pipeline.diffusion.conditioner import FaceConditioner, is_conditional
+from map_pipeline.diffusion.unet import crop_size, patch_size
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
-from map_pipeline.faces.align import Alignment, warp_affine
-from map_pipeline.images import load_image, to_array, to_tensor
 from map_pipeline.training import prior
-from map_pipeline.training.augment import Batch
 from map_pipeline.training.config import PriorConfig
-from map_pipeline.training.prior import noise_loss, of_network, split, train_prior
-from map_pipeline.training.run_state import find_state
+from map_pipeline.training.prior import noise_loss, split, train_prior
+from map_pipeline.training.run_state import Progress, find_state
 from map_pipeline.training.score_model import new_conditioner, new_scheduler, new_unet
-
-ALPHAS = new_scheduler().alphas_cumprod
 
 
 @pytest.fixture(autouse=True)
@@ -57,109 +49,12 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def weights(out: Path, part: str = "unet") -> dict[str, Tensor]:
-    kind = {"unet": UNet2DModel, "conditioner": FaceConditioner}[part]
-    return kind.from_pretrained(out / part).state_dict()
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    assert first.keys() == second.keys()
-    return all(torch.equal(value, second[name]) for name, value in first.items())
-
-
 def run(out: Path, **settings: object) -> tuple[list[str], dict[str, float]]:
     """Train as a new process would; what was said, and the scores."""
     forget_accelerate()
     said: list[str] = []
     scores = train_prior(replace(QUICK, **settings), faces(), out, say=said.append)
     return said, scores
-
-
-# --- the loss ---
-
-
-class Spy:
-    """Answers with the true noise plus an error, and remembers what it was asked."""
-
-    def __init__(self, config: PriorConfig, faces: Batch, error: float = 0.0) -> None:
-        self.clean = patchify(faces.images, config.patch)
-        self.error = error
-        self.asked: list[tuple[Tensor, Condition, Tensor]] = []
-
-    def __call__(self, latents: Tensor, level: Tensor, told: Condition, keep: Tensor) -> Tensor:
-        self.asked.append((level, told, keep))
-        alpha = ALPHAS.double()[level].view(-1, 1, 1, 1)
-        noise = (latents - alpha.sqrt() * self.clean) / (1 - alpha).sqrt()
-        return noise + self.error
-
-
-@pytest.mark.parametrize("patch", [1, 2, 4])
-def test_an_oracle_has_no_loss(patch: int) -> None:
-    config, known = replace(QUICK, patch=patch), batch()
-    loss = noise_loss(Spy(config, known), ALPHAS, known, config, generator())
-    assert loss.item() == pytest.approx(0, abs=1e-8)
-
-
-@pytest.mark.parametrize("min_snr", [5.0, 1.0])
-def test_a_known_error_is_weighted_by_min_snr(min_snr: float) -> None:
-    config, known = replace(QUICK, min_snr=min_snr), batch()
-    spy = Spy(config, known, error=0.3)
-    loss = noise_loss(spy, ALPHAS, known, config, generator())
-    alpha = ALPHAS[spy.asked[0][0]]
-    snr = alpha / (1 - alpha)
-    weight = torch.minimum(snr, torch.tensor(min_snr)) / snr
-    assert weight.min() < 0.5 < weight.max()
-    assert loss.item() == pytest.approx(0.09 * weight.mean().item(), rel=1e-3)
-
-
-def test_levels_come_from_the_asked_range() -> None:
-    known = batch()
-    for levels, expected in ((1, {0}), (3, {0, 1, 2})):
-        config = replace(QUICK, levels=levels)
-        spy = Spy(config, known)
-        for seed in range(5):
-            noise_loss(spy, ALPHAS, known, config, generator(seed))
-        assert set(torch.cat([level for level, _, _ in spy.asked]).tolist()) == expected
-
-
-@pytest.mark.parametrize("setting", ["drop_emotion", "drop_shape", "drop_all"])
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_parts_of_the_condition_are_left_out_at_random(setting: str, share: float) -> None:
-    nothing = {"drop_emotion": 0.0, "drop_shape": 0.0, "drop_all": 0.0}
-    config, known = replace(QUICK, **nothing | {setting: share}), batch(1000, 8)
-    spy = Spy(config, known)
-    noise_loss(spy, ALPHAS, known, config, generator())
-    [(_, told, keep)] = spy.asked
-    emotional, shaped = known.emotions.sum(1) > 0, known.has_landmarks
-    kept = {
-        "drop_emotion": told.emotion.sum(1)[emotional].mean(),
-        "drop_shape": told.has_shape[shaped].mean(),
-        "drop_all": keep.mean(),
-    }
-    for name, value in kept.items():
-        expected = 1 - share if name == setting else 1
-        assert value.item() == pytest.approx(expected, abs=0.05 if 0 < share < 1 else 1e-6)
-    # What is told is true, and what is unknown stays so.
-    assert torch.equal(told.shape, known.landmarks68)
-    assert torch.equal(told.grey, known.grey.float())
-    assert not told.emotion[~emotional].any()
-    assert not told.has_shape[~shaped].any()
-    rest = told.emotion.sum(1) > 0
-    assert torch.equal(told.emotion[rest], known.emotions[rest])
-
-
-@torch.no_grad()
-def test_nothing_kept_is_the_unconditional_answer() -> None:
-    model, known = score_model(), batch(3)
-    latents, level = torch.randn(3, 48, 8, 8), torch.tensor([5, 100, 600])
-    plain = predict_noise(model.unet, latents, level)
-    told = predict_noise(model.unet, latents, level, model.conditioner(known.condition))
-    mixed = model(latents, level, known.condition, torch.tensor([0.0, 1.0, 0.0]))
-    torch.testing.assert_close(mixed, torch.stack([plain[0], told[1], plain[2]]))
-    assert not torch.equal(plain[1], told[1])
-
-
-# --- networks and settings ---
 
 
 @pytest.mark.parametrize("patch", [1, 2, 4])
@@ -216,9 +111,6 @@ def test_at_most_a_tenth_validates() -> None:
         assert len(training) == 100 - expected
 
 
-# --- runs ---
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], dict[str, float]]:
     """Folder, lines and scores of a run that nobody stopped; don't change it."""
@@ -235,12 +127,12 @@ def copied(finished: tuple[Path, list[str], dict], tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_a_run_leaves_what_is_needed(finished: tuple[Path, list[str], dict]) -> None:
     out, said, scores = finished
-    told = json.loads((out / "training.json").read_text())
-    assert told["scores"] == scores
-    assert told["updates"] == 6
-    assert PriorConfig(**told["config"] | {"channels": tuple(told["config"]["channels"])}) == (
-        replace(QUICK, updates=6)
-    )
+    summary = json.loads((out / "training.json").read_text())
+    assert summary["scores"] == scores
+    assert summary["updates"] == 6
+    assert PriorConfig(
+        **summary["config"] | {"channels": tuple(summary["config"]["channels"])}
+    ) == (replace(QUICK, updates=6))
     assert {path.name for path in out.iterdir()} == {
         "unet",
         "conditioner",
@@ -253,7 +145,7 @@ def test_a_run_leaves_what_is_needed(finished: tuple[Path, list[str], dict]) -> 
     assert is_conditional(unet)
     assert crop_size(unet) == SIDE
     scheduler = DDIMScheduler.from_pretrained(out / "scheduler")
-    torch.testing.assert_close(scheduler.alphas_cumprod, ALPHAS)
+    torch.testing.assert_close(scheduler.alphas_cumprod, new_scheduler().alphas_cumprod)
     assert weights(out, "conditioner")["mean_shape"].abs().sum() > 0
     with Image.open(out / "samples.png") as grid:
         assert grid.width > 9 * SIDE
@@ -285,16 +177,16 @@ def test_a_stopped_run_ends_as_if_it_had_not_been_stopped(
     finished: tuple[Path, list[str], dict], tmp_path: Path
 ) -> None:
     """Stopped twice after a report: updates since the last one are done again."""
-    advance = prior.Progress.advance
+    advance = Progress.advance
     for last in (3, 5):
 
-        def stop(progress: prior.Progress, last: int = last) -> None:
+        def stop(progress: Progress, last: int = last) -> None:
             advance(progress)
             if progress.update == last:
                 raise Stop
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(prior.Progress, "advance", stop)
+            patch.setattr(Progress, "advance", stop)
             with pytest.raises(Stop):
                 run(tmp_path, updates=6)
         assert json.loads((tmp_path / "training.json").read_text())["updates"] == last - 1
@@ -396,9 +288,9 @@ def test_a_run_cant_go_on_with_another_network(
 @pytest.mark.slow
 def test_a_run_goes_on_with_other_training_settings(copied: Path) -> None:
     run(copied, updates=7, batch_size=2, learning_rate=1e-4, report_every=1)
-    told = json.loads((copied / "training.json").read_text())
-    assert told["updates"] == 7
-    assert told["config"]["batch_size"] == 2
+    summary = json.loads((copied / "training.json").read_text())
+    assert summary["updates"] == 7
+    assert summary["config"]["batch_size"] == 2
 
 
 def test_faces_of_another_size_than_the_network(tmp_path: Path) -> None:
@@ -425,8 +317,8 @@ def test_start_from_a_run(finished: tuple[Path, list[str], dict], tmp_path: Path
             assert value.dtype == torch.float32
             expected = weights(finished[0], part)[name].half().float()
             torch.testing.assert_close(value, expected, atol=1e-6, rtol=0)
-    told = json.loads((out / "training.json").read_text())
-    assert told["config"]["hidden"] == QUICK.hidden  # that of the network, not the asked one
+    summary = json.loads((out / "training.json").read_text())
+    assert summary["config"]["hidden"] == QUICK.hidden  # that of the network, not the asked one
 
 
 @pytest.mark.slow
@@ -462,162 +354,3 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:
     resumed = int(said[0].removeprefix("resumed at update "))
     assert done <= resumed <= done + 1  # the state is written first
     assert said[-1].startswith(f"update {done + 2},")
-
-
-# --- networks like google/ddpm-ema-celebahq-256 ---
-
-
-def celebahq(side: int, channels: tuple[int, ...]) -> UNet2DModel:
-    """The configuration of google/ddpm-ema-celebahq-256, with random weights."""
-    attention = len(channels) - 2
-    down, up = ["DownBlock2D"] * len(channels), ["UpBlock2D"] * len(channels)
-    down[attention], up[-1 - attention] = "AttnDownBlock2D", "AttnUpBlock2D"
-    return UNet2DModel(
-        sample_size=side,
-        in_channels=3,
-        out_channels=3,
-        layers_per_block=2,
-        block_out_channels=channels,
-        down_block_types=tuple(down),
-        up_block_types=tuple(up),
-        downsample_padding=0,
-        flip_sin_to_cos=False,
-        freq_shift=1,
-        norm_eps=1e-6,
-        attention_head_dim=None,
-    )
-
-
-@pytest.fixture
-def hub_folder(tmp_path: Path) -> Path:
-    """Laid out as on the Hub: U-Net and a DDPM schedule side by side, no subfolders."""
-    folder = tmp_path / "hub"
-    celebahq(64, (32, 32, 32, 32, 64, 64)).save_pretrained(folder)
-    DDPMScheduler(beta_start=1e-4, beta_end=0.02, clip_sample=True).save_pretrained(folder)
-    return folder
-
-
-def train_from(folder: Path, out: Path, side: int, **settings: object) -> PriorConfig:
-    unet, scheduler, conditioner = load_start(str(folder))
-    assert conditioner is None
-    config = of_network(replace(QUICK, **settings), unet)
-    train_prior(config, faces(10, side), out, unet, scheduler, lambda _: None)
-    assert unet.is_gradient_checkpointing == config.gradient_checkpointing
-    return config
-
-
-def check_trained(start: Path, out: Path, side: int) -> None:
-    """All of the network moved a little, it takes conditions now, and the schedule is its own."""
-    before = UNet2DModel.from_pretrained(start)
-    after = UNet2DModel.from_pretrained(out / "unet")
-    assert not is_conditional(before)
-    assert is_conditional(after)
-    assert patch_size(after) == 1
-    assert crop_size(after) == side
-    assert after.num_parameters() == before.num_parameters()
-    first, second = before.state_dict(), after.state_dict()
-    moved = [(first[name] - second[name]).abs().max().item() for name in first]
-    assert min(moved) > 0
-    assert max(moved) < 0.1
-    scheduler = DDIMScheduler.from_pretrained(out / "scheduler")
-    torch.testing.assert_close(
-        scheduler.alphas_cumprod, DDPMScheduler.from_pretrained(start).alphas_cumprod
-    )
-
-
-def pipeline_of(out: Path) -> MAPPipeline:
-    """The tiny pipeline with a trained network in place of its own."""
-    tiny = build_tiny_pipeline()
-    parts = {
-        **tiny.components,
-        "unet": UNet2DModel.from_pretrained(out / "unet"),
-        "scheduler": DDIMScheduler.from_pretrained(out / "scheduler"),
-        "conditioner": FaceConditioner.from_pretrained(out / "conditioner"),
-    }
-    settings = ("alignment_template", "surrogates", "detector")
-    pipe = MAPPipeline(**parts, **{name: tiny.config[name] for name in settings})
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def protect(pipe: MAPPipeline, portrait: np.ndarray) -> np.ndarray:
-    settings = {"num_inversion_steps": 2, "num_generation_steps": 2, "refine_steps": 1}
-    return pipe(portrait, **settings, generator=generator(), output_type="np").images[0]
-
-
-@pytest.fixture(scope="module")
-def portrait() -> np.ndarray:
-    return to_array(load_image(ASTRONAUT).crop((96, 0, 352, 256)))
-
-
-def check_alignment(
-    pipe: MAPPipeline, portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The network is shown the face where the template has it, at its own size, in [-1,1]."""
-    seen: list[Tensor] = []
-
-    def watch(unet: UNet2DModel, scheduler: DDIMScheduler, clean: Tensor, *args: object) -> Tensor:
-        seen.append(clean)
-        return invert(unet, scheduler, clean, *args)
-
-    monkeypatch.setattr("map_pipeline.identity.refine.invert", watch)
-    result = protect(pipe, portrait)
-    side = crop_size(pipe.unet)
-    [latents] = seen
-    assert latents.shape == (1, 3, side, side)
-    [face] = pipe.face_detector.detect(portrait)
-    template = torch.tensor(pipe.config.alignment_template) * side
-    alignment = Alignment.from_landmarks(torch.as_tensor(face.landmarks), template, side)
-    crop = warp_affine(to_tensor(portrait), alignment.crop_to_image[None], (side, side))
-    inner = slice(side // 4, -side // 4)
-    error = (unpatchify(latents, 1) - crop).abs()[..., inner, inner]
-    assert error.mean() < 0.02
-    assert result.shape == portrait.shape
-    assert (result != portrait).any()
-
-
-@pytest.mark.slow
-def test_celebahq_topology_is_start_and_backbone(
-    hub_folder: Path, tmp_path: Path, portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Scaled down: the same blocks and options with fewer channels, at 64 px."""
-    out = tmp_path / "out"
-    settings = {"updates": 2, "batch_size": 1, "validation_faces": 0, "hidden": 8}
-    config = train_from(hub_folder, out, 64, gradient_checkpointing=True, **settings)
-    check_trained(hub_folder, out, 64)
-    told = json.loads((out / "training.json").read_text())["config"]
-    assert told == json.loads(json.dumps(asdict(config)))
-    assert told["patch"] == 1
-    assert told["channels"] == [32, 32, 32, 32, 64, 64]
-    assert told["layers_per_block"] == 2
-
-    pipe = pipeline_of(out)
-    check_alignment(pipe, portrait, monkeypatch)
-    refined = protect(pipe, portrait)
-    assert (refined != portrait).any()
-    pipe.save_pretrained(tmp_path / "checkpoint")
-    again = MAPPipeline.from_pretrained(tmp_path / "checkpoint")
-    again.set_progress_bar_config(disable=True)
-    loaded = protect(again, portrait)
-    assert np.abs(loaded.astype(int) - refined).max() <= 1
-    # The run can be the start of another.
-    unet, _, conditioner = load_start(str(out))
-    assert same(unet.state_dict(), weights(out))
-    assert same(conditioner.state_dict(), weights(out, "conditioner"))
-
-
-@pytest.mark.slow
-def test_the_celebahq_network_itself(
-    tmp_path: Path, portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """113 M parameters at 256 px with random weights: one update, and protection of a photo."""
-    start, out = tmp_path / "hub", tmp_path / "out"
-    unet = celebahq(256, (128, 128, 256, 256, 512, 512))
-    assert unet.num_parameters() == 113_673_219
-    unet.save_pretrained(start)
-    DDPMScheduler().save_pretrained(start)
-    del unet
-    settings = {"updates": 1, "batch_size": 1, "validation_faces": 0, "mixed_precision": "bf16"}
-    train_from(start, out, 256, gradient_checkpointing=True, **settings)
-    check_trained(start, out, 256)
-    check_alignment(pipeline_of(out), portrait, monkeypatch)

@@ -34,17 +34,15 @@ class Momentum:
     """MI-FGSM's accumulated gradient, each of mean magnitude 1: `[1,3,h,w]`.
 
     Args:
-        like: tensor of the gradient's shape; decay: share of the past that is kept.
+        like: tensor of the gradient's shape.
     """
 
-    def __init__(self, like: Tensor, decay: float = 1.0) -> None:
-        self._decay = decay
+    def __init__(self, like: Tensor) -> None:
         self._sum = torch.zeros_like(like)
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """Take in a gradient and return the sum so far."""
-        scaled = gradient / gradient.abs().mean().clamp(min=TINY)
-        self._sum = self._decay * self._sum + scaled
+        self._sum = self._sum + gradient / gradient.abs().mean().clamp(min=TINY)
         return self._sum
 
 
@@ -89,9 +87,9 @@ def project(change: Tensor, image: Tensor, mask: Tensor, budget: float) -> Tenso
     return (image + change).clamp(0, 1) - image
 
 
-def gaussian_kernel(size: int = KERNEL_SIZE, sigmas: float = KERNEL_SIGMAS) -> Tensor:
-    """TI's kernel `[1,1,size,size]` of sum 1: a Gaussian out to `sigmas` standard deviations."""
-    axis = torch.linspace(-sigmas, sigmas, size)
+def gaussian_kernel() -> Tensor:
+    """TI's kernel `[1,1,15,15]` of sum 1: a Gaussian out to three standard deviations."""
+    axis = torch.linspace(-KERNEL_SIGMAS, KERNEL_SIGMAS, KERNEL_SIZE)
     profile = torch.exp(-axis.square() / 2)
     kernel = profile[:, None] * profile[None, :]
     return (kernel / kernel.sum())[None, None]

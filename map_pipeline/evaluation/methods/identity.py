@@ -4,12 +4,10 @@ import torch
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS, MARGINS
-from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods.base import FacePlace, Task
 from map_pipeline.evaluation.methods.gradients import Loss
 from map_pipeline.identity.objectives import (
     Goals,
-    Objective,
     RefineState,
     RefineTarget,
     active,
@@ -24,23 +22,17 @@ def identity_loss(
     task: Task,
     place: FacePlace,
     target: Target | None,
-    objectives: list[Objective] | None = None,
 ) -> Loss:
     """MAP's identity objectives as a function of the region's picture alone.
 
+    Noise is free within its budget, so it gets the high margin.
+
     Args:
         target: None to dodge only.
-        objectives: default `default_objectives()`; only their identity side counts. Noise is free
-            within its budget, so it gets the high margin.
-
-    Raises:
-        UnknownOptionError: there is no identity objective with a positive weight.
     """
-    objectives = active(default_objectives() if objectives is None else objectives, "identity")
+    objectives = active(default_objectives(), "identity")
     if target is None:
         objectives = [one for one in objectives if one.name != "impersonation"]
-    if not objectives:
-        raise UnknownOptionError("`objectives` must hold an identity objective, got none.")
     surrogates = {name: pipe.recognisers[name] for name in task.surrogates}
     image = place.region.image.to(pipe.device)
     landmarks = place.region.landmarks[None].to(pipe.device)

@@ -1,0 +1,195 @@
+"""Hostile pictures, names and paths for the running page."""
+
+import argparse
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hostile
+from fuzz_cases import (
+    DEAD,
+    Result,
+    Row,
+    Tally,
+    cases,
+    computing_time,
+    resting_memory,
+)
+from fuzz_package import GIANT, ROOT
+
+# Names that an upload may claim; a browser sends any text.
+UPLOADS = [name for name in hostile.NAMES if len(name) < 300 and name.isprintable() and name]
+
+
+def page_leg(tally: Tally, options: argparse.Namespace) -> Result:
+    """The running page: its endpoints by gradio_client, odd names and paths by plain HTTP."""
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    with running_page() as (url, process, log), tempfile.TemporaryDirectory() as folder:
+        tally.clock = lambda: computing_time(process.pid)
+        client = Client(url, verbose=False, download_files=folder)
+        photo = Path(folder) / "photo"
+
+        def throw(endpoint: str, content: bytes) -> bool:
+            photo.write_bytes(content)
+            settings = {"steps": 1, "expression_strength": 0} if endpoint == "/protect" else {}
+            try:
+                client.predict(photo=handle_file(photo), **settings, api_name=endpoint)
+            except AppError as error:
+                judge_page(str(error))
+                return False
+            return True
+
+        large = [hostile.encode(hostile.crowd(8, 8), "JPEG"), hostile.bombs()[GIANT]]
+        for sample in (*hostile.samples().values(), *hostile.faces().values(), *large):
+            throw("/detect", sample)
+        for sample in hostile.faces().values():
+            throw("/protect", sample)
+        before = resting_memory(process.pid)
+        throw_names(tally, url)
+        for bomb in hostile.bombs().values():
+            tally.throw("/detect: bombs", bomb, lambda bomb=bomb: throw("/detect", bomb))
+        many = hostile.encode(hostile.crowd(60, 50), "JPEG")
+        tally.throw("/detect: 3,000 faces", many, lambda: throw("/detect", many))
+        kinds = {
+            "/detect: mutated files": hostile.mutants(),
+            "/detect: PNG of any chunks": hostile.chunk_soup(),
+            "/protect: mutated files": hostile.mutants(hostile.samples() | hostile.faces()),
+        }
+        for kind, case in cases(kinds, options.seed, options.seconds, options.count):
+            end = kind.partition(":")[0]
+            tally.throw(kind, case, lambda case=case, end=end: throw(end, case))
+        tally.throw("/detect: a good photo at the end", b"", lambda: still_works(throw))
+        after = resting_memory(process.pid)
+        written = Path(log).read_text(errors="replace")
+        if re.search(r"^\w+ at$", written, re.MULTILINE):  # how the page logs an error of its own
+            row = tally.rows.setdefault("log of the page", Row("page", "log of the page"))
+            tally.fail(row, written.encode(), "the log holds an error")
+    return Result(list(tally.rows.values()), before, after)
+
+
+def still_works(throw: Callable[[str, bytes], bool]) -> bool:
+    if not throw("/detect", hostile.faces()["png"]):
+        raise AssertionError("the page doesn't take a good photo any more")
+    return True
+
+
+def throw_names(tally: Tally, url: str) -> None:
+    """Uploads under odd names, and paths and addresses that nobody uploaded, by plain HTTP."""
+    import httpx
+
+    http = httpx.Client(base_url=f"{url}gradio_api/", timeout=DEAD)
+
+    def detect(photo: dict) -> bool:
+        data = {"data": [photo | {"meta": {"_type": "gradio.FileData"}}, "auto", False]}
+        started = http.post("call/detect", json=data)
+        if started.status_code != 200:
+            return judge_answer(started)
+        answer = http.get(f"call/detect/{started.json()['event_id']}")
+        if "event: complete" in answer.text:
+            return True
+        return judge_answer(answer)
+
+    def upload(name: str, content: bytes) -> bool:
+        answer = http.post("upload", files={"files": (name, content)})
+        if answer.status_code != 200:
+            return judge_answer(answer)
+        path = answer.json()[0]
+        check_served(http.get(f"file={path}"))
+        return detect({"path": path})
+
+    contents = [*hostile.samples().values(), hostile.SVG, hostile.HTML, hostile.ENTITIES]
+    for number, name in enumerate([*UPLOADS, "a.svg", "a.html", "a.xhtml", "a.js", "a.xml"] * 2):
+        content = contents[number % len(contents)]
+        tally.throw("/detect: names", name, lambda n=name, c=content: upload(n, c))
+    for name in hostile.NAMES:
+        if name.encode(errors="ignore").decode() == name:  # JSON holds no half characters
+            for key in ("path", "url"):
+                tally.throw("/detect: paths", name, lambda k=key, n=name: refused(detect({k: n})))
+
+
+def refused(accepted: bool) -> bool:
+    if accepted:
+        raise AssertionError("the page read a file that nobody uploaded")
+    return False
+
+
+def judge_answer(answer: Any) -> bool:
+    """An HTTP answer that isn't a result: refused without insight into the server."""
+    if answer.status_code >= 500 or "Traceback" in answer.text or 'File "' in answer.text:
+        raise AssertionError(f"HTTP {answer.status_code}: {answer.text[:300]}")
+    return False
+
+
+def check_served(answer: Any) -> None:
+    """An upload comes back, if at all, as something that a browser doesn't run."""
+    kind = answer.headers.get("content-type", "")
+    attached = "attachment" in answer.headers.get("content-disposition", "")
+    harmless = kind.startswith("image/") and "svg" not in kind
+    if answer.status_code == 200 and not attached and not harmless:
+        raise AssertionError(f"an upload is served as {kind}")
+
+
+def judge_page(text: str) -> None:
+    """An error that a visitor may see: ours, in plain words."""
+    ours = ("image must", "faces must", "Choose a photo", "No face", "Face ", "This upload")
+    if "Traceback" in text or "on our side" in text or not text.startswith(ours):
+        raise AssertionError(f"a visitor reads: {text[:300]}")
+
+
+@contextlib.contextmanager
+def running_page() -> Iterator[tuple[str, subprocess.Popen, str]]:
+    """The page as `python app.py` starts it, in a process of its own."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tempfile.mkdtemp()
+    log = f"{folder}/log"
+    settings = {
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_TEMP_DIR": folder,
+        "PYTHONUNBUFFERED": "1",
+        # By default each thread that works for the first time gets a pool of 150 MB or so, which
+        # looks like a leak.
+        "MALLOC_ARENA_MAX": "2",
+    }
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "app.py"],
+            cwd=ROOT,
+            env=os.environ | settings,
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            wait_for(f"http://127.0.0.1:{port}/", process)
+            yield f"http://127.0.0.1:{port}/", process, log
+        finally:
+            process.terminate()
+            process.wait(30)
+            shutil.rmtree(folder)
+
+
+def wait_for(url: str, process: subprocess.Popen) -> None:
+    import httpx
+
+    for _ in range(240):
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url, timeout=5).status_code == 200:
+                return
+        if process.poll() is not None:
+            break
+        time.sleep(0.5)
+    raise RuntimeError("the page doesn't start")
