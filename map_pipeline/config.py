@@ -120,14 +120,6 @@ MODES = {
 DEFAULT_MODE = "strong"
 
 
-def check_emotion(emotion: str) -> None:
-    """Raise `UnknownOptionError` for an emotion that isn't among the choices."""
-    if emotion not in EMOTIONS:
-        raise UnknownOptionError(
-            f"`emotion` must be one of {', '.join(EMOTIONS)}; got {emotion!r}."
-        )
-
-
 def margin_of(margin: str | float) -> float:
     """The number behind "normal", "high" or a number.
 

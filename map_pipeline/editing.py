@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from map_pipeline.config import FAR, MAPConfig, check_emotion
+from map_pipeline.config import FAR, MAPConfig
 from map_pipeline.errors import CheckpointError, NoFaceError, naming_photo
 from map_pipeline.expression.action_units import check_action_units
+from map_pipeline.expression.composed import check_emotion
 from map_pipeline.expression.editor import EditableFace, ExpressionModel, apply_edit
 from map_pipeline.faces.detect import FaceChoice, check_choice, select_faces
 from map_pipeline.faces.face import Face

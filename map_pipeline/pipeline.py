@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from map_pipeline.callbacks import Callback, check_tensor_inputs, step_callback
-from map_pipeline.config import DEFAULT_MODE, FAR, HIDE, MAPConfig, check_emotion, resolve_config
+from map_pipeline.config import DEFAULT_MODE, FAR, HIDE, MAPConfig, resolve_config
 from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.ddim import check_scheduler
 from map_pipeline.diffusion.map_network import MAPNetwork
@@ -27,6 +27,7 @@ from map_pipeline.editing import EditingMixin
 from map_pipeline.errors import GPUMemoryError, UnknownOptionError, naming_photo
 from map_pipeline.expression.action_units import check_action_units
 from map_pipeline.expression.classifiers import ClassifierEnsemble
+from map_pipeline.expression.composed import check_emotion
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.faces.detect import (

@@ -18,6 +18,7 @@ from map_pipeline.diffusion.conditioner import FaceConditioner, describe
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import crop_size
 from map_pipeline.expression.classifiers import ClassifierEnsemble
+from map_pipeline.expression.composed import ingredients, told_emotion
 from map_pipeline.expression.editor import (
     FINE,
     EditableFace,
@@ -201,13 +202,14 @@ class FaceStages:
         model: ExpressionModel | None = None,
     ) -> ExpressionEdit:
         """The asked expression for a face; there must be an `expression_space`."""
+        start, movements = ingredients(emotion, strength, action_units, model is not None)
         return edit_expression(
             cast(ExpressionSpace, self.expression_space),
             self.mouth_painter,
             face,
-            EMOTIONS.index(emotion),
+            start,
             strength,
-            action_units,
+            movements,
             model,
         )
 
@@ -292,7 +294,7 @@ class FaceStages:
             source_embeddings={name: task.source[name] for name in surrogates},
             target_embeddings={name: targets[name] for name in surrogates if targets},
             goals={name: Goals.of(self.recognisers[name], config.margin) for name in surrogates},
-            emotion=EMOTIONS.index(task.plan.emotion),
+            emotion=told_emotion(task.plan.emotion),
             source_cond=source_cond,
             target_cond=target_cond,
         )
@@ -372,7 +374,7 @@ class FaceStages:
         source_cond = target_cond = None
         if self.conditioner is not None:
             present = describe(crop, landmarks68)
-            emotion = torch.tensor([EMOTIONS.index(task.plan.emotion)])
+            emotion = torch.tensor([told_emotion(task.plan.emotion)])
             asked = F.one_hot(emotion, len(EMOTIONS)).to(crop)
             source_cond = self.conditioner(present).float()
             target_cond = self.conditioner(replace(present, emotion=asked)).float()

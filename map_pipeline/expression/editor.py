@@ -18,7 +18,13 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from map_pipeline.diffusion.conditioner import POINTS
-from map_pipeline.expression.action_units import displacement_of, shown_by
+from map_pipeline.expression.action_units import (
+    ONE_SIDED,
+    displacement_of,
+    mirrored,
+    shown_by,
+    side_of,
+)
 from map_pipeline.expression.mouth import paint_mouth
 from map_pipeline.expression.space import ExpressionSpace, straighten
 from map_pipeline.expression.warp import (
@@ -116,13 +122,10 @@ def edit_expression(
         axes = strength * space.copied(shape, other[0], model.same_person)
     elif emotion is not None and strength:
         axes = space.towards(shape, emotion, strength)
-    moved = space.move(axes)
+    moved, shading = space.move(axes), space.shade(axes)
     for name, amount in (action_units or {}).items():
-        units = displacement_of(name, amount)
-        likely = space.complete(units)
-        skin = space.move(likely) * shown_by(name, space.mean)
-        skin[:POINTS] = units
-        moved, axes = moved + skin, axes + likely
+        skin, folds = movement(space, name, amount)
+        moved, shading = moved + skin, shading + folds
     if not moved.any():
         return no_edit(size)
     reached = shape + moved * mobility()
@@ -133,11 +136,29 @@ def edit_expression(
         face.shape.cpu()[controls], in_crop[controls], size, mouth_painter is not None
     )
     warped = deform(face.crop, fine_to_crop(), flow)
-    painted = _shaded(space, warped, axes, places, to_frame[0], size)
+    painted = _shaded(space, warped, shading, places, to_frame[0], size)
     if mouth_painter is not None:
         opacity = _opening(face.shape.cpu()[:POINTS] / size, places[:POINTS] / size)
         painted = paint_mouth(mouth_painter, painted, places[:POINTS] * FINE, opacity)
     return ExpressionEdit(flow, (painted - warped).cpu())
+
+
+def movement(space: ExpressionSpace, name: str, amount: float) -> tuple[Tensor, Tensor]:
+    """What a single movement does to an upright face: displacement `[536,2]`, shading `[1,1,S,S]`.
+
+    Args:
+        name: one of `ACTION_UNITS`; amount: 1 for all of it.
+    """
+    landmarks = displacement_of(name, amount)
+    # People's axes know no halves: take what both would do, and show it on one.
+    both = landmarks + mirrored(landmarks) if name in ONE_SIDED else landmarks
+    likely = space.complete(both)
+    shown = shown_by(name, space.mean) * side_of(name, amount, space.mean[:, :1])
+    skin = space.move(likely) * shown
+    skin[:POINTS] = landmarks
+    shading = space.shade(likely)
+    columns = (torch.arange(shading.shape[-1]) + 0.5) / shading.shape[-1]
+    return skin, shading * side_of(name, amount, columns)
 
 
 def apply_edit(
@@ -213,7 +234,7 @@ def _opening(before: Tensor, after: Tensor) -> float:
 def _shaded(
     space: ExpressionSpace,
     warped: Tensor,
-    axes: Tensor,
+    shading: Tensor,
     places: Tensor,
     to_frame: Tensor,
     size: int,
@@ -221,7 +242,7 @@ def _shaded(
     """The deformed crop `[1,3,2s,2s]` with the shading of its new expression.
 
     Args:
-        axes: `[K]`; places: `[M,2]` crop px, where the controls are now.
+        shading: `[1,1,S,S]`, see `ExpressionSpace.shade`; places: `[M,2]` crop px, where the controls are now.
         to_frame: `[2,3]` from the crop, in units of its side, to the upright frame.
     """
     grid = flow_grid(size)
@@ -236,5 +257,5 @@ def _shaded(
     inner = where[..., size // 2 : size // 2 + size, size // 2 : size // 2 + size]
     inner = F.interpolate(inner, scale_factor=FINE, mode="bilinear")
     unit = (2 * inner - 1).permute(0, 2, 3, 1)
-    shading = F.grid_sample(space.shade(axes), unit, mode="bicubic", align_corners=False)
-    return (warped * (shading / GAMMA).exp().to(warped)).clamp(0, 1)
+    local = F.grid_sample(shading, unit, mode="bicubic", align_corners=False)
+    return (warped * (local / GAMMA).exp().to(warped)).clamp(0, 1)

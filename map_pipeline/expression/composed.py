@@ -1,0 +1,67 @@
+"""Expressions that people can ask for besides `EMOTIONS`, put together from single movements.
+
+The seven emotions were learned from photos of people who show them. There are no such photos of
+these, so each is what the Facial Action Coding System (Ekman, Friesen and Hager 2002) says of it,
+from a calm face on. No classifier here knows them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from map_pipeline.config import EMOTIONS
+from map_pipeline.errors import UnknownOptionError
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One such expression.
+
+    Attributes:
+        emotion: of `EMOTIONS`, what networks that know nothing else are told instead.
+        movements: of `action_units.UNITS`, name -> amount at strength 1; more than 1 is possible.
+    """
+
+    emotion: str
+    movements: Mapping[str, float] = field(default_factory=dict)
+
+
+COMPOSED: Mapping[str, Composed] = {
+    # AU 12 and 14 on one side.
+    "contempt": Composed("neutral", {"smirk": 1.8, "squint": 0.35, "lips_pressed": 0.4}),
+    # AU 6 and 12 without 25.
+    "closed_smile": Composed("happy", {"smile": 1.7, "squint": 0.45, "lips_pressed": 0.6}),
+}
+EXPRESSIONS = (*EMOTIONS, *COMPOSED)
+
+
+def check_emotion(emotion: str) -> None:
+    """Raise `UnknownOptionError` for an emotion that isn't among `EXPRESSIONS`."""
+    if emotion not in EXPRESSIONS:
+        raise UnknownOptionError(
+            f"`emotion` must be one of {', '.join(EXPRESSIONS)}; got {emotion!r}."
+        )
+
+
+def told_emotion(expression: str) -> int:
+    """Index in `EMOTIONS` of what networks that know nothing else are told."""
+    composed = COMPOSED.get(expression)
+    return EMOTIONS.index(expression if composed is None else composed.emotion)
+
+
+def ingredients(
+    expression: str, strength: float, action_units: Mapping[str, float], copied: bool = False
+) -> tuple[int, dict[str, float]]:
+    """Index in `EMOTIONS` of the emotion, and the single movements, that make an expression.
+
+    Args:
+        expression: one of `EXPRESSIONS`.
+        strength: how far it's gone to; action_units: what is added to it.
+        copied: another photo's expression takes its place.
+    """
+    composed = COMPOSED.get(expression)
+    if composed is None or copied:
+        return told_emotion(expression), dict(action_units)
+    movements = {name: strength * amount for name, amount in composed.movements.items()}
+    for name, amount in action_units.items():
+        movements[name] = movements.get(name, 0.0) + amount
+    return EMOTIONS.index("neutral"), movements
