@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from map_pipeline.callbacks import Callback, check_tensor_inputs, step_callback
-from map_pipeline.config import DEFAULT_MODE, FAR, HIDE, MAPConfig, resolve_config
+from map_pipeline.config import DEFAULT_MODE, FAR, HIDE, MAPConfig, check_emotion, resolve_config
 from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.ddim import check_scheduler
 from map_pipeline.diffusion.map_network import MAPNetwork
@@ -27,7 +27,6 @@ from map_pipeline.editing import EditingMixin
 from map_pipeline.errors import GPUMemoryError, UnknownOptionError, naming_photo
 from map_pipeline.expression.action_units import check_action_units
 from map_pipeline.expression.classifiers import ClassifierEnsemble
-from map_pipeline.expression.composed import check_emotion
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.faces.detect import (
@@ -214,6 +213,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
         margin: str | float | None = None,
         expression_strength: float | None = None,
         action_units: Mapping[str, float] | None = None,
+        expression_of: ImageInput | None = None,
         num_inversion_steps: int | None = None,
         num_generation_steps: int | None = None,
         refine_steps: int | None = None,
@@ -232,7 +232,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
         Args:
             image: path, bytes, PIL image, array or tensor (see `map_pipeline.images.load_image`),
                 or a list of them. Any size up to 120 megapixels.
-            emotion: angry, disgust, fear, happy, neutral, sad or surprise.
+            emotion: angry, disgust, fear, happy, neutral, sad, surprise, contempt or closed_smile.
             target: what recognisers shall see: name of a built-in composite, "auto" (one that
                 resembles the person without matching them), a picture with a face (only of people
                 who agreed), or None, which only hides the person.
@@ -245,6 +245,8 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
                 protection does, 1 is as far as people go, at most 1.5.
             action_units: single movements besides the emotion, such as `{"smile": 0.5}`; see
                 `expression.action_units.ACTION_UNITS`.
+            expression_of: another photo, whose largest face's expression is copied in place of the
+                emotion, as far as `expression_strength` says; best one of the same person.
             num_inversion_steps: network calls of the DDIM inversion, >= 2.
             num_generation_steps: network calls of one generation, >= 1.
             refine_steps: most fine-tuning steps on each face, >= 0. 0 takes one pass of a trained
@@ -314,9 +316,10 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
             target = HIDE
         hide = isinstance(target, str) and target == HIDE
         own_target = self._own_target(target)
+        shown = None if expression_of is None else self.read_expression(expression_of)
         network = self.map_network
         plan = make_plan(emotion, surrogates, objectives, config, network, own_target, hide)
-        plan = replace(plan, action_units=action_units or {})
+        plan = replace(plan, action_units=action_units or {}, shown=shown)
         used = plan.networks_used(self.expression_classifiers)
         self._num_timesteps = sum(len(one.chosen) for one in tasks) * plan.config.refine_steps
         self._interrupt = False

@@ -14,6 +14,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS, MAPConfig
+from map_pipeline.copying import ShownExpression
 from map_pipeline.diffusion.conditioner import FaceConditioner, describe
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import crop_size
@@ -78,12 +79,13 @@ class Plan:
     """What one call does to every face.
 
     Attributes:
-        emotion: what people shall see, one of `EMOTIONS`.
+        emotion: what people shall see, one of `EXPRESSIONS`.
         surrogates: names of the recognisers to tune on.
         objectives: losses and weights.
         config: all other settings.
         map_network: what the fine-tuning starts from instead of the prior.
         action_units: single movements besides the emotion, see `expression.action_units`.
+        shown: another photo's expression, copied in place of the emotion.
     """
 
     emotion: str
@@ -92,6 +94,12 @@ class Plan:
     config: MAPConfig
     map_network: MAPNetwork | None = None
     action_units: Mapping[str, float] = field(default_factory=dict)
+    shown: ShownExpression | None = None
+
+    @property
+    def shown_emotion(self) -> str:
+        """What people shall see, also where it is copied, one of `EXPRESSIONS`."""
+        return self.emotion if self.shown is None else self.shown.emotion or self.emotion
 
     def networks_used(self, classifiers: Iterable[str]) -> set[str]:
         """Names of the networks that steer the result, now or in training."""
@@ -191,7 +199,10 @@ class FaceStages:
         if self.expression_space is None or not (strength or plan.action_units):
             return None
         face = self.editable(photo, alignment)
-        return None if face is None else self.edit(face, plan.emotion, strength, plan.action_units)
+        if face is None:
+            return None
+        model = plan.shown and plan.shown.model_for(task.source, self.recognisers)
+        return self.edit(face, plan.emotion, strength, plan.action_units, model)
 
     def edit(
         self,
@@ -294,7 +305,7 @@ class FaceStages:
             source_embeddings={name: task.source[name] for name in surrogates},
             target_embeddings={name: targets[name] for name in surrogates if targets},
             goals={name: Goals.of(self.recognisers[name], config.margin) for name in surrogates},
-            emotion=told_emotion(task.plan.emotion),
+            emotion=told_emotion(task.plan.shown_emotion),
             source_cond=source_cond,
             target_cond=target_cond,
         )
@@ -326,7 +337,9 @@ class FaceStages:
         return FaceReport(
             box=cast(FourNumbers, tuple(float(v) for v in face.box)),
             detector=detector.name,
-            emotion=task.plan.emotion,
+            emotion=task.plan.shown_emotion,
+            action_units={k: float(v) for k, v in task.plan.action_units.items() if v},
+            expression_of=None if task.plan.shown is None else task.plan.shown.name,
             target=None if target is None else target.name,
             ssim=similarity,
             psnr=noise_ratio,
@@ -374,7 +387,7 @@ class FaceStages:
         source_cond = target_cond = None
         if self.conditioner is not None:
             present = describe(crop, landmarks68)
-            emotion = torch.tensor([told_emotion(task.plan.emotion)])
+            emotion = torch.tensor([told_emotion(task.plan.shown_emotion)])
             asked = F.one_hot(emotion, len(EMOTIONS)).to(crop)
             source_cond = self.conditioner(present).float()
             target_cond = self.conditioner(replace(present, emotion=asked)).float()

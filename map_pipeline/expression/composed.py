@@ -1,4 +1,4 @@
-"""Expressions that people can ask for besides `EMOTIONS`, put together from single movements.
+"""What `EXPRESSIONS` holds besides `EMOTIONS`, put together from single movements.
 
 The seven emotions were learned from photos of people who show them. There are no such photos of
 these, so each is what the Facial Action Coding System (Ekman, Friesen and Hager 2002) says of it,
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from map_pipeline.config import EMOTIONS
-from map_pipeline.errors import UnknownOptionError
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,9 @@ COMPOSED: Mapping[str, Composed] = {
     # AU 6 and 12 without 25.
     "closed_smile": Composed("happy", {"smile": 1.7, "squint": 0.45, "lips_pressed": 0.6}),
 }
-EXPRESSIONS = (*EMOTIONS, *COMPOSED)
 # What is added to an emotion at strength 1, where the mean of what people do hardly shows: some
 # pull their brows together, some drop the corners of the mouth, and most do little.
 ADDED: Mapping[str, Mapping[str, float]] = {"sad": {"inner_brows": 0.5, "lip_corners_down": 0.6}}
-
-
-def check_emotion(emotion: str) -> None:
-    """Raise `UnknownOptionError` for an emotion that isn't among `EXPRESSIONS`."""
-    if emotion not in EXPRESSIONS:
-        raise UnknownOptionError(
-            f"`emotion` must be one of {', '.join(EXPRESSIONS)}; got {emotion!r}."
-        )
 
 
 def told_emotion(expression: str) -> int:
@@ -57,7 +47,7 @@ def ingredients(
     """Index in `EMOTIONS` of the emotion, and the single movements, that make an expression.
 
     Args:
-        expression: one of `EXPRESSIONS`.
+        expression: one of `config.EXPRESSIONS`.
         strength: how far it's gone to; action_units: what is added to it.
         copied: another photo's expression takes its place.
     """

@@ -328,6 +328,20 @@ def test_action_units_are_added_to_the_emotion(space: ExpressionSpace) -> None:
     assert (both[17:27, 1] < smile[17:27, 1] - 0.005).all()
 
 
+def test_one_sided_movements_shade_and_move_one_half(space: ExpressionSpace) -> None:
+    """The made-up smile darkens one cheek of the image's left half."""
+    one = face(space.mean, plain(LIGHT_SKIN))
+    x, y = (round(FINE * SIZE * place) for place in CHEEK)
+    dark = {}
+    for amount in (1.0, -1.0):
+        edit = edit_expression(space, None, one, None, 1.0, {"smirk": amount})
+        moved = (landmarks_after(edit, space.mean) - space.neutral).norm(dim=1)
+        corners = moved[[48, 54]] if amount > 0 else moved[[54, 48]]
+        assert corners[0] > 0.01 > 5 * corners[1]
+        dark[amount] = float(edit.painting[0, :, y, x].mean())
+    assert dark[1.0] < -0.01 < 10 * dark[-1.0]
+
+
 @pytest.mark.parametrize("units", [None, {}, {"smile": 0.0}])
 def test_without_emotion_and_units_nothing_changes(
     space: ExpressionSpace, painter: UNet2DModel, units: dict | None
