@@ -47,7 +47,7 @@ class EditingMixin:
         strength: float = MAPConfig.expression_strength,
         faces: FaceChoice | None = "largest",
         action_units: Mapping[str, float] | None = None,
-        expression_of: ImageInput | None = None,
+        expression_of: ImageInput | ShownExpression | None = None,
     ) -> list[Image.Image]:
         """Give faces another expression without protecting them; nothing in it is random.
 
@@ -59,7 +59,7 @@ class EditingMixin:
             action_units: single movements besides the emotion, such as `{"smile": 0.5}`; see
                 `expression.action_units.ACTION_UNITS`.
             expression_of: another photo, whose largest face's expression is copied in place of the
-                emotion; best one of the same person.
+                emotion, or what `read_expression` made of it; best one of the same person.
 
         Returns:
             Photos of unchanged size, RGB, or RGBA where they are transparent; bit for bit the
@@ -92,13 +92,17 @@ class EditingMixin:
         return edited
 
     @torch.no_grad()
-    def read_expression(self, photo: ImageInput) -> ShownExpression:
+    def read_expression(self, photo: ImageInput | ShownExpression) -> ShownExpression:
         """The expression of the largest face of a photo, to copy it to faces of others.
+
+        Read once, it serves for any number of calls.
 
         Raises:
             CheckpointError: the checkpoint can't edit expressions.
             NoFaceError: the photo shows no face, or only a half hidden one.
         """
+        if isinstance(photo, ShownExpression):
+            return photo
         self._check_editor()
         with naming_photo("`expression_of`"):
             pixels = to_array(load_photo(photo).pixels)

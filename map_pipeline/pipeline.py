@@ -19,6 +19,7 @@ from torch.profiler import record_function
 
 from map_pipeline.callbacks import Callback, check_tensor_inputs, step_callback
 from map_pipeline.config import DEFAULT_MODE, FAR, HIDE, MAPConfig, check_emotion, resolve_config
+from map_pipeline.copying import OWN_IMAGE, ShownExpression
 from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.ddim import check_scheduler
 from map_pipeline.diffusion.map_network import MAPNetwork
@@ -213,7 +214,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
         margin: str | float | None = None,
         expression_strength: float | None = None,
         action_units: Mapping[str, float] | None = None,
-        expression_of: ImageInput | None = None,
+        expression_of: ImageInput | ShownExpression | None = None,
         num_inversion_steps: int | None = None,
         num_generation_steps: int | None = None,
         refine_steps: int | None = None,
@@ -246,7 +247,8 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
             action_units: single movements besides the emotion, such as `{"smile": 0.5}`; see
                 `expression.action_units.ACTION_UNITS`.
             expression_of: another photo, whose largest face's expression is copied in place of the
-                emotion, as far as `expression_strength` says; best one of the same person.
+                emotion as far as `expression_strength` says, or what `read_expression` made of it;
+                best one of the same person.
             num_inversion_steps: network calls of the DDIM inversion, >= 2.
             num_generation_steps: network calls of one generation, >= 1.
             refine_steps: most fine-tuning steps on each face, >= 0. 0 takes one pass of a trained
@@ -456,4 +458,4 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
             notes.append(f"the target picture shows {len(found)} faces; the largest was taken")
         if problems := quality_issues(face, photo):
             notes.append(f"the face in the target picture is {', '.join(problems)}")
-        return Target("own image", self.embed(self.view(photo, face.landmarks)), tuple(notes))
+        return Target(OWN_IMAGE, self.embed(self.view(photo, face.landmarks)), tuple(notes))
