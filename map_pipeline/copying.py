@@ -39,7 +39,7 @@ class ShownExpression:
             source: recogniser name -> embedding `[1,D]` of that face.
         """
         matches = [
-            float((source[name] * self.embeddings[name]).sum()) >= net.threshold(FAR)
+            float((source[name].cpu() * self.embeddings[name].cpu()).sum()) >= net.threshold(FAR)
             for name, net in recognisers.items()
             if net.config.thresholds
         ]

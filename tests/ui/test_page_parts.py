@@ -79,7 +79,7 @@ def test_form_has_a_component_for_every_choice() -> None:
     amounts = [one.value for one in form.movements]
     assert form.read([*defaults, *amounts]) == Choices(action_units={})
     amounts[0], amounts[-1] = 0.5, -1
-    assert form.read([*defaults, *amounts]).action_units == {"smile": 0.5, "pucker": -1}
+    assert form.read([*defaults, *amounts]).action_units == {"smile": 0.5, "smirk": -1}
 
 
 # Files of a result
