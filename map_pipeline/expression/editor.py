@@ -242,7 +242,8 @@ def _shaded(
     """The deformed crop `[1,3,2s,2s]` with the shading of its new expression.
 
     Args:
-        shading: `[1,1,S,S]`, see `ExpressionSpace.shade`; places: `[M,2]` crop px, where the controls are now.
+        shading: `[1,1,S,S]`, see `ExpressionSpace.shade`.
+        places: `[M,2]` crop px, where the controls are now.
         to_frame: `[2,3]` from the crop, in units of its side, to the upright frame.
     """
     grid = flow_grid(size)

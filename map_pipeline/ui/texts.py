@@ -85,8 +85,9 @@ MOVEMENTS = {
     "lips_pressed": "Lips pressed together",
     "smirk": "One corner of the mouth up",
 }
-MOVEMENTS_INFO = """Added to the expression; below 0 is the opposite movement, and of one corner of the
-mouth the other one."""
+MOVEMENTS_INFO = (
+    "Added to the expression; below 0 is the opposite movement, or the other corner of the mouth."
+)
 COPIED = "Copy the expression of this photo"
 COPIED_NOTE = "In place of the expression chosen above; best from another photo of the same person."
 ROTATE = "Look for turned faces, too"
