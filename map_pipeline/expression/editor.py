@@ -25,7 +25,7 @@ from map_pipeline.expression.action_units import (
     shown_by,
     side_of,
 )
-from map_pipeline.expression.mouth import paint_mouth
+from map_pipeline.expression.mouth import paint_mouth, shows_teeth
 from map_pipeline.expression.space import ExpressionSpace, straighten
 from map_pipeline.expression.warp import (
     GRID,
@@ -51,9 +51,10 @@ UPPER_LIP = (49, 50, 51, 52, 53, 61, 62, 63)
 LOWER_LIP = (55, 56, 57, 58, 59, 65, 66, 67)
 INNER_MOUTH = slice(60, 68)
 # What the landmark network sees between closed lips, of the side; how far lips part until what's
-# between them is all painted; and how far they may be apart before, so that nothing of the
-# person's own teeth is painted over.
-CLOSED_GAP, OPENING, OWN_TEETH = 0.006, 0.02, 0.02
+# between them is all painted. How far lips may be apart before, so that nothing of the person's own
+# teeth is painted over, or of a dark mouth; at half of it, all is painted.
+CLOSED_GAP, OPENING = 0.006, 0.02
+OWN_TEETH, OWN_DARK = 0.02, 0.04
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,9 @@ def edit_expression(
     warped = deform(face.crop, fine_to_crop(), flow)
     painted = _shaded(space, warped, shading, places, to_frame[0], size)
     if mouth_painter is not None:
-        opacity = _opening(face.shape.cpu()[:POINTS] / size, places[:POINTS] / size)
+        before = face.shape.cpu()[:POINTS]
+        most = OWN_TEETH if shows_teeth(face.crop, before * FINE) else OWN_DARK
+        opacity = _opening(before / size, places[:POINTS] / size, most)
         painted = paint_mouth(mouth_painter, painted, places[:POINTS] * FINE, opacity)
     return ExpressionEdit(flow, (painted - warped).cpu())
 
@@ -224,11 +227,15 @@ def _closed_at_most(before: Tensor, after: Tensor) -> Tensor:
     return result
 
 
-def _opening(before: Tensor, after: Tensor) -> float:
-    """Opacity in [0,1] of what is painted between lips, from landmarks `[68,2]` of the side."""
+def _opening(before: Tensor, after: Tensor, most: float) -> float:
+    """Opacity in [0,1] of what is painted between lips, from landmarks `[68,2]` of the side.
+
+    Args:
+        most: how far they may be apart before, of the side; at half of it, all is painted.
+    """
     own = float((lip_gap(before) - CLOSED_GAP).clamp(min=0))
     parted = float((lip_gap(after) - lip_gap(before)).clamp(min=0))
-    return min(parted / OPENING, 1.0) * max(1 - own / OWN_TEETH, 0.0)
+    return min(parted / OPENING, 1.0) * min(max(2 * (1 - own / most), 0.0), 1.0)
 
 
 def _shaded(
