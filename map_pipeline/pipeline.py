@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +17,8 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from map_pipeline.callbacks import Callback, check_tensor_inputs, step_callback
-from map_pipeline.config import DEFAULT_MODE, FAR, HIDE, MAPConfig, check_emotion, resolve_config
-from map_pipeline.copying import OWN_IMAGE, ShownExpression
+from map_pipeline.config import DEFAULT_MODE, HIDE, MAPConfig, check_emotion, resolve_config
+from map_pipeline.copying import ShownExpression
 from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.ddim import check_scheduler
 from map_pipeline.diffusion.map_network import MAPNetwork
@@ -41,18 +40,18 @@ from map_pipeline.faces.doubts import DoubtFinder
 from map_pipeline.faces.face import Face
 from map_pipeline.faces.landmarks import LandmarkFinder
 from map_pipeline.faces.mesh import FaceMesh
-from map_pipeline.faces.quality import quality_issues
 from map_pipeline.identity.objectives import Objective
 from map_pipeline.identity.recognisers import RecogniserEnsemble
-from map_pipeline.identity.targets import Target, TargetBank, choose_target
+from map_pipeline.identity.targets import TargetBank
 from map_pipeline.identity.views import photo_generators
-from map_pipeline.images import ImageInput, load_image, load_photo, to_array
+from map_pipeline.images import ImageInput, load_photo, to_array
 from map_pipeline.loading import CheckpointMixin
 from map_pipeline.measure import View, view_face
 from map_pipeline.output import MAPPipelineOutput, convert_photos
 from map_pipeline.photos import PhotoTask, name_photos
 from map_pipeline.report import with_notes
 from map_pipeline.stages import FaceStages, FaceTask, make_plan
+from map_pipeline.targeting import TargetMixin
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -70,7 +69,7 @@ OUT_OF_MEMORY = """The GPU must have more free memory for this photo. Choose mod
 needs less, close other programs that use the GPU, or work on the CPU."""
 
 
-class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
+class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, DiffusionPipeline):
     """Protects faces in photos by fine-tuning a score network towards another identity.
 
     Args:
@@ -420,42 +419,3 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
     def embed(self, view: View) -> dict[str, Tensor]:
         """Recogniser name -> L2-normalised embedding `[1,D]` of a face."""
         return {k: net(view.image, view.landmarks).float() for k, net in self.recognisers.items()}
-
-    def built_in_target(self, name: str, source: Mapping[str, Tensor]) -> Target:
-        """Look up a composite, or choose one if `name` is "auto".
-
-        Args:
-            source: recogniser name -> embedding `[1,D]` of the face to protect; for "auto" only.
-        """
-        if self.targets is None:
-            raise UnknownOptionError("`target` must be an image: this checkpoint has no targets.")
-        template = torch.tensor(self.config.alignment_template)
-        known = {
-            key: self.targets.embed_with(key, net, template, self._execution_device)
-            for key, net in self.recognisers.items()
-        }
-        if name == "auto":
-            judges = {key: self.recognisers[key] for key in self.surrogates}
-            limits = {k: net.threshold(FAR) for k, net in judges.items() if net.config.thresholds}
-            ranker = self.config.target_ranker or self.surrogates[0]
-            name = self.targets.names[choose_target(source, known, limits, ranker)]
-        index = self.targets.index(name)
-        return Target(name, {key: value[index : index + 1] for key, value in known.items()})
-
-    def _own_target(self, target: str | ImageInput) -> Target | None:
-        """Embed a user's own target picture; None if `target` is a name."""
-        if isinstance(target, str) and not Path(target).is_file():
-            if target not in ("auto", HIDE) and self.targets is not None:
-                self.targets.index(target)  # an unknown name is an error before any work
-            return None
-        with naming_photo("`target`"):
-            lost: list[str] = []
-            photo = to_array(load_image(target, lost))
-            found = self.find_faces(photo)
-            [face] = select_faces(found, "largest")
-        notes = [f"target picture: {note}" for note in lost]
-        if len(found) > 1:
-            notes.append(f"the target picture shows {len(found)} faces; the largest was taken")
-        if problems := quality_issues(face, photo):
-            notes.append(f"the face in the target picture is {', '.join(problems)}")
-        return Target(OWN_IMAGE, self.embed(self.view(photo, face.landmarks)), tuple(notes))

@@ -201,7 +201,9 @@ class FaceStages:
         face = self.editable(photo, alignment)
         if face is None:
             return None
-        model = plan.shown and plan.shown.model_for(task.source, self.recognisers)
+        model = None
+        if plan.shown is not None:
+            model = plan.shown.model_for(task.source, self.recognisers)
         return self.edit(face, plan.emotion, strength, plan.action_units, model)
 
     def edit(

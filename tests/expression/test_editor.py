@@ -23,6 +23,7 @@ from torch import Tensor
 
 from map_pipeline.config import EMOTIONS
 from map_pipeline.diffusion.conditioner import POINTS
+from map_pipeline.expression import editor
 from map_pipeline.expression.drawing import smooth
 from map_pipeline.expression.editor import (
     CLOSED_GAP,
@@ -295,6 +296,23 @@ def test_own_open_mouth_is_not_painted_over(
         edit_expression(space, p, one, emotion, 1.0, {"mouth_open": 0.5}) for p in (painter, None)
     )
     assert torch.equal(with_painter.painting, without.painting)
+
+
+def test_closed_lips_that_landmarks_take_for_open_ones_are_painted_between(
+    space: ExpressionSpace, painter: UNet2DModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full lips: no teeth are seen in what looks like a gap; where they are, they stay."""
+    wide = lip_gap(space.mean + space.moving[OPEN]) - lip_gap(space.mean)
+    shape = space.mean + space.moving[OPEN] * (OWN_TEETH + CLOSED_GAP) / wide
+    one, units = face(shape, plain(LIGHT_SKIN)), {"mouth_open": 0.5}
+    painted = {}
+    for teeth in (False, True):
+        monkeypatch.setattr(editor, "shows_teeth", lambda *_, seen=teeth: seen)
+        with_painter, without = (
+            edit_expression(space, p, one, None, 1.0, units) for p in (painter, None)
+        )
+        painted[teeth] = not torch.equal(with_painter.painting, without.painting)
+    assert painted == {False: True, True: False}
 
 
 def test_lips_that_stay_together_show_no_painting(
