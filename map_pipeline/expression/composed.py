@@ -6,7 +6,7 @@ from a calm face on. No classifier here knows them.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from map_pipeline.config import EMOTIONS
 
@@ -21,7 +21,7 @@ class Composed:
     """
 
     emotion: str
-    movements: Mapping[str, float] = field(default_factory=dict)
+    movements: Mapping[str, float]
 
 
 COMPOSED: Mapping[str, Composed] = {

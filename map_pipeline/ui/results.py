@@ -222,7 +222,7 @@ def _people_line(face: FaceReport) -> str:
     }
     seen = texts.EXPRESSIONS[max(likely, key=likely.__getitem__, default=face.emotion)]
     if seen == asked or face.expression_of:
-        return f"People see {asked} face; {changed}"
+        return f"People see {seen} face; {changed}"
     return f"Meant to be {asked} face, looks more like {seen} one; {changed}"
 
 

@@ -332,12 +332,15 @@ def test_verdict_by_another_photo(before: tuple, after: tuple, level: str, told:
 def test_verdict_tells_what_people_see() -> None:
     seen = dict.fromkeys(EMOTIONS, 0.0)
 
-    def told(after: str) -> str:
+    def told(after: str, **asked: str) -> str:
         networks = [ExpressionReport("e", "E", True, seen, {**seen, after: 1.0})]
-        return results.verdict([replace(report((True, True, True)), expressions=networks)], "fast")
+        face = replace(report((True, True, True)), expressions=networks, **asked)
+        return results.verdict([face], "fast")
 
     assert "People see a happy face; 3% of the face&#x27;s look has changed." in told("happy")
     assert "Meant to be a happy face, looks more like a calm one; 3%" in told("neutral")
+    assert "People see a happy face; 3%" in told("happy", emotion="sad", expression_of="own image")
+    assert "Meant to be a contemptuous face; 3%" in told("neutral", emotion="contempt")
 
 
 def test_unprotected_and_doubtful_faces_are_no_success() -> None:
