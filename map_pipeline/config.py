@@ -7,6 +7,8 @@ from typing import Any, Literal
 from map_pipeline.errors import UnknownOptionError, check_setting
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+# What people can ask for besides: no network knows it, see `expression.composed`.
+EXPRESSIONS = (*EMOTIONS, "contempt", "closed_smile")
 FAR = 0.01  # false accept rate of the field's verification protocol
 # What `faces.detect.load_detector` knows; here so that the command line needn't load it.
 DETECTORS = ("auto", "bundled", "insightface", "insightface-download")
@@ -122,9 +124,9 @@ DEFAULT_MODE = "strong"
 
 def check_emotion(emotion: str) -> None:
     """Raise `UnknownOptionError` for an emotion that isn't among the choices."""
-    if emotion not in EMOTIONS:
+    if emotion not in EXPRESSIONS:
         raise UnknownOptionError(
-            f"`emotion` must be one of {', '.join(EMOTIONS)}; got {emotion!r}."
+            f"`emotion` must be one of {', '.join(EXPRESSIONS)}; got {emotion!r}."
         )
 
 

@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from map_pipeline.config import FAR, MAPConfig, check_emotion
+from map_pipeline.config import EMOTIONS, MAPConfig, check_emotion
+from map_pipeline.copying import ShownExpression, picture_name
 from map_pipeline.errors import CheckpointError, NoFaceError, naming_photo
 from map_pipeline.expression.action_units import check_action_units
+from map_pipeline.expression.classifiers import ClassifierEnsemble, mean_probabilities
 from map_pipeline.expression.editor import EditableFace, ExpressionModel, apply_edit
 from map_pipeline.faces.detect import FaceChoice, check_choice, select_faces
 from map_pipeline.faces.face import Face
@@ -30,6 +32,7 @@ class EditingMixin:
     view: Callable[[np.ndarray, np.ndarray], View]
     embed: Callable[[View], dict[str, Tensor]]
     recognisers: RecogniserEnsemble
+    expression_classifiers: ClassifierEnsemble
     maybe_free_model_hooks: Callable[[], None]
 
     @property
@@ -44,19 +47,19 @@ class EditingMixin:
         strength: float = MAPConfig.expression_strength,
         faces: FaceChoice | None = "largest",
         action_units: Mapping[str, float] | None = None,
-        expression_of: ImageInput | None = None,
+        expression_of: ImageInput | ShownExpression | None = None,
     ) -> list[Image.Image]:
         """Give faces another expression without protecting them; nothing in it is random.
 
         Args:
             image: a photo or a list of them, as for a protection.
-            emotion: one of `EMOTIONS`.
+            emotion: one of `EXPRESSIONS`.
             strength: how far the expression is changed, 0 to 1 (as far as people do) or 1.5.
             faces: which ones, as for a protection. Half hidden ones stay as they are.
             action_units: single movements besides the emotion, such as `{"smile": 0.5}`; see
                 `expression.action_units.ACTION_UNITS`.
             expression_of: another photo, whose largest face's expression is copied in place of the
-                emotion; best one of the same person.
+                emotion, or what `read_expression` made of it; best one of the same person.
 
         Returns:
             Photos of unchanged size, RGB, or RGBA where they are transparent; bit for bit the
@@ -67,41 +70,56 @@ class EditingMixin:
             InvalidImageError, NoFaceError, FaceTooSmallError, UnknownOptionError: see their texts.
         """
         choice, edited = check_choice(faces), []
-        other = None if expression_of is None else to_array(load_photo(expression_of).pixels)
+        shown = None if expression_of is None else self.read_expression(expression_of)
         images, names = name_photos(image)
         for one, name in zip(images, names, strict=True):
             with naming_photo(name):
                 read = load_photo(one)
                 photo = to_array(read.pixels)  # [H,W,3]
-                chosen = select_faces(self.find_faces(photo), choice)
-                model = None if other is None else self.expression_model(other, photo, chosen[0])
-                prepared = self.prepare_faces(photo, chosen)
-                after = self.express_faces(photo, prepared, emotion, strength, action_units, model)
+                after = photo
+                for face in select_faces(self.find_faces(photo), choice):
+                    model = None if shown is None else self.model_for(shown, photo, face)
+                    after = self.express_faces(
+                        after,
+                        self.prepare_faces(photo, [face]),
+                        emotion,
+                        strength,
+                        action_units,
+                        model,
+                    )
                 edited.append(as_picture(after, photo, read.cutout))
         self.maybe_free_model_hooks()
         return edited
 
     @torch.no_grad()
-    def expression_model(self, other: np.ndarray, photo: np.ndarray, face: Face) -> ExpressionModel:
-        """The largest face of a photo `uint8 [H,W,3]`, to copy its expression to a face of another.
+    def read_expression(self, photo: ImageInput | ShownExpression) -> ShownExpression:
+        """The expression of the largest face of a photo, to copy it to faces of others.
 
-        It's the same person if most recognisers say so.
+        Read once, it serves for any number of calls.
 
         Raises:
-            NoFaceError: the other photo shows no face, or only a half hidden one.
+            CheckpointError: the checkpoint can't edit expressions.
+            NoFaceError: the photo shows no face, or only a half hidden one.
         """
+        if isinstance(photo, ShownExpression):
+            return photo
+        self._check_editor()
         with naming_photo("`expression_of`"):
-            [shown] = select_faces(self.find_faces(other), "largest")
-        prepared = self.prepare_faces(other, [shown])
+            pixels = to_array(load_photo(photo).pixels)
+            [face] = select_faces(self.find_faces(pixels), "largest")
+        prepared = self.prepare_faces(pixels, [face])
         if not prepared:
             raise NoFaceError("`expression_of` must show a face that isn't half hidden.")
-        first = self.embed(self.view(photo, face.landmarks))
-        second = self.embed(self.view(other, shown.landmarks))
-        matches = [
-            float((first[name] * second[name]).sum()) >= net.threshold(FAR)
-            for name, net in self.recognisers.items()
-        ]
-        return ExpressionModel(prepared[0], 2 * sum(matches) > len(matches))
+        view, emotion = self.view(pixels, face.landmarks), None
+        if len(self.expression_classifiers):
+            seen = mean_probabilities(self.expression_classifiers.values(), *view)[0]
+            emotion = EMOTIONS[int(seen.argmax())]
+        return ShownExpression(picture_name(photo), prepared[0], self.embed(view), emotion)
+
+    @torch.no_grad()
+    def model_for(self, shown: ShownExpression, photo: np.ndarray, face: Face) -> ExpressionModel:
+        """What is copied to a face of a photo `uint8 [H,W,3]`."""
+        return shown.model_for(self.embed(self.view(photo, face.landmarks)), self.recognisers)
 
     @torch.no_grad()
     def prepare_faces(self, photo: np.ndarray, faces: Sequence[Face]) -> list[EditableFace]:
@@ -130,12 +148,15 @@ class EditingMixin:
         check_emotion(emotion)
         MAPConfig(expression_strength=strength)  # which checks it
         check_action_units(action_units or {})
+        self._check_editor()
         stages = self.stages
-        if stages.face_mesh is None or stages.expression_space is None:
-            raise CheckpointError(
-                "`checkpoint` must have a face mesh and an expression space to edit expressions."
-            )
         for face in faces:
             edit = stages.edit(face, emotion, strength, action_units or {}, model)
             photo = apply_edit(photo, face.alignment, edit, feather_mask(face.alignment.size))
         return photo
+
+    def _check_editor(self) -> None:
+        if self.stages.face_mesh is None or self.stages.expression_space is None:
+            raise CheckpointError(
+                "`checkpoint` must have a face mesh and an expression space to edit expressions."
+            )

@@ -18,6 +18,7 @@ from torch.profiler import record_function
 
 from map_pipeline.callbacks import Callback, check_tensor_inputs, step_callback
 from map_pipeline.config import DEFAULT_MODE, MAPConfig, check_emotion, resolve_config
+from map_pipeline.copying import ShownExpression
 from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.ddim import check_scheduler
 from map_pipeline.diffusion.map_network import MAPNetwork
@@ -193,6 +194,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, DiffusionPipeline)
         margin: str | float | None = None,
         expression_strength: float | None = None,
         action_units: Mapping[str, float] | None = None,
+        expression_of: ImageInput | ShownExpression | None = None,
         num_inversion_steps: int | None = None,
         num_generation_steps: int | None = None,
         refine_steps: int | None = None,
@@ -211,7 +213,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, DiffusionPipeline)
         Args:
             image: path, bytes, PIL image, array or tensor (see `map_pipeline.images.load_image`),
                 or a list of them. Any size up to 120 megapixels.
-            emotion: angry, disgust, fear, happy, neutral, sad or surprise.
+            emotion: angry, disgust, fear, happy, neutral, sad, surprise, contempt or closed_smile.
             target: what recognisers shall see: name of a built-in composite, "auto" (one that
                 resembles the person without matching them), a picture with a face (only of people
                 who agreed), or None, which only hides the person.
@@ -224,6 +226,9 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, DiffusionPipeline)
                 protection does, 1 is as far as people go, at most 1.5.
             action_units: single movements besides the emotion, such as `{"smile": 0.5}`; see
                 `expression.action_units.ACTION_UNITS`.
+            expression_of: another photo, whose largest face's expression is copied in place of the
+                emotion as far as `expression_strength` says, or what `read_expression` made of it;
+                best one of the same person.
             num_inversion_steps: network calls of the DDIM inversion, >= 2.
             num_generation_steps: network calls of one generation, >= 1.
             refine_steps: most fine-tuning steps on each face, >= 0. 0 takes one pass of a trained
@@ -286,9 +291,10 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, DiffusionPipeline)
 
         # 2. Read the target, and plan what happens to every face.
         aim = self.read_target(target)
+        shown = None if expression_of is None else self.read_expression(expression_of)
         network = self.map_network
         plan = make_plan(emotion, surrogates, objectives, config, network, aim.own, aim.hide)
-        plan = replace(plan, action_units=action_units or {})
+        plan = replace(plan, action_units=action_units or {}, shown=shown)
         self._num_timesteps = sum(len(one.chosen) for one in tasks) * plan.config.refine_steps
         self._interrupt = False
 

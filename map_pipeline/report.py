@@ -100,14 +100,17 @@ class FaceReport:
     Attributes:
         box: x0, y0, x1, y1 in photo px.
         detector: which detector found it.
-        emotion: the asked emotion; target: name of the target ("own image" for a user's own), or
-            None if the face was only to be hidden.
+        emotion: the asked emotion, or what classifiers see in the photo it's copied from; target:
+            name of the target ("own image" for a user's own), or None if the face was only to be
+            hidden.
         ssim: structural similarity of the face region before and after, in [-1,1].
         psnr: peak signal-to-noise ratio of the face region, dB; infinite if nothing changed.
         seconds: time spent on this face.
         problems: why this face can't be protected well, in plain words; see `faces.quality`.
         recognisers: one entry per recogniser; expressions: one per expression network.
         photo: all faces of the photo that this one is from; None if that isn't known.
+        action_units: single movements that were asked for, name -> amount in [-1,1].
+        expression_of: name of the photo whose expression was copied; None for no copy.
     """
 
     box: FourNumbers
@@ -121,6 +124,16 @@ class FaceReport:
     expressions: list[ExpressionReport] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     photo: PhotoReport | None = None
+    action_units: dict[str, float] = field(default_factory=dict)
+    expression_of: str | None = None
+
+    @property
+    def asked(self) -> str:
+        """The asked expression in words, with the single movements."""
+        copied = f"expression of {self.expression_of}"
+        text = f"emotion {self.emotion}" if self.expression_of is None else copied
+        moved = ", ".join(f"{name} {amount:+g}" for name, amount in self.action_units.items())
+        return f"{text} with {moved}" if moved else text
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, fit for JSON (an infinite PSNR becomes None)."""
@@ -138,7 +151,7 @@ class FaceReport:
         """The report as text for a terminal."""
         x0, y0, x1, y1 = (round(v) for v in self.box)
         lines = [
-            f"face at {x0},{y0} - {x1},{y1} px, {self.detector}; emotion {self.emotion}, "
+            f"face at {x0},{y0} - {x1},{y1} px, {self.detector}; {self.asked}, "
             f"target {self.target or 'none'}",
             *_counts(self.photo),
             f"SSIM {self.ssim:.3f}, PSNR {self.psnr:.1f} dB, {self.seconds:.1f} s",
@@ -284,13 +297,14 @@ def recogniser_row(report: RecogniserReport) -> list[str]:
 
 def expression_row(report: ExpressionReport, face: FaceReport) -> list[str]:
     """One table row for an expression network, matching `EXPRESSION_HEADER`."""
-    before, after = report.before, report.after
+    before, after, emotion = report.before, report.after, face.emotion
+    known = emotion in before  # no network knows what is put together from single movements
     strongest = [
         max(probabilities, key=probabilities.__getitem__) for probabilities in (before, after)
     ]
     return [
         report.title,
-        f"{before[face.emotion]:.2f} -> {after[face.emotion]:.2f}",
+        f"{before[emotion]:.2f} -> {after[emotion]:.2f}" if known else "-",
         " -> ".join(strongest),
     ]
 

@@ -14,10 +14,12 @@ from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS, MAPConfig
+from map_pipeline.copying import ShownExpression
 from map_pipeline.diffusion.conditioner import FaceConditioner, describe
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import crop_size
 from map_pipeline.expression.classifiers import ClassifierEnsemble
+from map_pipeline.expression.composed import ingredients, told_emotion
 from map_pipeline.expression.editor import (
     FINE,
     EditableFace,
@@ -77,12 +79,13 @@ class Plan:
     """What one call does to every face.
 
     Attributes:
-        emotion: what people shall see, one of `EMOTIONS`.
+        emotion: what people shall see, one of `EXPRESSIONS`.
         surrogates: names of the recognisers to tune on.
         objectives: losses and weights.
         config: all other settings.
         map_network: what the fine-tuning starts from instead of the prior.
         action_units: single movements besides the emotion, see `expression.action_units`.
+        shown: another photo's expression, copied in place of the emotion.
     """
 
     emotion: str
@@ -91,6 +94,12 @@ class Plan:
     config: MAPConfig
     map_network: MAPNetwork | None = None
     action_units: Mapping[str, float] = field(default_factory=dict)
+    shown: ShownExpression | None = None
+
+    @property
+    def shown_emotion(self) -> str:
+        """What people shall see, also where it is copied, one of `EXPRESSIONS`."""
+        return self.emotion if self.shown is None else self.shown.emotion or self.emotion
 
     def networks_used(self, classifiers: Iterable[str]) -> set[str]:
         """Names of the networks that steer the result, now or in training."""
@@ -190,7 +199,12 @@ class FaceStages:
         if self.expression_space is None or not (strength or plan.action_units):
             return None
         face = self.editable(photo, alignment)
-        return None if face is None else self.edit(face, plan.emotion, strength, plan.action_units)
+        if face is None:
+            return None
+        model = None
+        if plan.shown is not None:
+            model = plan.shown.model_for(task.source, self.recognisers)
+        return self.edit(face, plan.emotion, strength, plan.action_units, model)
 
     def edit(
         self,
@@ -201,13 +215,14 @@ class FaceStages:
         model: ExpressionModel | None = None,
     ) -> ExpressionEdit:
         """The asked expression for a face; there must be an `expression_space`."""
+        start, movements = ingredients(emotion, strength, action_units, model is not None)
         return edit_expression(
             cast(ExpressionSpace, self.expression_space),
             self.mouth_painter,
             face,
-            EMOTIONS.index(emotion),
+            start,
             strength,
-            action_units,
+            movements,
             model,
         )
 
@@ -292,7 +307,7 @@ class FaceStages:
             source_embeddings={name: task.source[name] for name in surrogates},
             target_embeddings={name: targets[name] for name in surrogates if targets},
             goals={name: Goals.of(self.recognisers[name], config.margin) for name in surrogates},
-            emotion=EMOTIONS.index(task.plan.emotion),
+            emotion=told_emotion(task.plan.shown_emotion),
             source_cond=source_cond,
             target_cond=target_cond,
         )
@@ -324,7 +339,9 @@ class FaceStages:
         return FaceReport(
             box=cast(FourNumbers, tuple(float(v) for v in face.box)),
             detector=detector.name,
-            emotion=task.plan.emotion,
+            emotion=task.plan.shown_emotion,
+            action_units={k: float(v) for k, v in task.plan.action_units.items() if v},
+            expression_of=None if task.plan.shown is None else task.plan.shown.name,
             target=None if target is None else target.name,
             ssim=similarity,
             psnr=noise_ratio,
@@ -372,7 +389,7 @@ class FaceStages:
         source_cond = target_cond = None
         if self.conditioner is not None:
             present = describe(crop, landmarks68)
-            emotion = torch.tensor([EMOTIONS.index(task.plan.emotion)])
+            emotion = torch.tensor([told_emotion(task.plan.shown_emotion)])
             asked = F.one_hot(emotion, len(EMOTIONS)).to(crop)
             source_cond = self.conditioner(present).float()
             target_cond = self.conditioner(replace(present, emotion=asked)).float()

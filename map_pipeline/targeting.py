@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from map_pipeline.config import FAR, HIDE
+from map_pipeline.copying import OWN_IMAGE
 from map_pipeline.errors import UnknownOptionError, naming_photo
 from map_pipeline.faces.detect import select_faces
 from map_pipeline.faces.face import Face
@@ -85,7 +86,7 @@ class TargetMixin:
         if problems := quality_issues(face, photo):
             notes.append(f"the face in the target picture is {', '.join(problems)}")
         embeddings = self.embed(self.view(photo, face.landmarks))
-        return TargetChoice("", Target("own image", embeddings, tuple(notes)))
+        return TargetChoice("", Target(OWN_IMAGE, embeddings, tuple(notes)))
 
     def target_of(self, choice: TargetChoice, source: Mapping[str, Tensor]) -> Target | None:
         """The target of one face, embedded as `source`; None if it is only to be hidden."""

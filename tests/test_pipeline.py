@@ -506,6 +506,37 @@ def test_hidden_face_is_no_model_of_an_expression(
         editing_pipeline.edit_expression(photo, expression_of=photo)
 
 
+def test_copied_expression_is_the_one_that_the_protection_starts_from(
+    edit: Callable, editing_pipeline: MAPPipeline, photo: np.ndarray, tmp_path: Path
+) -> None:
+    """Also by the name of a file, which the report tells, or once it's read."""
+    [model] = editing_pipeline.edit_expression(photo, "surprise", 1.0)
+    model.save(tmp_path / "other.png")
+    [copied] = editing_pipeline.edit_expression(photo, strength=1.0, expression_of=model)
+    shown = editing_pipeline.read_expression(model)
+    for one in (model, shown, tmp_path / "other.png"):
+        protected, _ = edit(photo, expression_strength=1.0, expression_of=one)
+        np.testing.assert_array_equal(protected, np.array(copied))
+    plain, _ = edit(photo, expression_strength=1.0)
+    assert (np.array(copied) != plain).any()
+
+
+def test_report_names_what_was_asked_for(
+    editing_pipeline: MAPPipeline, photo: np.ndarray, tmp_path: Path
+) -> None:
+    Image.fromarray(photo).save(tmp_path / "other.png")
+    units = {"smile": 0.5, "brows_up": 0.0}
+    common = {"mode": "fast", "refine_steps": 0, "target": None}
+    asked = {"action_units": units, "expression_of": tmp_path / "other.png"}
+    [face] = editing_pipeline(photo, **common, **asked).reports[0]
+    assert (face.action_units, face.expression_of) == ({"smile": 0.5}, "other.png")
+    assert "expression of other.png with smile +0.5" in face.to_table()
+    assert face.emotion in EMOTIONS
+    [plain] = editing_pipeline(photo, "contempt", **common).reports[0]
+    assert (plain.action_units, plain.expression_of) == ({}, None)
+    assert "emotion contempt" in plain.to_table()
+
+
 def test_expression_alone_keeps_what_is_transparent(
     editing_pipeline: MAPPipeline, photo: np.ndarray
 ) -> None:
@@ -525,8 +556,9 @@ def test_bad_input_of_the_expression_alone_is_told(
         editing_pipeline.edit_expression(photo, strength=1.6)
     with pytest.raises(NoFaceError, match=r"image\[1\]"):
         editing_pipeline.edit_expression([photo, np.zeros_like(photo)])
-    with pytest.raises(CheckpointError, match="must have a face mesh"):
-        tiny_pipeline.edit_expression(photo)
+    for other in ({}, {"expression_of": photo}):
+        with pytest.raises(CheckpointError, match="must have a face mesh"):
+            tiny_pipeline.edit_expression(photo, **other)
 
 
 @pytest.mark.slow

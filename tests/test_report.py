@@ -9,6 +9,7 @@ from map_pipeline.report import (
     FaceReport,
     PhotoReport,
     RecogniserReport,
+    expression_row,
     format_table,
     recogniser_row,
 )
@@ -49,6 +50,18 @@ def report(psnr: float = 31.26) -> FaceReport:
             )
         ],
     )
+
+
+def test_table_names_single_movements_and_the_copied_photo() -> None:
+    moved = replace(report(), action_units={"smile": 0.5, "brows_up": -0.3})
+    assert "emotion happy with smile +0.5, brows_up -0.3, target" in moved.to_table()
+    copied = replace(report(), expression_of="other.jpg")
+    assert "expression of other.jpg, target" in copied.to_table()
+
+
+def test_no_network_gives_a_probability_of_what_it_does_not_know() -> None:
+    face = replace(report(), emotion="contempt")
+    assert expression_row(face.expressions[0], face) == ["Faces net", "-", "sad -> happy"]
 
 
 @pytest.mark.parametrize(

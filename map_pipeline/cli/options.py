@@ -2,7 +2,7 @@
 
 import inspect
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -20,6 +20,28 @@ if TYPE_CHECKING:
 Parsed = TypeVar("Parsed")
 # Fields of another dataclass, as options without a prefix.
 Inline = Annotated[Parsed, tyro.conf.arg(name="")]
+
+
+def _amounts(given: list[str]) -> dict[str, float]:
+    """["smile=0.5"] as {"smile": 0.5}; tyro tells a `ValueError` as a typing error."""
+    pairs = [one.partition("=") for one in given]
+    try:
+        return {name: float(amount) for name, _, amount in pairs}
+    except ValueError:
+        raise ValueError("must be NAME=AMOUNT, such as smile=0.5") from None
+
+
+# Numbers by name. One argument each, so that a negative number isn't taken for an option.
+Amounts = Annotated[
+    Mapping[str, float],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=AMOUNT",
+        instance_from_str=_amounts,
+        is_instance=lambda value: isinstance(value, Mapping),
+        str_from_instance=lambda value: [f"{name}={amount}" for name, amount in value.items()],
+    ),
+]
 
 
 def parse(kind: type[Parsed], arguments: Sequence[str], prog: str) -> Parsed:

@@ -3,19 +3,20 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from map_pipeline.cli.jobs import Job, Plan, check_report, is_output_file, plan_jobs
-from map_pipeline.cli.options import Inline, Model, check_writable, load_pipeline
+from map_pipeline.cli.options import Amounts, Inline, Model, check_writable, load_pipeline
 from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_MODE, MODES
 from map_pipeline.errors import MAPError, UnknownOptionError
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
 if TYPE_CHECKING:
+    from map_pipeline.copying import ShownExpression
     from map_pipeline.pipeline import MAPPipeline
     from map_pipeline.report import FaceReport
 
@@ -33,7 +34,8 @@ class Options:
         input: Photo, or folder of photos.
         output: File ending in .png or .jpg (JPEG 95), or an existing or new folder, which gets
             PNGs.
-        emotion: Expression to show.
+        emotion: Expression to show: angry, disgust, fear, happy, neutral, sad, surprise, contempt
+            or closed_smile.
         target: What software shall see: name of a built-in composite (see `map-protect targets`),
             auto, your own picture, or none: the person is only hidden.
         faces: Which faces to protect; the largest if not given.
@@ -42,6 +44,12 @@ class Options:
         margin: How sure the protection shall be: normal, high, or a number of steps beyond the
             match threshold, each a tenth of the false accept rate. More is more visible.
         expression_strength: How far the expression is changed, 0 to 1 (as far as people do) or 1.5.
+        action_units: Single movements besides the emotion, each from -1 to 1, such as smile=0.5
+            brows_up=-0.3: smile, mouth_open, brows_up, inner_brows, eyes_wide, squint,
+            nose_wrinkle, lip_corners_down, pucker, lips_pressed, or smirk, where 1 is the corner of
+            the mouth at the left of the photo and -1 the one at the right.
+        expression_of: Photo whose expression is copied in place of the emotion, as far as the
+            strength says; best one of the same person.
         refine_steps: Most fine-tuning steps on each face; 0 changes the expression only, unless the
             checkpoint has a trained MAP network.
         compile: Use torch.compile, on cuda only: slower for the first photo, made for folders.
@@ -66,6 +74,8 @@ class Options:
     mode: Literal["fast", "strong"] = DEFAULT_MODE
     margin: str = DEFAULT_MARGIN
     expression_strength: float | None = None
+    action_units: Amounts = field(default_factory=dict)
+    expression_of: Path | None = None
     refine_steps: int | None = None
     compile: bool = False
     seed: int = 0
@@ -93,12 +103,13 @@ def run(options: Options) -> int:
     pipe = load_pipeline(options.model, options.detector)
     if options.target != "auto" and Path(options.target).is_file():
         print(OWN_TARGET_NOTICE, file=sys.stderr)
+    shown = options.expression_of and pipe.read_expression(options.expression_of)
     failures: dict[str, str] = {}
     if options.input.is_dir():
-        failures = protect_folder(pipe, plan.jobs, options, report)
+        failures = protect_folder(pipe, plan.jobs, options, report, shown)
     else:
         for job in plan.jobs:
-            report.add(job.name, protect_file(pipe, job, options))
+            report.add(job.name, protect_file(pipe, job, options, shown))
     for name, reason in plan.skipped.items():
         print(f"map-protect: {name}: skipped: {reason}", file=sys.stderr)
     for name, text in failures.items():
@@ -203,8 +214,14 @@ def check_requirements(
     return 3 if unmet else 0
 
 
-def protect_file(pipe: "MAPPipeline", job: Job, options: Options) -> list["FaceReport"]:
-    """Protect one photo, write it and print its report."""
+def protect_file(
+    pipe: "MAPPipeline", job: Job, options: Options, shown: "ShownExpression | None" = None
+) -> list["FaceReport"]:
+    """Protect one photo, write it and print its report.
+
+    Args:
+        shown: an expression to copy.
+    """
     import torch
 
     from map_pipeline.images import save_image
@@ -227,6 +244,8 @@ def protect_file(pipe: "MAPPipeline", job: Job, options: Options) -> list["FaceR
         mode=options.mode,
         margin=options.margin,
         expression_strength=options.expression_strength,
+        action_units=options.action_units,
+        expression_of=shown,
         refine_steps=options.refine_steps,
         config=replace(MODES[options.mode], compile=options.compile),
         generator=torch.Generator().manual_seed(options.seed),
@@ -264,7 +283,11 @@ def tell_doubts(boxes: Sequence[Sequence[float]], rotated: bool) -> str:
 
 
 def protect_folder(
-    pipe: "MAPPipeline", jobs: Sequence[Job], options: Options, report: Report
+    pipe: "MAPPipeline",
+    jobs: Sequence[Job],
+    options: Options,
+    report: Report,
+    shown: "ShownExpression | None" = None,
 ) -> dict[str, str]:
     """Protect photo after photo, whatever happens to one of them; return error texts by name."""
     from tqdm import tqdm
@@ -273,7 +296,7 @@ def protect_folder(
     failures = {}
     for job in tqdm(jobs, unit="photo"):
         try:
-            faces = protect_file(pipe, job, options)
+            faces = protect_file(pipe, job, options, shown)
         except UnknownOptionError:
             raise  # an option is wrong, not this photo
         except (MAPError, OSError) as error:

@@ -1,8 +1,9 @@
 """Single movements of a face, as the sliders of expression editors have them.
 
 Each is put together from action units of the Facial Action Coding System (Ekman, Friesen and Hager
-2002). A table says how far the landmarks of the image's left half go; skin and shading follow as
-they do in people (`ExpressionSpace.complete`).
+2002). A table says how far the landmarks of the image's left half go; the right half does the same,
+but in movements of `ONE_SIDED`, which move one half: the left one above 0, the right one below.
+Skin and shading follow as they do in people (`ExpressionSpace.complete`).
 """
 
 from collections.abc import Mapping
@@ -102,10 +103,38 @@ UNITS: Mapping[str, tuple[Motion, range]] = {
         },
         MOUTH,
     ),
+    "lips_pressed": (
+        {
+            50: (0, -0.5),
+            51: (0, -0.6),
+            61: (0, -1.4),
+            62: (0, -1.6),
+            67: (0, 1.4),
+            66: (0, 1.6),
+            58: (0, 0.8),
+            57: (0, 0.9),
+        },
+        MOUTH,
+    ),
+    "smirk": (
+        {
+            48: (2.2, 2.6),
+            60: (1.9, 2.3),
+            49: (1.0, 0.9),
+            59: (1.1, 1.4),
+            61: (0.5, 0.4),
+            67: (0.5, 0.4),
+            50: (0.2, 0.3),
+            58: (0.4, 0.5),
+        },
+        MOUTH,
+    ),
 }
 ACTION_UNITS = tuple(UNITS)
+ONE_SIDED = frozenset({"smirk"})
 LEAST, MOST = -1.0, 1.0
 FAR = 0.12  # how far from its landmarks the skin goes along, of the side
+MIDDLE, FADE = 0.5, 0.08  # where the halves of an upright face meet, and how wide the seam is
 
 
 def check_action_units(units: Mapping[str, float]) -> None:
@@ -130,11 +159,17 @@ def displacement_of(name: str, amount: float) -> Tensor:
     """
     moved = torch.zeros(POINTS, 2)
     for point, (outwards, up) in UNITS[name][0].items():
-        moved[point] = torch.tensor([-outwards, -up]) * amount * PIXEL
-    other = moved[torch.as_tensor(MIRRORED)] * torch.tensor([-1.0, 1.0])
+        moved[point] = torch.tensor([-outwards, -up]) * PIXEL
+    if name in ONE_SIDED:
+        return abs(amount) * (moved if amount > 0 else mirrored(moved))
     # A point on the middle line is its own counterpart and must not count twice.
     middle = torch.as_tensor(MIRRORED) == torch.arange(POINTS)
-    return torch.where(middle[:, None], moved, moved + other)
+    return amount * torch.where(middle[:, None], moved, moved + mirrored(moved))
+
+
+def mirrored(moved: Tensor) -> Tensor:
+    """The displacement `[68,2]` of the mirrored face."""
+    return moved[torch.as_tensor(MIRRORED)] * torch.tensor([-1.0, 1.0])
 
 
 def shown_by(name: str, mean: Tensor) -> Tensor:
@@ -145,5 +180,21 @@ def shown_by(name: str, mean: Tensor) -> Tensor:
     """
     centres = list(UNITS[name][1])
     distance = torch.cdist(mean, mean[centres]).amin(1, keepdim=True)
-    ramp = (1 - distance / FAR).clamp(0, 1)
+    return _smooth(1 - distance / FAR)
+
+
+def side_of(name: str, amount: float, x: Tensor) -> Tensor:
+    """How much of a motion is seen at places of an upright face, in [0,1]: one half of one-sided.
+
+    Args:
+        x: of the side, 0 at the left of the image.
+    """
+    if name not in ONE_SIDED:
+        return torch.ones_like(x)
+    inwards = MIDDLE - x if amount > 0 else x - MIDDLE
+    return _smooth(0.5 + inwards / FADE)
+
+
+def _smooth(ramp: Tensor) -> Tensor:
+    ramp = ramp.clamp(0, 1)
     return ramp * ramp * (3 - 2 * ramp)

@@ -18,8 +18,14 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from map_pipeline.diffusion.conditioner import POINTS
-from map_pipeline.expression.action_units import displacement_of, shown_by
-from map_pipeline.expression.mouth import paint_mouth
+from map_pipeline.expression.action_units import (
+    ONE_SIDED,
+    displacement_of,
+    mirrored,
+    shown_by,
+    side_of,
+)
+from map_pipeline.expression.mouth import paint_mouth, shows_teeth
 from map_pipeline.expression.space import ExpressionSpace, straighten
 from map_pipeline.expression.warp import (
     GRID,
@@ -45,9 +51,10 @@ UPPER_LIP = (49, 50, 51, 52, 53, 61, 62, 63)
 LOWER_LIP = (55, 56, 57, 58, 59, 65, 66, 67)
 INNER_MOUTH = slice(60, 68)
 # What the landmark network sees between closed lips, of the side; how far lips part until what's
-# between them is all painted; and how far they may be apart before, so that nothing of the
-# person's own teeth is painted over.
-CLOSED_GAP, OPENING, OWN_TEETH = 0.006, 0.02, 0.02
+# between them is all painted. How far lips may be apart before, so that nothing of the person's own
+# teeth is painted over, or of a dark mouth; at half of it, all is painted.
+CLOSED_GAP, OPENING = 0.006, 0.02
+OWN_TEETH, OWN_DARK = 0.02, 0.04
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,13 +123,10 @@ def edit_expression(
         axes = strength * space.copied(shape, other[0], model.same_person)
     elif emotion is not None and strength:
         axes = space.towards(shape, emotion, strength)
-    moved = space.move(axes)
+    moved, shading = space.move(axes), space.shade(axes)
     for name, amount in (action_units or {}).items():
-        units = displacement_of(name, amount)
-        likely = space.complete(units)
-        skin = space.move(likely) * shown_by(name, space.mean)
-        skin[:POINTS] = units
-        moved, axes = moved + skin, axes + likely
+        skin, folds = movement(space, name, amount)
+        moved, shading = moved + skin, shading + folds
     if not moved.any():
         return no_edit(size)
     reached = shape + moved * mobility()
@@ -133,11 +137,31 @@ def edit_expression(
         face.shape.cpu()[controls], in_crop[controls], size, mouth_painter is not None
     )
     warped = deform(face.crop, fine_to_crop(), flow)
-    painted = _shaded(space, warped, axes, places, to_frame[0], size)
+    painted = _shaded(space, warped, shading, places, to_frame[0], size)
     if mouth_painter is not None:
-        opacity = _opening(face.shape.cpu()[:POINTS] / size, places[:POINTS] / size)
+        before = face.shape.cpu()[:POINTS]
+        most = OWN_TEETH if shows_teeth(face.crop, before * FINE) else OWN_DARK
+        opacity = _opening(before / size, places[:POINTS] / size, most)
         painted = paint_mouth(mouth_painter, painted, places[:POINTS] * FINE, opacity)
     return ExpressionEdit(flow, (painted - warped).cpu())
+
+
+def movement(space: ExpressionSpace, name: str, amount: float) -> tuple[Tensor, Tensor]:
+    """What a single movement does to an upright face: displacement `[536,2]`, shading `[1,1,S,S]`.
+
+    Args:
+        name: one of `ACTION_UNITS`; amount: 1 for all of it.
+    """
+    landmarks = displacement_of(name, amount)
+    # People's axes know no halves: take what both would do, and show it on one.
+    both = landmarks + mirrored(landmarks) if name in ONE_SIDED else landmarks
+    likely = space.complete(both)
+    shown = shown_by(name, space.mean) * side_of(name, amount, space.mean[:, :1])
+    skin = space.move(likely) * shown
+    skin[:POINTS] = landmarks
+    shading = space.shade(likely)
+    columns = (torch.arange(shading.shape[-1]) + 0.5) / shading.shape[-1]
+    return skin, shading * side_of(name, amount, columns)
 
 
 def apply_edit(
@@ -203,17 +227,21 @@ def _closed_at_most(before: Tensor, after: Tensor) -> Tensor:
     return result
 
 
-def _opening(before: Tensor, after: Tensor) -> float:
-    """Opacity in [0,1] of what is painted between lips, from landmarks `[68,2]` of the side."""
+def _opening(before: Tensor, after: Tensor, most: float) -> float:
+    """Opacity in [0,1] of what is painted between lips, from landmarks `[68,2]` of the side.
+
+    Args:
+        most: how far they may be apart before, of the side; at half of it, all is painted.
+    """
     own = float((lip_gap(before) - CLOSED_GAP).clamp(min=0))
     parted = float((lip_gap(after) - lip_gap(before)).clamp(min=0))
-    return min(parted / OPENING, 1.0) * max(1 - own / OWN_TEETH, 0.0)
+    return min(parted / OPENING, 1.0) * min(max(2 * (1 - own / most), 0.0), 1.0)
 
 
 def _shaded(
     space: ExpressionSpace,
     warped: Tensor,
-    axes: Tensor,
+    shading: Tensor,
     places: Tensor,
     to_frame: Tensor,
     size: int,
@@ -221,7 +249,8 @@ def _shaded(
     """The deformed crop `[1,3,2s,2s]` with the shading of its new expression.
 
     Args:
-        axes: `[K]`; places: `[M,2]` crop px, where the controls are now.
+        shading: `[1,1,S,S]`, see `ExpressionSpace.shade`.
+        places: `[M,2]` crop px, where the controls are now.
         to_frame: `[2,3]` from the crop, in units of its side, to the upright frame.
     """
     grid = flow_grid(size)
@@ -236,5 +265,5 @@ def _shaded(
     inner = where[..., size // 2 : size // 2 + size, size // 2 : size // 2 + size]
     inner = F.interpolate(inner, scale_factor=FINE, mode="bilinear")
     unit = (2 * inner - 1).permute(0, 2, 3, 1)
-    shading = F.grid_sample(space.shade(axes), unit, mode="bicubic", align_corners=False)
-    return (warped * (shading / GAMMA).exp().to(warped)).clamp(0, 1)
+    local = F.grid_sample(shading, unit, mode="bicubic", align_corners=False)
+    return (warped * (local / GAMMA).exp().to(warped)).clamp(0, 1)

@@ -22,6 +22,12 @@ SOFT_EDGE = 0.7  # standard deviation of the edge's blur, px of the patch
 # below 0.008, colour photos lie above 0.018.
 TONED = 0.012
 CORNERS, MIDDLE, INNER_MOUTH = (48, 54), (62, 66), slice(60, 68)  # of the 68 landmarks
+OUTER_MOUTH = slice(48, 60)
+# Teeth are lighter than lips and less red: how much the logarithm of red over green weighs beside
+# that of the brightness, and by how much what lies between the lips must exceed them. Closed lips
+# stay below 0.25, teeth lie above 0.35; of both the lightest fifth is compared.
+REDNESS, TOOTHLIKE, LIGHTEST = 1.5, 0.28, 0.8
+DARKEST = 0.01  # of 1, so that a logarithm stays finite
 
 
 def noise_schedule() -> DDIMScheduler:
@@ -104,6 +110,30 @@ def in_tone(painted: Tensor, before: Tensor) -> Tensor:
     if float((colours - line(luma) @ tone).square().mean().sqrt()) > TONED:
         return painted
     return (wanted + (line(wanted) @ tone).T.view_as(painted)).clamp(0, 1)
+
+
+def shows_teeth(image: Tensor, landmarks68: Tensor) -> bool:
+    """Whether teeth are seen between the lips of a picture `[1,3,H,W]` in [0,1].
+
+    Landmarks can't tell: on full lips they see a gap where there is none.
+
+    Args:
+        landmarks68: `[68,2]` px.
+    """
+    points = landmarks68.float().cpu()
+    to_image = patch_affine(points[list(CORNERS)], points[list(MIDDLE)])
+    patch = warp_affine(image.float(), to_image[None], (HEIGHT, WIDTH), "border")[0].cpu()
+    in_patch = apply_affine(invert_affine(to_image), points)
+    inside, mouth = (
+        polygon_mask(in_patch[part], WIDTH)[0, 0, :HEIGHT] for part in (INNER_MOUTH, OUTER_MOUTH)
+    )
+    between = inside > 0.2
+    lips = (mouth > 0.5) & ~between
+    if not (between.any() and lips.any()):
+        return False
+    colours = patch.clamp(min=DARKEST).log()
+    light = colours.mean(0) - REDNESS * (colours[0] - colours[1])
+    return bool(light[between].quantile(LIGHTEST) - light[lips].quantile(LIGHTEST) > TOOTHLIKE)
 
 
 def paint_mouth(network: UNet2DModel, image: Tensor, landmarks68: Tensor, opacity: float) -> Tensor:

@@ -174,9 +174,23 @@ class Handlers:
         choices, shown = self._parts.form.read(values), ""
         with contextlib.suppress(gr.Error), errors_in_plain_words():
             edited = self._service.preview(photo["path"], choices)
-            shown = results.preview(edited, choices.emotion, choices.expression_strength)
+            emotion = "copied" if choices.expression_of else choices.emotion
+            shown = results.preview(edited, emotion, choices.expression_strength)
         # Another photo may have come meanwhile.
         return shown if newest.get("photo") == photo["path"] else gr.skip()
+
+    def check_copied(self, looks: int, *values: Any) -> int:
+        """Say what's wrong with a photo whose expression is to be copied, and preview what isn't.
+
+        Returns:
+            How often a preview was asked for, with this one.
+        """
+        try:
+            with errors_in_plain_words():
+                self._service.copied(self._parts.form.read(values))
+        except gr.Error as error:
+            gr.Warning(error.message)  # the chosen emotion isn't shown in its place
+        return looks + 1
 
     def compare_on_page(self, first: File, second: File) -> str:
         """Which faces of two photos were compared, and what every recogniser says about them."""
@@ -274,6 +288,10 @@ def _connect_photo(demo: gr.Blocks, handlers: Handlers, parts: SimpleNamespace) 
         trigger_mode="always_last", preprocess=False, show_progress="hidden",
         concurrency_id="preview", concurrency_limit=MAX_PREVIEWS, api_visibility="private",
     )  # fmt: skip
+    form.expression_of.change(
+        handlers.check_copied, [top.looks, *form.choices, *form.movements], top.looks,
+        show_progress="hidden", preprocess=False, **AT_ONCE,
+    )  # fmt: skip
     form.reset.click(
         lambda looks: [*[0] * len(form.movements), looks + 1], top.looks,
         [*form.movements, top.looks], show_progress="hidden", **AT_ONCE,
@@ -349,7 +367,7 @@ def _add_endpoints(
     protect = [top.photo, form.own_target, *form.choices, action_units]
     preview = [
         top.photo, form.emotion, form.expression_strength, form.faces, form.detector, form.rotate,
-        action_units,
+        form.expression_of, action_units,
     ]  # fmt: skip
     for endpoint, given, returned, name in (
         (endpoints.protect, protect, [file, text, data, form.seed], "protect"),

@@ -114,6 +114,7 @@ class Endpoints:
         random_seed: bool = DEFAULT.random_seed,
         file_type: str = DEFAULT.file_type,
         rotate: bool = DEFAULT.rotate,
+        expression_of: File = DEFAULT.expression_of,
         action_units: dict[str, float] | None = DEFAULT.action_units,
         request: gr.Request = None,
     ) -> Iterator[tuple]:
@@ -122,7 +123,7 @@ class Endpoints:
         Args:
             photo: the photo; at most 100 MB and 120 megapixels.
             own_target: a picture with a face that recognisers should see, instead of `target`.
-            emotion: angry, disgust, fear, happy, neutral, sad or surprise.
+            emotion: angry, disgust, fear, happy, neutral, sad, surprise, contempt or closed_smile.
             expression_strength: how far the expression is changed, in [0, 1].
             target: whom recognisers should see: "auto", a name from `/targets`, or "none" to hide
                 only.
@@ -138,16 +139,18 @@ class Endpoints:
                 or HEIC, else PNG. A transparent photo is flattened only in "jpeg".
             rotate: true also finds faces that lie on their side or are upside down beside upright
                 ones.
+            expression_of: another photo, whose largest face's expression is copied in place of
+                `emotion`, as far as `expression_strength` says; best one of the same person.
             action_units: single movements besides the emotion, each in [-1, 1], such as
                 {"smile": 0.5}: smile, mouth_open, brows_up, inner_brows, eyes_wide, squint,
-                nose_wrinkle, lip_corners_down, pucker.
+                nose_wrinkle, lip_corners_down, pucker, lips_pressed, smirk.
 
         Returns:
             The protected photo as a file, the verdict, a report per face, and the seed used.
         """
         choices = Choices(
             emotion, expression_strength, target, consent, faces, mode, margin, steps, detector,
-            seed, random_seed, file_type, rotate, action_units,
+            seed, random_seed, file_type, rotate, expression_of, action_units,
         )  # fmt: skip
         for update in self.work(photo, own_target, choices, request):
             if isinstance(update, Progress):
@@ -166,17 +169,19 @@ class Endpoints:
         faces: Sequence[int] = DEFAULT.faces,
         detector: str = DEFAULT.detector,
         rotate: bool = DEFAULT.rotate,
+        expression_of: File = DEFAULT.expression_of,
         action_units: dict[str, float] | None = DEFAULT.action_units,
     ) -> str:
         """Show how a photo looks with another expression, at screen size and without protection.
 
         Args:
             photo: the photo; at most 100 MB and 120 megapixels.
-            emotion: angry, disgust, fear, happy, neutral, sad or surprise.
+            emotion: angry, disgust, fear, happy, neutral, sad, surprise, contempt or closed_smile.
             expression_strength: how far the expression is changed, in [0, 1].
             faces: at most 8 numbers of faces as `/detect` lists them; empty: the clear ones.
             detector: what finds the faces; "auto" is the best one at hand.
             rotate: see `/protect`.
+            expression_of: see `/protect`.
             action_units: see `/protect`.
 
         Returns:
@@ -184,7 +189,7 @@ class Endpoints:
         """
         choices = Choices(
             emotion, expression_strength, faces=faces, detector=detector, rotate=rotate,
-            action_units=action_units,
+            expression_of=expression_of, action_units=action_units,
         )  # fmt: skip
         with errors_in_plain_words():
             if not photo:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from map_pipeline.config import EMOTIONS, HIDE, MODES
+from map_pipeline.config import EXPRESSIONS, HIDE, MODES
 from map_pipeline.ui import texts
 from map_pipeline.ui.examples import Example
 from map_pipeline.ui.settings import MAX_SEED, MAX_STEPS, Choices
@@ -34,7 +34,7 @@ SEPARATE_BUTTONS = """() => { new MutationObserver(() => {
         title.tabIndex = 0;
     }
 }).observe(document.body, {childList: true, subtree: true}) }"""
-EMOTION_CHOICES = [(emotion.capitalize(), emotion) for emotion in EMOTIONS]
+EMOTION_CHOICES = [(texts.emotion_label(emotion), emotion) for emotion in EXPRESSIONS]
 STEPS_INFO = texts.STEPS_INFO + ", ".join(
     f"{config.refine_steps} in {mode.capitalize()}" for mode, config in MODES.items()
 )
@@ -72,6 +72,7 @@ class Form:
     random_seed: gr.Checkbox
     file_type: gr.Radio
     rotate: gr.Checkbox
+    expression_of: gr.Image
     movements: list[gr.Slider]
     reset: gr.Button
     own_target: gr.Image
@@ -176,6 +177,12 @@ def form(targets: Sequence[TargetCard]) -> Form:
                     for label in texts.MOVEMENTS.values()
                 ]
             reset = gr.Button("Reset", size="sm")
+        expression_of = gr.Image(
+            label=texts.COPIED, sources=["upload", "webcam", "clipboard"], format="png",
+            height=220, buttons=[], alt_text="The photo whose expression is copied",
+            placeholder=texts.UPLOAD, elem_id="copied",
+        )  # fmt: skip
+        gr.Markdown(texts.COPIED_NOTE, elem_classes="map-note")
         mode = gr.Radio(
             [(mode.capitalize(), mode) for mode in MODES], value=DEFAULT.mode,
             label="How thorough", info=texts.MODE_INFO,
@@ -217,9 +224,9 @@ def form(targets: Sequence[TargetCard]) -> Form:
     return Form(
         emotion=emotion, expression_strength=expression_strength, target=target, consent=consent,
         faces=faces, mode=mode, margin=margin, steps=steps, detector=detector, seed=seed,
-        random_seed=random_seed, file_type=file_type, rotate=rotate, movements=movements,
-        reset=reset, own_target=own_target, protect=protect, stop=stop, status=status,
-        expected=expected,
+        random_seed=random_seed, file_type=file_type, rotate=rotate,
+        expression_of=expression_of, movements=movements, reset=reset, own_target=own_target,
+        protect=protect, stop=stop, status=status, expected=expected,
     )  # fmt: skip
 
 

@@ -4,18 +4,22 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from PIL import Image
 
 # The page is shown before torch is loaded.
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from map_pipeline.copying import ShownExpression
     from map_pipeline.expression.editor import EditableFace
     from map_pipeline.faces.face import Face
     from map_pipeline.pipeline import MAPPipeline
     from map_pipeline.ui.service import FoundFace
     from map_pipeline.ui.settings import Choices
 
+Made = TypeVar("Made")
 PREVIEW_SIDE = 1024  # px, the longer side at most: as large as the page shows a photo
 MOST_UPLOADS = 16  # that are kept at once; a few megabytes each
 
@@ -30,6 +34,7 @@ class Sitting:
         photo: the upload, reduced to `PREVIEW_SIDE`; faces: `found` in its px.
         prepared: number of a face, from 1 -> what its edits need, once it was asked for; empty for
             a half hidden one.
+        sources: number of a face, from 1 -> its embeddings, once an expression was copied to it.
     """
 
     size: tuple[int, int]
@@ -37,6 +42,7 @@ class Sitting:
     photo: Image.Image
     faces: list["Face"]
     prepared: dict[int, list["EditableFace"]] = field(default_factory=dict)
+    sources: dict[int, dict[str, "Tensor"]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, photo: Image.Image, faces: list["Face"], found: list["FoundFace"]) -> "Sitting":
@@ -49,29 +55,47 @@ class Sitting:
         scale = width / photo.width, height / photo.height
         return cls(photo.size, found, small, [scale_face(face, scale) for face in faces])
 
-    def express(self, pipe: "MAPPipeline", numbers: list[int], choices: "Choices") -> Image.Image:
-        """The photo with the chosen expression of the faces of these numbers."""
+    def express(
+        self,
+        pipe: "MAPPipeline",
+        numbers: list[int],
+        choices: "Choices",
+        shown: "ShownExpression | None" = None,
+    ) -> Image.Image:
+        """The photo with the chosen expression of the faces of these numbers.
+
+        Args:
+            shown: an expression that is copied to them instead.
+        """
         from map_pipeline.images import to_array, to_pil
 
         pixels = to_array(self.photo)
         for number in numbers:
             if number not in self.prepared:
                 self.prepared[number] = pipe.prepare_faces(pixels, [self.faces[number - 1]])
-        chosen = [face for number in numbers for face in self.prepared[number]]
         asked = choices.emotion, choices.expression_strength, choices.action_units
-        return to_pil(pipe.express_faces(pixels, chosen, *asked))
+        result = pixels
+        for number in numbers:
+            model = None
+            if shown is not None:
+                if number not in self.sources:
+                    view = pipe.view(pixels, self.faces[number - 1].landmarks)
+                    self.sources[number] = pipe.embed(view)
+                model = shown.model_for(self.sources[number], pipe.recognisers)
+            result = pipe.express_faces(result, self.prepared[number], *asked, model)
+        return to_pil(result)
 
 
-class RecentSittings:
-    """The sittings of the last few uploads, each forgotten after so many seconds."""
+class RecentUploads(Generic[Made]):
+    """What was made of the last few uploads, each forgotten after so many seconds."""
 
     def __init__(self, seconds: float, most: int = MOST_UPLOADS) -> None:
         self._seconds, self._most = seconds, most
-        self._kept: OrderedDict[tuple[str, ...], tuple[Sitting, threading.Timer]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, ...], tuple[Made, threading.Timer]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[str, ...], make: Callable[[], Sitting]) -> Sitting:
-        """The sitting of this key, made if it isn't there."""
+    def get(self, key: tuple[str, ...], make: Callable[[], Made]) -> Made:
+        """What was made of the uploads of this key, made if it isn't there."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from map_pipeline.config import EMOTIONS
 from map_pipeline.report import (
     EXPRESSION_HEADER,
     LEVELS,
@@ -103,7 +104,7 @@ def details(reports: Sequence[FaceReport], seed: int) -> str:
     seconds = sum(one.seconds for one in reports)
     return (
         f'<p class="map-note">Stand-in: {escape(texts.caption(face.target or "nobody"))} · '
-        f"seed {seed} · "
+        f"{escape(face.asked)} · seed {seed} · "
         f"{seconds:.1f} s · structural similarity of the face {face.ssim:.2f} · "
         f"faces found by {escape(face.detector)}</p>"
     )
@@ -113,10 +114,10 @@ def preview(picture: Image.Image, emotion: str, strength: float) -> str:
     """An edited but unprotected photo to lie over the upload, as HTML that holds the picture."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=90, subsampling=0)
-    data = base64.b64encode(buffer.getvalue()).decode()
+    data, name = base64.b64encode(buffer.getvalue()).decode(), emotion.replace("_", " ")
     return (
         f'<div class="map-preview"><img src="data:image/jpeg;base64,{data}" '
-        f'alt="Preview: {escape(emotion)}, {strength:.0%}. Not protected yet."/>'
+        f'alt="Preview: {escape(name)}, {strength:.0%}. Not protected yet."/>'
         f'<p role="status">{texts.PREVIEW}</p>'
         # Without the attribute iPhones know no pressed state.
         f'<button type="button" ontouchstart="">{texts.SHOW_ORIGINAL}</button></div>'
@@ -213,13 +214,15 @@ def _people_line(face: FaceReport) -> str:
     """What people see: which expression, and how much of the face's look has changed."""
     changed = f"{max(0.0, 1 - face.ssim):.0%} of the face's look has changed."
     asked = texts.EXPRESSIONS[face.emotion]
+    if face.emotion not in EMOTIONS:  # no program here knows it
+        return f"Meant to be {asked} face; {changed}"
     likely = {
         emotion: sum(one.after[emotion] for one in face.expressions)
         for emotion in (face.expressions[0].after if face.expressions else ())
     }
     seen = texts.EXPRESSIONS[max(likely, key=likely.__getitem__, default=face.emotion)]
-    if seen == asked:
-        return f"People see {asked} face; {changed}"
+    if seen == asked or face.expression_of:
+        return f"People see {seen} face; {changed}"
     return f"Meant to be {asked} face, looks more like {seen} one; {changed}"
 
 

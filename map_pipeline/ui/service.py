@@ -21,16 +21,18 @@ from map_pipeline.errors import (
     InvalidImageError,
     NoFaceError,
     UnknownOptionError,
+    naming_photo,
 )
 from map_pipeline.report import FaceReport, with_notes
 from map_pipeline.ui.durations import Durations
 from map_pipeline.ui.jobs import run_in_steps
-from map_pipeline.ui.previews import RecentSittings, Sitting
+from map_pipeline.ui.previews import RecentUploads, Sitting
 from map_pipeline.ui.settings import MAX_FACES, Choices
 
 # The page is shown before torch is loaded; methods that need it import it.
 if TYPE_CHECKING:
     from map_pipeline.compare import Comparison, PhotoComparison
+    from map_pipeline.copying import ShownExpression
     from map_pipeline.faces.detect import Box
     from map_pipeline.faces.face import Face
     from map_pipeline.images import Photo
@@ -128,7 +130,8 @@ class ProtectionService:
     def __init__(
         self, load: Callable[[], "Models"], background: bool = True, keep_seconds: float = 600
     ) -> None:
-        self._sittings = RecentSittings(keep_seconds)
+        self._sittings: RecentUploads[Sitting] = RecentUploads(keep_seconds)
+        self._copied: RecentUploads[ShownExpression] = RecentUploads(keep_seconds)
         self._durations = Durations()
         self._loaded: Future[Models] = Future()
         self._models: Models | None = None
@@ -186,7 +189,24 @@ class ProtectionService:
         sitting = self.look(path, choices.detector, choices.rotate)
         numbers = [one.number for one in choose_faces(sitting.found, choices.faces)]
         pipe = self.models.judging[choices.detector]
-        return sitting.express(pipe, numbers, choices)
+        return sitting.express(pipe, numbers, choices, self.copied(choices))
+
+    def copied(self, choices: Choices) -> "ShownExpression | None":
+        """The expression of the visitor's other photo; None where there is none to copy.
+
+        Raises:
+            MAPError: it can't be copied; the text is fit for the visitor.
+        """
+        if not choices.expression_of:
+            return None
+        path, detector = choices.expression_of.get("path"), choices.detector
+
+        def make() -> "ShownExpression":
+            with naming_photo("`expression_of`"):
+                photo = read_upload(path).photo.pixels
+            return self.models.judging[detector].read_expression(photo)
+
+        return self._copied.get((str(path), detector), make)
 
     def prepare(self, photo: Image.Image, own_target: Image.Image | None, choices: Choices) -> Job:
         """Check a request and choose its faces; needs no GPU.
@@ -203,6 +223,7 @@ class ProtectionService:
             )
         if own_target is not None:
             self._check_target(own_target, choices.detector)
+        self.copied(choices)  # an error before the queue
         found = self.find_faces(photo, choices.detector, choices.rotate)
         boxes = tuple(one.box for one in choose_faces(found, choices.faces))
         return Job(photo, choices.target if own_target is None else own_target, boxes, choices)
@@ -324,6 +345,7 @@ class ProtectionService:
             margin=choices.margin,
             expression_strength=choices.expression_strength,
             action_units=choices.action_units,
+            expression_of=self.copied(choices),
             refine_steps=choices.steps or None,
             generator=torch.Generator().manual_seed(choices.seed),
             callback_on_step_end=on_step,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from map_pipeline.config import DEFAULT_MARGIN, EMOTIONS, HIDE, MARGINS, MODES
+from map_pipeline.config import DEFAULT_MARGIN, EXPRESSIONS, HIDE, MARGINS, MODES
 from map_pipeline.errors import UnknownOptionError
 
 PACKAGE = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ class Choices:
     """What a visitor chose; `check` it, as clients of the API can send anything.
 
     Attributes:
-        emotion: one of `EMOTIONS`.
+        emotion: one of `EXPRESSIONS`.
         expression_strength: how far the expression is changed, in [0,1].
         target: "auto", the name of a built-in target, or "none" to hide only.
         consent: whether the person in the visitor's own target picture agreed.
@@ -94,6 +94,8 @@ class Choices:
         file_type: of the result: "png", "jpeg", or "auto", which is JPEG for a photo that came in a
             lossy format, where a PNG would be many times larger for no gain.
         rotate: find faces that lie on their side or are upside down also beside upright ones.
+        expression_of: another photo, whose expression is copied in place of the emotion: an upload
+            as Gradio sends it, with its "path".
         action_units: single movements besides the emotion, name -> amount in [-1,1].
     """
 
@@ -110,6 +112,7 @@ class Choices:
     random_seed: bool = False
     file_type: str = "auto"
     rotate: bool = False
+    expression_of: Mapping[str, Any] | None = None
     action_units: Mapping[str, float] | None = None
 
     def check(self, targets: Collection[str], detectors: Collection[str]) -> None:
@@ -122,7 +125,7 @@ class Choices:
         # It needs torch, without which the page is shown.
         from map_pipeline.expression.action_units import check_action_units
 
-        _check_choice("emotion", self.emotion, EMOTIONS)
+        _check_choice("emotion", self.emotion, EXPRESSIONS)
         _check_number("expression_strength", self.expression_strength, 0, 1)
         _check_choice("target", self.target, ("auto", HIDE, *targets))
         if not isinstance(self.faces, list | tuple) or not all(type(n) is int for n in self.faces):
@@ -133,6 +136,10 @@ class Choices:
         _check_number("steps", self.steps, 0, MAX_STEPS, whole=True)
         _check_choice("file_type", self.file_type, FILE_TYPES)
         _check_choice("detector", self.detector, detectors)
+        if self.expression_of and not isinstance(self.expression_of, Mapping):
+            raise UnknownOptionError(
+                f"`expression_of` must be an uploaded photo, got {self.expression_of!r}."
+            )
         if self.action_units is not None:
             check_action_units(self.action_units)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 from safetensors.numpy import load_file
 
-from map_pipeline.config import EMOTIONS
+from map_pipeline.config import EXPRESSIONS
 
 ASSETS = Path(__file__).parent / "assets"
 TILE_PIXELS = 112  # side of a target's picture in the page, twice what is shown
@@ -25,7 +25,7 @@ def page_css(targets: Sequence[Image.Image], examples: Sequence[Image.Image]) ->
     """
     emotions = "".join(
         _tile("emotion label", number, "svg+xml", (ASSETS / f"emotion-{name}.svg").read_bytes())
-        for number, name in enumerate(EMOTIONS, 1)
+        for number, name in enumerate(EXPRESSIONS, 1)
     )
     faces = "".join(  # the first tiles are "Auto" and "Nobody"
         _tile("target label", number, "webp", _webp(picture))

@@ -82,8 +82,14 @@ MOVEMENTS = {
     "nose_wrinkle": "Nose wrinkled",
     "lip_corners_down": "Corners of the mouth down",
     "pucker": "Lips puckered",
+    "lips_pressed": "Lips pressed together",
+    "smirk": "One corner of the mouth up",
 }
-MOVEMENTS_INFO = "Added to the expression; below 0 is the opposite movement."
+MOVEMENTS_INFO = (
+    "Added to the expression; below 0 is the opposite movement, or the other corner of the mouth."
+)
+COPIED = "Copy the expression of this photo"
+COPIED_NOTE = "In place of the expression chosen above; best from another photo of the same person."
 ROTATE = "Look for turned faces, too"
 ROTATE_INFO = "Finds people who lie on their side or are upside down beside upright ones."
 SEED_INFO = "The same number gives the same result again."
@@ -99,6 +105,7 @@ STRANGER_HINT = "Choose one that shows the same person from the front, in good l
 EXPRESSIONS = {
     "angry": "an angry", "disgust": "a disgusted", "fear": "a frightened", "happy": "a happy",
     "neutral": "a calm", "sad": "a sad", "surprise": "a surprised",
+    "contempt": "a contemptuous", "closed_smile": "a gently smiling",
 }  # fmt: skip
 UPLOAD = "Drop an image file here to upload"  # the name that a screen reader is told, too
 CHOOSE_PHOTO = "Choose a photo first."
@@ -110,6 +117,11 @@ SAME_PHOTO = (
 WRONG_ON_OUR_SIDE = "Something went wrong on our side. Please try again, or choose another photo."
 EMPTY_RESULT = """<div class="map-empty"><p><b>Your result appears here</b></p>
 <p>Choose a photo, or try an example: its result appears immediately.</p></div>"""
+
+
+def emotion_label(emotion: str) -> str:
+    """An emotion as a button: "closed_smile" becomes "Closed smile"."""
+    return emotion.replace("_", " ").capitalize()
 
 
 def expected(seconds: Mapping[str, float] | None) -> str:

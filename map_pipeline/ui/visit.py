@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from map_pipeline.report import FaceReport, count_matches
+from map_pipeline.ui import texts
 from map_pipeline.ui.service import Files
 
 MOST_RESULTS = 8
@@ -31,7 +32,9 @@ class Result:
     def caption(self) -> str:
         """What tells it from the others."""
         found, total = count_matches(self.reports)
-        return f"{self.emotion.capitalize()}, {self.mode}: found by {found} of {total}"
+        copied = any(one.expression_of for one in self.reports)
+        name = "Copied" if copied else texts.emotion_label(self.emotion)
+        return f"{name}, {self.mode}: found by {found} of {total}"
 
 
 @dataclass(frozen=True, eq=False)

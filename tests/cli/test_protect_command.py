@@ -86,7 +86,11 @@ def test_result_is_that_of_the_pipeline(
 
 @pytest.mark.slow
 def test_mode_and_expression_reach_the_pipeline(
-    portrait: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path
+    portrait: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     asked: list[dict] = []
     protect = MAPPipeline.__call__
@@ -104,8 +108,12 @@ def test_mode_and_expression_reach_the_pipeline(
     names = ("mode", "expression_strength", "refine_steps")
     found = [tuple(one[name] for name in names) for one in asked]
     assert found == [("strong", None, None), ("fast", 0.75, None), ("strong", None, None)]
+    units = ["--action-units", "smile=0.5", "brows_up=-0.3"]
+    assert main([*call, *units]) == 0
+    assert [one["action_units"] for one in asked] == [{}, {}, {}, {"smile": 0.5, "brows_up": -0.3}]
+    assert "emotion happy with smile +0.5, brows_up -0.3" in capsys.readouterr().out
     compiled = replace(MODES["strong"], compile=True)
-    assert [one["config"] for one in asked] == [MODES["strong"], MODES["fast"], compiled]
+    assert [one["config"] for one in asked[:3]] == [MODES["strong"], MODES["fast"], compiled]
 
 
 def test_originals_are_never_overwritten(
@@ -146,6 +154,15 @@ def test_own_target_comes_with_a_notice(
     captured = capsys.readouterr()
     assert "agreed" in captured.err
     assert "target own image" in captured.out
+
+
+def test_expression_to_copy_is_read_before_any_photo(
+    protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """And one that can't be copied ends the run, also that of a folder."""
+    assert protect(tmp_path, tmp_path / "out", "--expression-of", str(portrait)) != 0
+    assert "`checkpoint` must have a face mesh" in error_line(capsys.readouterr().err)
+    assert files(tmp_path) == {"portrait.png"}
 
 
 def grey(path: Path) -> None:
@@ -204,6 +221,10 @@ def test_bad_photo(
         (["--margin", "huge"], "`margin` must be normal, high or a number"),
         (["--expression-strength", "1.6"], "`expression_strength` must be in"),
         (["--refine-steps", "-1"], "`refine_steps` must be >= 0"),
+        (["--action-units", "frown=1"], "`action_units` must be among smile"),
+        (["--action-units", "smile=2"], "`action_units['smile']` must be in [-1, 1], got 2.0"),
+        (["--action-units", "smile"], None),
+        (["--action-units", "smile=much"], None),
         (["--checkpoint", "."], "model_index.json"),
         (["--faces", "smallest"], None),  # said by the parser, in words of its own
         (["--mode", "slow"], None),

@@ -10,10 +10,13 @@ from map_pipeline.errors import UnknownOptionError
 from map_pipeline.expression.action_units import (
     ACTION_UNITS,
     FAR,
+    ONE_SIDED,
     UNITS,
     check_action_units,
     displacement_of,
+    mirrored,
     shown_by,
+    side_of,
 )
 from map_pipeline.faces.landmarks import MIRRORED
 
@@ -43,14 +46,34 @@ def test_what_is_unknown_or_out_of_range_is_named(units: dict, match: str) -> No
         check_action_units(units)
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", sorted(set(UNITS) - ONE_SIDED))
 def test_both_halves_do_the_same(name: str) -> None:
     moved = displacement_of(name, 0.7)
     assert moved.abs().max() > 0.001
     torch.testing.assert_close(moved[torch.as_tensor(MIRRORED)] * FLIP, moved)
 
 
-@pytest.mark.parametrize("name", UNITS)
+@pytest.mark.parametrize("name", sorted(ONE_SIDED))
+def test_one_half_does_it_alone_and_below_zero_the_other(name: str) -> None:
+    moved, other = displacement_of(name, 0.7), displacement_of(name, -0.7)
+    left = MEAN[:68, 0] < 0.5
+    assert moved[left].abs().max() > 0.001
+    assert not moved[~left].any()
+    torch.testing.assert_close(other, mirrored(moved))
+    torch.testing.assert_close(displacement_of(name, 0.35), moved / 2)
+
+
+def test_skin_of_the_other_half_stays() -> None:
+    x = torch.linspace(0, 1, 101)
+    left, right = side_of("smirk", 0.3, x), side_of("smirk", -0.3, x)
+    assert (left[:40] == 1).all()
+    assert (left[60:] == 0).all()
+    assert (left.diff() <= 0).all()
+    torch.testing.assert_close(left + right, torch.ones(101))
+    assert (side_of("smile", 0.3, x) == 1).all()
+
+
+@pytest.mark.parametrize("name", sorted(set(UNITS) - ONE_SIDED))
 def test_motion_is_in_proportion_to_its_amount(name: str) -> None:
     torch.testing.assert_close(displacement_of(name, -0.5), -0.5 * displacement_of(name, 1.0))
 
@@ -66,6 +89,8 @@ def test_units_do_what_their_names_say() -> None:
     assert up("mouth_open", 66) < 0 < up("mouth_open", 62)
     assert up("mouth_open", 8) < 0
     assert up("brows_up", 19) > 0
+    assert up("smirk", 48) > 0 == up("smirk", 54)
+    assert up("lips_pressed", 66) > 0 > up("lips_pressed", 62)
     assert up("squint", 41) > 0 > up("squint", 37)
     assert up("nose_wrinkle", 50) > 0 > up("nose_wrinkle", 21)
 

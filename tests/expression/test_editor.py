@@ -23,6 +23,7 @@ from torch import Tensor
 
 from map_pipeline.config import EMOTIONS
 from map_pipeline.diffusion.conditioner import POINTS
+from map_pipeline.expression import editor
 from map_pipeline.expression.drawing import smooth
 from map_pipeline.expression.editor import (
     CLOSED_GAP,
@@ -297,6 +298,23 @@ def test_own_open_mouth_is_not_painted_over(
     assert torch.equal(with_painter.painting, without.painting)
 
 
+def test_closed_lips_that_landmarks_take_for_open_ones_are_painted_between(
+    space: ExpressionSpace, painter: UNet2DModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full lips: no teeth are seen in what looks like a gap; where they are, they stay."""
+    wide = lip_gap(space.mean + space.moving[OPEN]) - lip_gap(space.mean)
+    shape = space.mean + space.moving[OPEN] * (OWN_TEETH + CLOSED_GAP) / wide
+    one, units = face(shape, plain(LIGHT_SKIN)), {"mouth_open": 0.5}
+    painted = {}
+    for teeth in (False, True):
+        monkeypatch.setattr(editor, "shows_teeth", lambda *_, seen=teeth: seen)
+        with_painter, without = (
+            edit_expression(space, p, one, None, 1.0, units) for p in (painter, None)
+        )
+        painted[teeth] = not torch.equal(with_painter.painting, without.painting)
+    assert painted == {False: True, True: False}
+
+
 def test_lips_that_stay_together_show_no_painting(
     space: ExpressionSpace, painter: UNet2DModel
 ) -> None:
@@ -326,6 +344,20 @@ def test_action_units_are_added_to_the_emotion(space: ExpressionSpace) -> None:
     )
     assert (both[48:68] - smile[48:68]).norm(dim=1).max() < 0.002
     assert (both[17:27, 1] < smile[17:27, 1] - 0.005).all()
+
+
+def test_one_sided_movements_shade_and_move_one_half(space: ExpressionSpace) -> None:
+    """The made-up smile darkens one cheek of the image's left half."""
+    one = face(space.mean, plain(LIGHT_SKIN))
+    x, y = (round(FINE * SIZE * place) for place in CHEEK)
+    dark = {}
+    for amount in (1.0, -1.0):
+        edit = edit_expression(space, None, one, None, 1.0, {"smirk": amount})
+        moved = (landmarks_after(edit, space.mean) - space.neutral).norm(dim=1)
+        corners = moved[[48, 54]] if amount > 0 else moved[[54, 48]]
+        assert corners[0] > 0.01 > 5 * corners[1]
+        dark[amount] = float(edit.painting[0, :, y, x].mean())
+    assert dark[1.0] < -0.01 < 10 * dark[-1.0]
 
 
 @pytest.mark.parametrize("units", [None, {}, {"smile": 0.0}])

@@ -23,6 +23,7 @@ from map_pipeline.expression.mouth import (
     in_tone,
     paint_mouth,
     patch_affine,
+    shows_teeth,
 )
 from map_pipeline.faces.align import affine_scale, apply_affine, invert_affine
 
@@ -42,6 +43,30 @@ def open_mouth(degrees: float = 0.0) -> Tensor:
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     shape = space.neutral + 2 * space.moving[OPEN, :POINTS]
     return ((shape - 0.5) @ turn.T + 0.5) * SIDE
+
+
+def mouth_of(lips: tuple[float, ...], between: tuple[float, ...], mouth: Tensor) -> Tensor:
+    """A picture `[1,3,S,S]` of lips, and of what lies between them."""
+    inside = polygon_mask(mouth[INNER_MOUTH], SIDE)
+    colours = (torch.tensor(one).view(1, 3, 1, 1) for one in (lips, between))
+    lip, inner = colours
+    return lip * (1 - inside) + inner * inside
+
+
+PINK, DARK_LIPS, TEETH, HIGHLIGHT = (0.7, 0.4, 0.4), (0.2, 0.13, 0.12), (0.8, 0.75, 0.68), 0.15
+
+
+@pytest.mark.parametrize("degrees", [0, 35])
+@pytest.mark.parametrize("lips", [PINK, DARK_LIPS])
+def test_teeth_are_told_from_lips_and_from_the_dark(
+    lips: tuple[float, ...], degrees: float
+) -> None:
+    mouth = open_mouth(degrees)
+    glossy = tuple(channel + HIGHLIGHT * channel for channel in lips)
+    assert shows_teeth(mouth_of(lips, TEETH, mouth), mouth)
+    for between in (lips, glossy, (0.05, 0.03, 0.03)):
+        assert not shows_teeth(mouth_of(lips, between, mouth), mouth)
+    assert not shows_teeth(torch.zeros(1, 3, SIDE, SIDE), mouth)
 
 
 @pytest.mark.parametrize("degrees", [0, 35, -80, 180])

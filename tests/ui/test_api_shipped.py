@@ -59,6 +59,13 @@ def test_protect_detect_compare_and_targets(client: Client, bundled_pipeline: MA
     with Image.open(preview) as shown:
         difference = np.abs(np.array(shown).astype(int) - np.array(edited))
         assert difference.mean() < 2  # a JPEG
+    copied = client.predict(
+        photo=handle_file(ASTRONAUT), expression_of=handle_file(VIDEO_CALL), api_name="/preview"
+    )
+    [edited] = bundled_pipeline.edit_expression(ASTRONAUT, expression_of=VIDEO_CALL)
+    with Image.open(copied) as shown:
+        difference = np.abs(np.array(shown).astype(int) - np.array(edited))
+        assert difference.mean() < 2
     photo, verdict, [report], seed = client.predict(
         photo=handle_file(ASTRONAUT),
         emotion="sad",

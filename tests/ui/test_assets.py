@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import pytest
 
 import map_pipeline
-from map_pipeline.config import EMOTIONS
+from map_pipeline.config import EXPRESSIONS
 
 ASSETS = Path(map_pipeline.__file__).parent / "ui" / "assets"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -12,7 +12,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def test_every_emotion_has_an_icon() -> None:
     icons = {path.stem for path in ASSETS.glob("emotion-*.svg")}
-    assert icons == {f"emotion-{emotion}" for emotion in EMOTIONS}
+    assert icons == {f"emotion-{emotion}" for emotion in EXPRESSIONS}
 
 
 @pytest.mark.parametrize("path", sorted(ASSETS.glob("*.svg")), ids=lambda path: path.stem)

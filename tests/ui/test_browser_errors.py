@@ -96,7 +96,7 @@ def test_own_target_without_consent(site: Site) -> None:
     upload(page, ASTRONAUT)
     page.locator(".map-face-box").wait_for()
     section(page, "More")
-    upload(page, ASTRONAUT.with_name("man-older-dark.png"), number=1)
+    upload(page, ASTRONAUT.with_name("man-older-dark.png"), number=2)
     button(page, "Protect").click()
     toast(page, "confirm that they have agreed")
     screenshot(page, "error-consent", full=False)

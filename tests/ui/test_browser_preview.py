@@ -19,6 +19,7 @@ from browsing import (
     show_example,
     upload,
 )
+from PIL import Image
 
 from map_pipeline import MAPPipeline
 from map_pipeline.config import EMOTIONS
@@ -97,6 +98,27 @@ def test_single_movements_are_seen_and_reset(site: Site) -> None:
     button(page, "Reset").click()
     playwright.expect(slider).to_have_value("0")
     playwright.expect(shown).to_have_attribute("src", before)
+
+
+def test_expression_of_another_photo_is_copied_and_one_without_a_face_is_told(
+    site: Site, tmp_path: Path
+) -> None:
+    Image.new("RGB", (99, 99)).save(tmp_path / "empty.png")
+    page = site.open()
+    upload(page, ASTRONAUT)
+    preview(page, "happy").wait_for()
+    page.get_by_label("Closed smile", exact=True).check(force=True)
+    preview(page, "closed smile").wait_for()
+    screenshot(page, "closed-smile", full=False)
+    section(page, "More")
+    other = page.locator("#copied input[type=file]")
+    other.set_input_files(VIDEO_CALL)
+    preview(page, "copied").wait_for()
+    screenshot(page, "copied")
+    page.locator("#copied").get_by_label("Remove Image").click()
+    preview(page, "closed smile").wait_for()
+    other.set_input_files(tmp_path / "empty.png")
+    page.get_by_text("expression_of").wait_for()
 
 
 def test_after_ten_quick_changes_the_last_one_is_seen(site: Site) -> None:

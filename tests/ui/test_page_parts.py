@@ -79,7 +79,7 @@ def test_form_has_a_component_for_every_choice() -> None:
     amounts = [one.value for one in form.movements]
     assert form.read([*defaults, *amounts]) == Choices(action_units={})
     amounts[0], amounts[-1] = 0.5, -1
-    assert form.read([*defaults, *amounts]).action_units == {"smile": 0.5, "pucker": -1}
+    assert form.read([*defaults, *amounts]).action_units == {"smile": 0.5, "smirk": -1}
 
 
 # Files of a result
@@ -332,12 +332,15 @@ def test_verdict_by_another_photo(before: tuple, after: tuple, level: str, told:
 def test_verdict_tells_what_people_see() -> None:
     seen = dict.fromkeys(EMOTIONS, 0.0)
 
-    def told(after: str) -> str:
+    def told(after: str, **asked: str) -> str:
         networks = [ExpressionReport("e", "E", True, seen, {**seen, after: 1.0})]
-        return results.verdict([replace(report((True, True, True)), expressions=networks)], "fast")
+        face = replace(report((True, True, True)), expressions=networks, **asked)
+        return results.verdict([face], "fast")
 
     assert "People see a happy face; 3% of the face&#x27;s look has changed." in told("happy")
     assert "Meant to be a happy face, looks more like a calm one; 3%" in told("neutral")
+    assert "People see a happy face; 3%" in told("happy", emotion="sad", expression_of="own image")
+    assert "Meant to be a contemptuous face; 3%" in told("neutral", emotion="contempt")
 
 
 def test_unprotected_and_doubtful_faces_are_no_success() -> None:

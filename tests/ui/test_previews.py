@@ -11,9 +11,9 @@ from conftest import ASTRONAUT
 from PIL import Image
 
 from map_pipeline import MAPPipeline
-from map_pipeline.errors import NoFaceError, UnknownOptionError
+from map_pipeline.errors import MAPError, NoFaceError, UnknownOptionError
 from map_pipeline.ui.models import prepare_models
-from map_pipeline.ui.previews import PREVIEW_SIDE, RecentSittings, Sitting
+from map_pipeline.ui.previews import PREVIEW_SIDE, RecentUploads, Sitting
 from map_pipeline.ui.service import ProtectionService
 from map_pipeline.ui.settings import Choices
 
@@ -56,6 +56,45 @@ def test_single_movements_are_protected_as_previewed(
     )
     np.testing.assert_array_equal(pixels(protected.photo), pixels(alone))
     assert (pixels(alone) != pixels(without)).any()
+
+
+def test_copied_expression_is_previewed_and_protected_as_the_pipeline_does(
+    service: ProtectionService, editing_pipeline: MAPPipeline, tmp_path: Path
+) -> None:
+    photo = Image.open(ASTRONAUT).convert("RGB")
+    [model] = editing_pipeline.edit_expression(photo, "surprise", 1.0)
+    model.save(tmp_path / "other.png")
+    other = {"path": str(tmp_path / "other.png")}
+    choices = Choices(expression_strength=0.8, steps=1, expression_of=other)
+    [alone] = editing_pipeline.edit_expression(photo, strength=0.8, expression_of=model)
+    np.testing.assert_array_equal(pixels(service.preview(str(ASTRONAUT), choices)), pixels(alone))
+    assert (pixels(alone) != pixels(service.preview(str(ASTRONAUT), Choices()))).any()
+    *_, protected = service.run(service.prepare(photo, None, choices))
+    expected = editing_pipeline(
+        photo,
+        mode="fast",
+        refine_steps=1,
+        expression_strength=0.8,
+        expression_of=model,
+        generator=torch.Generator().manual_seed(0),
+    )
+    np.testing.assert_array_equal(pixels(protected.photo), pixels(expected.images[0]))
+    assert protected.reports[0].expression_of == "own image"
+
+
+def test_photo_without_a_face_to_copy_from_is_told_before_the_work(
+    service: ProtectionService, tmp_path: Path
+) -> None:
+    Image.new("RGB", (99, 99)).save(tmp_path / "empty.png")
+    photo = Image.open(ASTRONAUT).convert("RGB")
+    for path in (tmp_path / "empty.png", tmp_path / "deleted.png"):
+        choices = Choices(expression_of={"path": str(path)})
+        for work in (
+            lambda given: service.preview(str(ASTRONAUT), given),
+            lambda given: service.prepare(photo, None, given),
+        ):
+            with pytest.raises(MAPError, match="`expression_of`"):
+                work(choices)
 
 
 def test_large_photo_is_previewed_at_screen_size(
@@ -126,6 +165,7 @@ def test_bad_choices_of_a_preview_are_told(service: ProtectionService, tmp_path:
         {"expression_strength": None},
         {"detector": "best"},
         {"action_units": "smile"},
+        {"expression_of": "other.png"},
     ):
         with pytest.raises(UnknownOptionError, match=f"`{next(iter(change))}` must be"):
             service.preview(str(ASTRONAUT), Choices(**change))
@@ -136,18 +176,26 @@ def test_bad_choices_of_a_preview_are_told(service: ProtectionService, tmp_path:
         service.preview(str(tmp_path / "empty.png"), Choices())
 
 
+def test_composed_expression_is_previewed(
+    service: ProtectionService, editing_pipeline: MAPPipeline
+) -> None:
+    [alone] = editing_pipeline.edit_expression(ASTRONAUT, "closed_smile", 1.0)
+    shown = service.preview(str(ASTRONAUT), Choices("closed_smile", 1.0))
+    np.testing.assert_array_equal(pixels(shown), pixels(alone))
+
+
 def sitting() -> Sitting:
     return Sitting.of(Image.new("RGB", (9, 9)), [], [])
 
 
 def test_uploads_are_forgotten_by_number_and_by_age() -> None:
-    recent = RecentSittings(seconds=60, most=2)
+    recent = RecentUploads(seconds=60, most=2)
     first = recent.get(("a",), sitting)
     assert recent.get(("a",), sitting) is first
     for name in ("b", "c"):
         recent.get((name,), sitting)
     assert recent.get(("a",), sitting) is not first
-    short = RecentSittings(seconds=0.05)
+    short = RecentUploads(seconds=0.05)
     before = short.get(("a",), sitting)
     time.sleep(0.3)
     assert not short._kept  # without anybody asking
@@ -155,7 +203,7 @@ def test_uploads_are_forgotten_by_number_and_by_age() -> None:
 
 
 def test_many_uploads_leave_no_threads() -> None:
-    threads, recent = threading.active_count(), RecentSittings(seconds=60, most=2)
+    threads, recent = threading.active_count(), RecentUploads(seconds=60, most=2)
     for number in range(20):
         recent.get((str(number),), sitting)
     time.sleep(0.2)
