@@ -14,7 +14,7 @@ FAR = 0.01  # false accept rate of the field's verification protocol
 DETECTORS = ("auto", "bundled", "insightface", "insightface-download")
 HIDE = "none"  # the `target` of a face that is only to be hidden
 # How sure the protection shall be, see `MAPConfig.margin`.
-MARGINS = {"normal": 2.6, "high": 3.6}
+MARGINS = {"normal": 2.0, "high": 3.0}
 DEFAULT_MARGIN = "normal"
 MOST_STRENGTH = 1.5  # of an expression; beyond 1 it is exaggerated
 
@@ -61,7 +61,7 @@ class MAPConfig:
     num_inversion_steps: int = 12
     num_generation_steps: int = 1
     use_map_network: bool = True
-    steps_saved: int = 0
+    steps_saved: int = 10
     refine_steps: int = 20
     expression_strength: float = 0.8
     objectives: Literal["projected", "summed"] = "projected"
@@ -111,6 +111,7 @@ MODES = {
         num_inversion_steps=6,
         objectives="summed",
         refine_steps=12,
+        steps_saved=8,
         learning_rate=5e-4,
         motion_rate=0.15,
         max_motion=0.18,

@@ -293,7 +293,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, DiffusionPipeline)
         aim = self.read_target(target)
         shown = None if expression_of is None else self.read_expression(expression_of)
         network = self.map_network
-        plan = make_plan(emotion, surrogates, objectives, config, network, aim.own, aim.hide)
+        plan = make_plan(emotion, surrogates, objectives, config, network, aim.hide)
         plan = replace(plan, action_units=action_units or {}, shown=shown)
         self._num_timesteps = sum(len(one.chosen) for one in tasks) * plan.config.refine_steps
         self._interrupt = False

@@ -115,17 +115,14 @@ def make_plan(
     objectives: Sequence[Objective] | None,
     config: MAPConfig,
     map_network: MAPNetwork | None,
-    own_target: Target | None = None,
     hide: bool = False,
 ) -> Plan:
     """Fill in the objectives, and decide whether the trained network may be the start.
 
-    It was trained towards the built-in targets, so to others the steps go from the prior; and a
-    recogniser that is left out of the surrogates must have been left out of its training.
+    A recogniser that is left out of the surrogates must have been left out of its training.
 
     Args:
         objectives: those of `config` if None.
-        own_target: the user's own target, or None for a built-in one.
         hide: there is no target.
     """
     if objectives is None:
@@ -135,7 +132,6 @@ def make_plan(
     usable = (
         map_network is not None
         and config.use_map_network
-        and own_target is None
         and set(map_network.surrogates) <= set(surrogates)
         and bool(active(objectives, "identity"))
     )

@@ -176,7 +176,7 @@ def run_expressions(options: Expressions) -> int:
     space = measure_space(
         people, BundledDetector(), pipe.face_mesh, template, options.axes, options.motions
     )
-    space.save_pretrained(options.out)
+    space.half().save_pretrained(options.out)
     return 0
 
 
