@@ -101,7 +101,7 @@ def open_clip(path: str | os.PathLike[str]) -> Clip:
             raise _error(path, "no frame in it")
         sideways = round(first.rotation / 90) % 2 == 1
         size = (first.height, first.width) if sideways else (first.width, first.height)
-        if not (MIN_SIDE <= min(size) and max(size) <= MAX_SIDE):
+        if min(size) < MIN_SIDE or max(size) > MAX_SIDE:
             raise InvalidVideoError(
                 f"`clip` must have sides of {MIN_SIDE} to {MAX_SIDE} px, got {size[0]} x {size[1]}."
             )

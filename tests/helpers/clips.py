@@ -1,4 +1,4 @@
-"""Clips made of example pictures: a still that moves, people who cross, a cut, a face that leaves."""
+"""Clips made of example pictures: stills that move, and what else tests lay on a canvas."""
 
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
@@ -72,7 +72,7 @@ def write_clip(
     rate: float = RATE,
     times: Sequence[float] | None = None,
     sound: bool = False,
-    change: Callable[[av.VideoStream], None] = lambda stream: None,
+    change: Callable[[av.VideoStream], None] | None = None,
 ) -> Path:
     """A clip of frames `uint8 [H,W,3]`.
 
@@ -89,7 +89,8 @@ def write_clip(
         video.height, video.width = frames[0].shape[:2]
         video.pix_fmt = "yuv444p" if odd else "yuv420p"
         video.codec_context.time_base = Fraction(1, 12800)
-        change(video)
+        if change is not None:
+            change(video)
         tone = container.add_stream("aac", rate=16000) if sound else None
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
