@@ -52,6 +52,7 @@ from map_pipeline.output import MAPPipelineOutput, convert_photos
 from map_pipeline.photos import PhotoTask, name_photos
 from map_pipeline.report import with_notes
 from map_pipeline.stages import FaceStages, FaceTask, make_plan
+from map_pipeline.video.protect import VideoMixin
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -69,7 +70,7 @@ OUT_OF_MEMORY = """The GPU must have more free memory for this photo. Choose mod
 needs less, close other programs that use the GPU, or work on the CPU."""
 
 
-class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
+class MAPPipeline(CheckpointMixin, EditingMixin, VideoMixin, DiffusionPipeline):
     """Protects faces in photos by fine-tuning a score network towards another identity.
 
     Args:

@@ -133,7 +133,8 @@ def edit_expression(
         face.shape.cpu()[controls], in_crop[controls], size, mouth_painter is not None
     )
     warped = deform(face.crop, fine_to_crop(), flow)
-    painted = _shaded(space, warped, axes, places, to_frame[0], size)
+    shading = shading_map(space, axes, places, to_frame[0], size)
+    painted = (warped * shading.exp().to(warped)).clamp(0, 1)
     if mouth_painter is not None:
         opacity = _opening(face.shape.cpu()[:POINTS] / size, places[:POINTS] / size)
         painted = paint_mouth(mouth_painter, painted, places[:POINTS] * FINE, opacity)
@@ -210,15 +211,10 @@ def _opening(before: Tensor, after: Tensor) -> float:
     return min(parted / OPENING, 1.0) * max(1 - own / OWN_TEETH, 0.0)
 
 
-def _shaded(
-    space: ExpressionSpace,
-    warped: Tensor,
-    axes: Tensor,
-    places: Tensor,
-    to_frame: Tensor,
-    size: int,
+def shading_map(
+    space: ExpressionSpace, axes: Tensor, places: Tensor, to_frame: Tensor, size: int
 ) -> Tensor:
-    """The deformed crop `[1,3,2s,2s]` with the shading of its new expression.
+    """The shading of an expression on a face, `[1,1,2s,2s]`: what the colours' logarithm gains.
 
     Args:
         axes: `[K]`; places: `[M,2]` crop px, where the controls are now.
@@ -236,5 +232,4 @@ def _shaded(
     inner = where[..., size // 2 : size // 2 + size, size // 2 : size // 2 + size]
     inner = F.interpolate(inner, scale_factor=FINE, mode="bilinear")
     unit = (2 * inner - 1).permute(0, 2, 3, 1)
-    shading = F.grid_sample(space.shade(axes), unit, mode="bicubic", align_corners=False)
-    return (warped * (shading / GAMMA).exp().to(warped)).clamp(0, 1)
+    return F.grid_sample(space.shade(axes), unit, mode="bicubic", align_corners=False) / GAMMA

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class Person:
     @property
     def embedding(self) -> Tensor:
         """`[D]`, the mean of all looks, L2-normalised."""
-        return F.normalize(sum(look.embedding for look in self.looks), dim=0)
+        return F.normalize(torch.stack([look.embedding for look in self.looks]).sum(0), dim=0)
 
     @property
     def frame_count(self) -> int:

@@ -179,29 +179,16 @@ class Tracker:
 
     def _begin(self, index: int, landmarks: np.ndarray) -> Track:
         """A new track, followed backwards through the frames before."""
-        track = Track(index, [landmarks])
+        track, first = Track(index, [landmarks]), landmarks
         for photo in reversed(self._recent):
-            points = five_points(track.landmarks[0])
-            found = self._finder.find_aligned(photo, points)
-            if found is None or any(
-                self._holds(other, track.start - 1, found) for other in self._all
-            ):
+            found = self._finder.find_aligned(photo, five_points(first))
+            others = [*self._active, *self._finished]
+            if found is None or any(_holds(one, track.start - 1, found) for one in others):
                 break
+            first = found
             track.landmarks.insert(0, found)
             track.start -= 1
         return track
-
-    @property
-    def _all(self) -> list[Track]:
-        return [*self._active, *self._finished]
-
-    @staticmethod
-    def _holds(track: Track, index: int, landmarks: np.ndarray) -> bool:
-        """Whether a track follows this head in a frame."""
-        if not track.start <= index < track.end:
-            return False
-        known = track.landmarks[index - track.start]
-        return known is not None and same_head(five_points(known), five_points(landmarks))
 
     def _look(self, index: int, seconds: float, photo: np.ndarray) -> None:
         """Ask who the faces are that weren't looked at for a while."""
@@ -226,6 +213,14 @@ class Tracker:
                 track.landmarks.pop()
             if track.landmarks and track.looks:
                 self._finished.append(track)
+
+
+def _holds(track: Track, index: int, landmarks: np.ndarray) -> bool:
+    """Whether a track follows this head in a frame."""
+    if not track.start <= index < track.end:
+        return False
+    known = track.landmarks[index - track.start]
+    return known is not None and same_head(five_points(known), five_points(landmarks))
 
 
 def thumbnail(photo: np.ndarray) -> np.ndarray:

@@ -1,0 +1,445 @@
+"""`MAPPipeline.protect_video`: a clip in, a clip in which people are protected and a report out.
+
+The clip is read three times, a frame at a time: to follow the faces, to find each person's change
+on a few frames, and to write the result.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from map_pipeline.config import (
+    DEFAULT_MODE,
+    FAR,
+    HIDE,
+    MAPConfig,
+    check_emotion,
+    resolve_config,
+)
+from map_pipeline.errors import FaceTooSmallError, NoFaceError, UnknownOptionError
+from map_pipeline.faces.landmarks import LandmarkFinder, five_points
+from map_pipeline.faces.quality import MIN_EYE_DISTANCE, nose_offset
+from map_pipeline.identity.recognisers import RecogniserEnsemble
+from map_pipeline.identity.targets import Target
+from map_pipeline.images import ImageInput
+from map_pipeline.measure import View, view_face
+from map_pipeline.stages import FaceStages, Plan, make_plan
+from map_pipeline.video.people import Person, find_people
+from map_pipeline.video.reading import Clip, open_clip
+from map_pipeline.video.report import (
+    ClipVerdict,
+    PersonReport,
+    Unprotected,
+    VideoReport,
+    spans,
+)
+from map_pipeline.video.role import Role, key_frames
+from map_pipeline.video.tracking import LOOK_EVERY, Track, Tracker
+from map_pipeline.video.writing import check_output, rewrite
+
+# Faces that are seen for less are no face, mostly, and nobody could tell whose they are.
+MIN_FRAMES = 4
+# Of recognisers without thresholds: similarity from which two faces are taken for one person's.
+UNKNOWN_THRESHOLD = 0.5
+# Shares of the time that following, finding and writing take, of a clip of 10 s.
+FOLLOWING, FINDING = 0.15, 0.5
+
+Progress = Callable[[float], None]
+"""Called with the share of the work that is done, in [0,1]."""
+
+
+@dataclass
+class Measured:
+    """What recognisers saw of a person in the protected clip."""
+
+    embeddings: list[Tensor] = field(default_factory=list)
+    seconds: float = -np.inf
+
+
+class VideoMixin:
+    """The video part of `MAPPipeline`; stands before `DiffusionPipeline`."""
+
+    # Of the pipeline itself.
+    recognisers: RecogniserEnsemble
+    scheduler: Any
+    map_network: Any
+    embed: Callable[[View], dict[str, Tensor]]
+    built_in_target: Callable[[str, Mapping[str, Tensor]], Target]
+    check_inputs: Callable[..., None]
+    face_detector: Any  # loaded on first use
+    maybe_free_model_hooks: Callable[[], None]
+    progress_bar: Callable[..., Any]
+    _own_target: Callable[[str | ImageInput], Target | None]
+
+    @property
+    @abstractmethod
+    def surrogates(self) -> list[str]:
+        """Names of the recognisers used in the optimisation by default."""
+
+    @property
+    @abstractmethod
+    def stages(self) -> FaceStages:
+        """The stages of one face."""
+
+    @torch.no_grad()
+    def protect_video(
+        self,
+        clip: str | os.PathLike[str],
+        output: str | os.PathLike[str],
+        emotion: str = "happy",
+        target: str | ImageInput | None = "auto",
+        faces: Literal["largest", "all"] | None = "largest",
+        mode: str = DEFAULT_MODE,
+        margin: str | float | None = None,
+        expression_strength: float | None = None,
+        refine_steps: int | None = None,
+        surrogates: Sequence[str] | None = None,
+        config: MAPConfig | None = None,
+        generator: torch.Generator | None = None,
+        overwrite: bool = False,
+        on_progress: Progress | None = None,
+    ) -> VideoReport:
+        """Protect people in a clip: each gets one target and one expression for all of it.
+
+        Args:
+            clip: MP4, MOV, Matroska, WebM or AVI, up to 4096 px; longer clips take no more memory
+                but for 1.5 MB for each change that is found.
+            output: file to write, ending in .mp4, .mov, .m4v or .mkv: H.264 with the clip's sound
+                and without its metadata. It's whole, or not there if anything stops the work.
+            emotion: one of `EMOTIONS`; it's added to what the speaker does, and lips part no more
+                than they do themselves.
+            target: as for photos.
+            faces: "largest" (also None) is the person who is seen most and nearest, "all" everyone.
+            mode, margin, expression_strength, refine_steps, surrogates, config: as for photos.
+            generator: source of randomness.
+            overwrite: an existing `output` may be replaced; never the clip itself.
+            on_progress: called with the share that is done, in [0,1].
+
+        Raises:
+            InvalidVideoError, NoFaceError, FaceTooSmallError, UnknownOptionError: see their texts.
+            ModuleNotFoundError: PyAV isn't installed.
+            OSError: a file can't be read or written.
+        """
+        # 0. Check everything that can be checked without running a network.
+        started = time.perf_counter()
+        output = Path(output)
+        plan, own_target = self._video_plan(
+            emotion,
+            target,
+            mode,
+            surrogates,
+            config,
+            margin=margin,
+            expression_strength=expression_strength,
+            refine_steps=refine_steps,
+        )
+        if faces not in ("largest", "all", None):
+            raise UnknownOptionError(f"`faces` must be 'largest' or 'all', got {faces!r}.")
+        check_output(output)
+        _check_replaces_nothing(Path(clip), output, overwrite)
+        opened = open_clip(clip)
+        with self.progress_bar(total=100) as bar:
+            progress = _Progress(bar, on_progress)
+
+            # 1. Follow the faces, and ask who is who.
+            tracks, seconds = self._follow_faces(opened, progress.part(0, FOLLOWING))
+            people = find_people(tracks, self._same_person())
+            chosen, left = choose(people, faces == "all", seconds)
+
+            # 2. Choose each person's target, and find their change on a few frames.
+            hide = target is None or (isinstance(target, str) and target == HIDE)
+            name = None if hide else str(target)
+            roles = [self._role(person, name, own_target, plan, seconds) for person in chosen]
+            generator = generator or torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+            find_changes(opened, roles, generator, progress.part(FOLLOWING, FINDING))
+
+            # 3. Write the clip, and look at the result as recognisers do.
+            measured = [Measured() for _ in roles]
+            self._write(opened, output, roles, measured, progress.part(FOLLOWING + FINDING, None))
+        self.maybe_free_model_hooks()
+        reports = [
+            self._person_report(role, one, plan, seconds)
+            for role, one in zip(roles, measured, strict=True)
+        ]
+        return VideoReport(
+            frames=len(seconds),
+            seconds=float(seconds[-1] + 1 / opened.rate),
+            width=opened.size[0],
+            height=opened.size[1],
+            seconds_taken=time.perf_counter() - started,
+            detector=self.face_detector.name,
+            people=reports,
+            unprotected=left,
+        )
+
+    def _video_plan(
+        self,
+        emotion: str,
+        target: str | ImageInput | None,
+        mode: str,
+        surrogates: Sequence[str] | None,
+        config: MAPConfig | None,
+        **settings: Any,
+    ) -> tuple[Plan, Target | None]:
+        check_emotion(emotion)
+        levels = self.scheduler.config.num_train_timesteps
+        config = resolve_config(config, mode, levels, **settings)
+        surrogates = list(self.surrogates if surrogates is None else surrogates)
+        self.check_inputs(emotion, surrogates, "pil")
+        target = HIDE if target is None else target
+        own = self._own_target(target)
+        hide = isinstance(target, str) and target == HIDE
+        plan = make_plan(emotion, surrogates, None, config, self.map_network, own, hide)
+        return plan, own
+
+    def _same_person(self) -> float:
+        """Mean similarity from which two faces are one person's, of `_embed_all`."""
+        limits = [
+            net.threshold(FAR) if net.config.thresholds else UNKNOWN_THRESHOLD
+            for net in self.recognisers.values()
+        ]
+        return sum(limits) / max(len(limits), 1)
+
+    def _embed_all(self, frame: np.ndarray, landmarks68: np.ndarray) -> tuple[Tensor, View]:
+        """What all recognisers say of a face, one vector of length 1, and what they saw."""
+        view = view_face(frame, five_points(landmarks68), self.stages.device)
+        joint = torch.cat([one[0].cpu() for one in self.embed(view).values()])
+        return F.normalize(joint, dim=0), view
+
+    def _split(self, joint: Tensor) -> dict[str, Tensor]:
+        """The parts of such a vector by recogniser, `[1,D]` each of length 1."""
+        lengths = [net.config.embedding_dim for net in self.recognisers.values()]
+        parts = joint.to(self.stages.device).split(lengths)
+        return {
+            name: F.normalize(part[None])
+            for name, part in zip(self.recognisers, parts, strict=True)
+        }
+
+    def _follow_faces(self, clip: Clip, progress: Progress) -> tuple[list[Track], np.ndarray]:
+        """All tracks, and the seconds `[F]` of all frames."""
+
+        def describe(frame: np.ndarray, landmarks68: np.ndarray) -> tuple[Tensor, float]:
+            joint, view = self._embed_all(frame, landmarks68)
+            return joint, sharpness(view.image) * frontality(landmarks68)
+
+        finder: LandmarkFinder = self.stages.landmark_finder
+        tracker = Tracker(self.face_detector, finder, describe, self._same_person())
+        seconds = []
+        for frame in clip.frames():
+            tracker.add(frame.index, frame.seconds, frame.pixels())
+            seconds.append(frame.seconds)
+            progress(min(len(seconds) / clip.frame_count, 1))
+        return tracker.finish(), np.array(seconds)
+
+    def _role(
+        self,
+        person: Person,
+        target: str | None,
+        own_target: Target | None,
+        plan: Plan,
+        seconds: np.ndarray,
+    ) -> Role:
+        """What is done to one person.
+
+        Args:
+            target: name of a built-in target, or "auto"; None hides.
+        """
+        source = self._split(person.embedding)
+        face_target = own_target
+        if target is not None and own_target is None:
+            face_target = self.built_in_target(target, source)
+        return Role(
+            stages=self.stages,
+            plan=plan,
+            source=source,
+            target=face_target,
+            places=person.places(seconds),
+            candidates=key_frames(person, seconds),
+        )
+
+    def _write(
+        self,
+        clip: Clip,
+        output: Path,
+        roles: Sequence[Role],
+        measured: Sequence[Measured],
+        progress: Progress,
+    ) -> None:
+        def change(frame: Any) -> np.ndarray:
+            pixels = frame.pixels()
+            for role in roles:
+                pixels = role.show(frame.index, pixels)
+            for role, one in zip(roles, measured, strict=True):
+                shown = frame.index in role.places
+                if shown and frame.seconds - one.seconds >= LOOK_EVERY:
+                    again = self._again(pixels, role.places[frame.index])
+                    one.embeddings.append(self._embed_all(pixels, again)[0])
+                    one.seconds = frame.seconds
+            progress(min((frame.index + 1) / clip.frame_count, 1))
+            return pixels
+
+        rewrite(clip, output, change)
+
+    def _again(self, pixels: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """Landmarks `[68,2]` found anew in a changed frame, as a recogniser would."""
+        found = self.stages.landmark_finder.find_aligned(pixels, five_points(before))
+        return before if found is None else found
+
+    def _person_report(
+        self, role: Role, measured: Measured, plan: Plan, seconds: np.ndarray
+    ) -> PersonReport:
+        used = plan.networks_used(())
+        frames = [self._split(joint) for joint in measured.embeddings]
+        return PersonReport(
+            emotion=plan.emotion,
+            target=None if role.target is None else role.target.name,
+            frames=len(role.places),
+            key_frames=[float(seconds[key.frame]) for key in role.keys],
+            spans=spans(sorted(role.places), seconds.tolist()),
+            recognisers=[
+                verdict(
+                    name,
+                    net,
+                    name in used,
+                    role.source[name],
+                    torch.cat([one[name] for one in frames]),
+                    None if role.target is None else role.target.embeddings[name],
+                )
+                for name, net in self.recognisers.items()
+            ],
+        )
+
+
+def find_changes(
+    clip: Clip, roles: Sequence[Role], generator: torch.Generator, progress: Progress
+) -> None:
+    """Find every person's change on the frames that were chosen for them."""
+    total = sum(len(role.candidates) for role in roles)
+    last = max(index for role in roles for index in role.candidates)
+    done = 0
+    for frame in clip.frames():
+        for role in roles:
+            if frame.index in role.candidates:
+                role.find(frame.index, frame.pixels(), generator)
+                done += 1
+                progress(done / total)
+        if frame.index >= last:
+            break
+
+
+def choose(
+    people: Sequence[Person], everyone: bool, seconds: np.ndarray
+) -> tuple[list[Person], list[Unprotected]]:
+    """Whom to protect, and when and why other faces are left as they are.
+
+    Raises:
+        NoFaceError: nobody is in the clip, or only for a moment.
+        FaceTooSmallError: nobody is large enough.
+    """
+    seen = [one for one in people if one.frame_count >= MIN_FRAMES]
+    if not seen:
+        raise NoFaceError(
+            f"`clip` must show a face in {MIN_FRAMES} frames at least, got none that the detector "
+            "finds."
+        )
+    large = [one for one in seen if one.eye_distance >= MIN_EYE_DISTANCE]
+    if not large:
+        raise FaceTooSmallError(
+            f"`clip` must show a face with {MIN_EYE_DISTANCE:.0f} px between the eyes, got "
+            f"{max(one.eye_distance for one in seen):.0f} px."
+        )
+    chosen = large if everyone else large[:1]
+    left = []
+    for one in people:
+        if one in chosen:
+            continue
+        reason = "not chosen"
+        if one not in seen:
+            reason = "seen too briefly"
+        elif one not in large:
+            reason = f"too small: {one.eye_distance:.0f} px between the eyes"
+        for track in one.tracks:
+            left.append(
+                Unprotected(float(seconds[track.start]), float(seconds[track.end - 1]), reason)
+            )
+    return chosen, sorted(left, key=lambda one: one.start)
+
+
+def verdict(
+    name: str, net: Any, used: bool, source: Tensor, after: Tensor, target: Tensor | None
+) -> ClipVerdict:
+    """How one recogniser sees a person in the protected clip.
+
+    Args:
+        source: `[1,D]`, its mean embedding of the unprotected clip; after: `[N,D]` of N frames.
+        target: `[1,D]` or None.
+    """
+    limit = net.threshold(FAR) if net.config.thresholds else None
+    to_source = after @ source[0]  # [N]
+    mean = float(F.normalize(after.mean(0), dim=0) @ source[0])
+    to_target = None if target is None else after @ target[0]
+    impersonated = None
+    if limit is not None and to_target is not None:
+        impersonated = float((to_target >= limit).float().mean())
+    return ClipVerdict(
+        name=name,
+        title=net.config.title,
+        family=net.config.family,
+        used_in_optimisation=used,
+        threshold=limit,
+        frames=len(after),
+        dodged=None if limit is None else float((to_source < limit).float().mean()),
+        mean_similarity=mean,
+        mean_dodged=None if limit is None else mean < limit,
+        impersonated=impersonated,
+    )
+
+
+def sharpness(image: Tensor) -> float:
+    """Mean gradient of `[1,3,h,w]` in [0,1]; a frame that is blurred by motion has little."""
+    grey = image.mean(1)
+    return float(grey.diff(dim=-1).abs().mean() + grey.diff(dim=-2).abs().mean())
+
+
+def frontality(landmarks68: np.ndarray) -> float:
+    """1 for a face that looks at the camera, towards 0 for one that is turned away."""
+    return max(1 - nose_offset(five_points(landmarks68)), 0.05)
+
+
+def _check_replaces_nothing(clip: Path, output: Path, overwrite: bool) -> None:
+    if output.exists() and clip.exists() and output.samefile(clip):
+        raise UnknownOptionError(f"`OUT` must differ from `IN`, got {output.name!r} for both.")
+    if os.path.lexists(output) and not overwrite:
+        raise UnknownOptionError(
+            f"`OUT` must not exist, got {output.name!r}; --overwrite replaces it."
+        )
+
+
+class _Progress:
+    """Turns shares of three parts of the work into one that grows."""
+
+    def __init__(self, bar: Any, on_progress: Progress | None) -> None:
+        self._bar, self._on_progress, self._shown = bar, on_progress, 0
+
+    def part(self, start: float, length: float | None) -> Progress:
+        """What a part that begins at a share and is so long calls; None goes to the end."""
+        whole = 1 - start if length is None else length
+        return lambda share: self._show(start + whole * share)
+
+    def _show(self, share: float) -> None:
+        percent = int(100 * share)
+        self._bar.update(percent - self._shown)
+        self._shown = percent
+        if self._on_progress is not None:
+            self._on_progress(share)
