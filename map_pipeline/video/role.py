@@ -15,13 +15,17 @@ from map_pipeline.expression.space import straighten
 from map_pipeline.faces.align import Alignment, apply_affine
 from map_pipeline.faces.face import Face
 from map_pipeline.faces.landmarks import five_points
+from map_pipeline.identity.objectives import Goals
 from map_pipeline.identity.targets import Target
+from map_pipeline.measure import view_face
 from map_pipeline.stages import FaceStages, FaceTask, Plan
 from map_pipeline.video.change import KeyChange, express, follow, joined, show, unchanged
 from map_pipeline.video.people import Person
 
 # So often the change is looked at and mended, seconds: people turn their heads in that time.
 KEY_EVERY = 2.0
+# What a frame may lack of the first one's protection, in steps of the margin (see `Goals`).
+TOLERANCE = 0.5
 
 
 @dataclass(eq=False)
@@ -44,21 +48,50 @@ class Role:
     places: Mapping[int, np.ndarray]
     candidates: Sequence[int]
     keys: list[KeyChange] = field(default_factory=list)
+    _reached: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def find(self, index: int, frame: np.ndarray, generator: torch.Generator) -> None:
         """Find the change on a frame, starting from the first one, so that all are alike.
 
-        Where the first protects this frame as well, it's only laid onto it anew.
+        Where the first protects this frame as well as its own, nothing more is looked for.
         """
         alignment, landmarks = self._aligned(index)
         if self.keys:
             base = follow(self.keys[:1], [1.0], landmarks, index)
         else:
             base = self._expression(index, frame, alignment, landmarks)
+        shown = show(frame, alignment, base)
+        if self.keys and self._is_as_good(self._similarities(index, shown)):
+            return
         face = Face((0, 0, 0, 0), five_points(self.places[index]), 1.0)
         task = FaceTask(face, self.source, self.target, self.plan)
-        shown = show(frame, alignment, base)
-        self.keys.append(joined(base, self.stages.find_change(shown, alignment, task, generator)))
+        key = joined(base, self.stages.find_change(shown, alignment, task, generator))
+        if not self.keys:
+            self._reached = self._similarities(index, show(frame, alignment, key))
+        self.keys.append(key)
+
+    def _similarities(self, index: int, shown: np.ndarray) -> dict[str, tuple[float, float]]:
+        """Surrogate -> similarity of a changed frame to the person, and to the target (or 1)."""
+        view = view_face(shown, five_points(self.places[index]), self.stages.device)
+        found = {}
+        for name in self.plan.surrogates:
+            seen = self.stages.recognisers[name](*view).float()[0]
+            target = 1.0 if self.target is None else float(seen @ self.target.embeddings[name][0])
+            found[name] = (float(seen @ self.source[name][0]), target)
+        return found
+
+    def _is_as_good(self, similarities: Mapping[str, tuple[float, float]]) -> bool:
+        """Whether a frame reaches what the first key frame did, or the goals."""
+        for name, (source, target) in similarities.items():
+            net = self.stages.recognisers[name]
+            goals, one = Goals.of(net, self.plan.config.margin), Goals.of(net, 1.0)
+            slack = TOLERANCE * (one.target - one.source) / 2
+            reached = self._reached[name]
+            if source > max(goals.source, reached[0] + slack):
+                return False
+            if target < min(goals.target, reached[1] - slack):
+                return False
+        return True
 
     def show(self, index: int, frame: np.ndarray) -> np.ndarray:
         """A frame `uint8 [H,W,3]` with the person's change; itself where they aren't seen."""
