@@ -16,6 +16,7 @@ from map_pipeline.faces.align import Alignment, apply_affine
 from map_pipeline.faces.face import Face
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.identity.objectives import Goals
+from map_pipeline.identity.refine import StepCallback
 from map_pipeline.identity.targets import Target
 from map_pipeline.measure import view_face
 from map_pipeline.stages import FaceStages, FaceTask, Plan
@@ -50,10 +51,19 @@ class Role:
     keys: list[KeyChange] = field(default_factory=list)
     _reached: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
-    def find(self, index: int, frame: np.ndarray, generator: torch.Generator) -> None:
+    def find(
+        self,
+        index: int,
+        frame: np.ndarray,
+        generator: torch.Generator,
+        on_step: StepCallback | None = None,
+    ) -> None:
         """Find the change on a frame, starting from the first one, so that all are alike.
 
         Where the first protects this frame as well as its own, nothing more is looked for.
+
+        Args:
+            on_step: called after each step of the optimisation.
         """
         alignment, landmarks = self._aligned(index)
         if self.keys:
@@ -65,7 +75,8 @@ class Role:
             return
         face = Face((0, 0, 0, 0), five_points(self.places[index]), 1.0)
         task = FaceTask(face, self.source, self.target, self.plan)
-        key = joined(base, self.stages.find_change(shown, alignment, task, generator))
+        found = self.stages.find_change(shown, alignment, task, generator, on_step)
+        key = joined(base, found)
         if not self.keys:
             self._reached = self._similarities(index, show(frame, alignment, key))
         self.keys.append(key)

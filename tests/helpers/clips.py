@@ -18,7 +18,7 @@ GREY = 96
 
 def still(name: str = "astronaut") -> np.ndarray:
     """An example picture, `uint8 [H,W,3]`."""
-    return np.asarray(Image.open(EXAMPLES / f"{name}.png").convert("RGB"))
+    return np.array(Image.open(EXAMPLES / f"{name}.png").convert("RGB"))
 
 
 def portrait() -> np.ndarray:
