@@ -9,6 +9,7 @@ import tyro
 
 from map_pipeline.cli.options import Inline, Model, check_writable, load_pipeline
 from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_MODE
+from map_pipeline.errors import check_setting
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Options:
     Attributes:
         clips: Clips of one person each.
         out: Folder of the protected clips and of video.csv.
+        references: Another photo of each clip's person, in the same order. Without them the mean of
+            the original clip is what the person is recognised by, which is harder to escape.
         leave_out: Leave recognisers out in turn, or none: then all of them judge.
         mode: fast or strong.
         target: As for `map-protect protect`.
@@ -35,6 +38,7 @@ class Options:
 
     clips: tyro.conf.Positional[tuple[Path, ...]]
     out: Path
+    references: tuple[Path, ...] = ()
     leave_out: Literal["rotate", "none"] = "rotate"
     mode: Literal["fast", "strong"] = DEFAULT_MODE
     target: str = "auto"
@@ -42,6 +46,10 @@ class Options:
     margin: str = DEFAULT_MARGIN
     seed: int = 0
     model: Inline[Model] = Model()
+
+    def __post_init__(self) -> None:
+        fits = len(self.references) in (0, len(self.clips))
+        check_setting(self, "references", fits, f"none or one for each of {len(self.clips)} clips")
 
 
 def run(options: Options) -> int:
@@ -56,9 +64,10 @@ def run(options: Options) -> int:
         open_clip(clip)
     pipe = load_pipeline(options.model)
     rows = []
-    for clip in options.clips:
+    references = options.references or (None,) * len(options.clips)
+    for clip, reference in zip(options.clips, references, strict=True):
         for left_out in rotation(pipe, options.leave_out):
-            rows += measure(pipe, clip, left_out, options)
+            rows += measure(pipe, clip, reference, left_out, options)
             table = pd.DataFrame(rows)
             table.to_csv(options.out / "video.csv", index=False)
     print(table.to_markdown(index=False, floatfmt=".3f"))
@@ -66,11 +75,12 @@ def run(options: Options) -> int:
 
 
 def measure(
-    pipe: "MAPPipeline", clip: Path, left_out: str, options: Options
+    pipe: "MAPPipeline", clip: Path, reference: Path | None, left_out: str, options: Options
 ) -> Sequence[dict[str, Any]]:
     """Rows of one clip.
 
     Args:
+        reference: another photo of the person.
         left_out: recogniser that judges; "" for all of them.
     """
     import time
@@ -96,13 +106,14 @@ def measure(
         )
         seconds = time.perf_counter() - started
     judges = [left_out] if left_out else list(pipe.recognisers)
-    scores, calm = compare_clips(pipe, clip, output, judges)
+    scores, calm = compare_clips(pipe, clip, output, judges, reference)
     return [
         {
             "clip": clip.stem,
             "judge": score.judge,
             "frames": score.frames,
             "dodged": score.dodged,
+            "dodged before": score.dodged_before,
             "mean dodged": score.mean_dodged,
             "similarity of means": score.mean_similarity,
             "threshold": score.threshold,

@@ -6,7 +6,7 @@ the original, so a face that the protection overlooked counts as unprotected.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from map_pipeline.errors import InvalidVideoError, NoFaceError
 from map_pipeline.evaluation.face_quality import dense_flow
 from map_pipeline.expression.warp import deform_crop
 from map_pipeline.faces.align import Alignment
+from map_pipeline.faces.detect import select_faces
 from map_pipeline.faces.landmarks import five_points
+from map_pipeline.images import ImageInput, load_image, to_array
 from map_pipeline.pipeline import MAPPipeline
 from map_pipeline.video.reading import open_clip
 
@@ -36,8 +38,9 @@ class ClipScore:
         judge: name of the recogniser.
         threshold: similarity from which two faces match, at FAR 1 %.
         frames: in how many frames a face was found.
-        dodged: share of them in [0,1] that no longer match the mean of the original clip.
-        mean_similarity: of the means of both clips, in [-1,1].
+        dodged: share of them in [0,1] that don't match the reference; dodged_before: the same of
+            the original clip.
+        mean_similarity: of the protected clip's mean to the reference, in [-1,1].
         longest_match: most frames in a row that still match.
     """
 
@@ -45,6 +48,7 @@ class ClipScore:
     threshold: float
     frames: int
     dodged: float
+    dodged_before: float
     mean_similarity: float
     longest_match: int
 
@@ -90,12 +94,18 @@ class _Seen:
 
 @torch.no_grad()
 def compare_clips(
-    pipe: MAPPipeline, original: Path, protected: Path, judges: Sequence[str]
+    pipe: MAPPipeline,
+    original: Path,
+    protected: Path,
+    judges: Sequence[str],
+    reference: ImageInput | None = None,
 ) -> tuple[list[ClipScore], Calm]:
     """What recognisers say of the largest face, and how calm it is.
 
     Args:
         judges: names of recognisers.
+        reference: another photo of the person, to be recognised by; without one it's the mean of
+            the original clip, which is harder to escape.
 
     Raises:
         InvalidVideoError: a clip can't be read, or the two aren't of one length.
@@ -121,7 +131,8 @@ def compare_clips(
             earlier = None
     if not any(seen.before):
         raise NoFaceError(f"`clip` must show a face, got none in {original.name!r}.")
-    scores = [_score(pipe, name, seen) for name in judges]
+    known = None if reference is None else _of_photo(pipe, reference)
+    scores = [_score(pipe, name, seen, known) for name in judges]
     mean = np.mean(changes, axis=0) if changes else np.zeros(3)
     return scores, Calm(*(float(value) for value in mean))
 
@@ -159,10 +170,20 @@ def _largest_face(pipe: MAPPipeline, frame: np.ndarray) -> np.ndarray | None:
     return faces[0].landmarks if found is None else five_points(found)
 
 
-def _score(pipe: MAPPipeline, name: str, seen: _Seen) -> ClipScore:
+def _of_photo(pipe: MAPPipeline, photo: ImageInput) -> dict[str, Tensor]:
+    """Embeddings `[1,D]` of the largest face of a photo."""
+    pixels = to_array(load_image(photo))
+    [face] = select_faces(pipe.find_faces(pixels), "largest")
+    return pipe.embed(pipe.view(pixels, face.landmarks))
+
+
+def _score(
+    pipe: MAPPipeline, name: str, seen: _Seen, known: Mapping[str, Tensor] | None
+) -> ClipScore:
     before = torch.cat([one[name] for one in seen.before if one])
     after = torch.cat([one[name] for one in seen.after if one])
-    source = F.normalize(before.mean(0), dim=0)
+    source = F.normalize(before.mean(0), dim=0) if known is None else known[name][0]
+    unprotected = before @ source
     limit = pipe.recognisers[name].threshold(FAR)
     similar = after @ source
     matches = iter((similar >= limit).tolist())
@@ -172,6 +193,7 @@ def _score(pipe: MAPPipeline, name: str, seen: _Seen) -> ClipScore:
         threshold=limit,
         frames=len(after),
         dodged=float((similar < limit).float().mean()),
+        dodged_before=float((unprotected < limit).float().mean()),
         mean_similarity=float(F.normalize(after.mean(0), dim=0) @ source),
         longest_match=longest_run(in_order),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def _copy(clip: Clip, source: Any, file: Any, form: str, change: Change) -> None
         encoder.colorspace, encoder.color_primaries, encoder.color_trc = clip.colours
         if clip.pixel_aspect is not None:
             encoder.sample_aspect_ratio = clip.pixel_aspect
-        sound = {one.index: _add_sound(target, one, form) for one in source.streams.audio}
+        sound = _begin(target, source.streams.audio, form)
         pictures = _split(source, sound, target)
         for frame in numbered(clip, pictures):
             for packet in video.encode(_encodable(clip, frame, change(frame))):
@@ -70,14 +70,23 @@ def _copy(clip: Clip, source: Any, file: Any, form: str, change: Change) -> None
             target.mux(packet)
 
 
-def _add_sound(target: Any, stream: Any, form: str) -> Any:
+def _begin(target: Any, sound: Sequence[Any], form: str) -> dict[int, Any]:
+    """Add the streams of the sound and write the head; index in the clip -> stream."""
+    codecs = [one.codec_context.name if one.codec_context else "unknown" for one in sound]
+    refused = InvalidVideoError(
+        f"`OUT` must be able to hold the sound of the clip, got {form} for {', '.join(codecs)}"
+        f"{'' if form == 'matroska' else '; .mkv may'}."
+    )
+    if form == "mp4" and any(codec.startswith("pcm_") for codec in codecs):
+        raise refused  # FFmpeg would say so only at the end
     try:
-        return target.add_stream_from_template(stream)
-    except ValueError:
-        raise InvalidVideoError(
-            f"`OUT` must be able to hold the sound of the clip, got {form} for "
-            f"{stream.codec_context.name}; .mkv can."
-        ) from None
+        added = {one.index: target.add_stream_from_template(one) for one in sound}
+        target.start_encoding()
+    except (ValueError, AttributeError, import_av().FFmpegError):
+        if not sound:
+            raise
+        raise refused from None
+    return added
 
 
 def _split(source: Any, sound: dict[int, Any], target: Any) -> Any:

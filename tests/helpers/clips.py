@@ -71,14 +71,14 @@ def write_clip(
     frames: Iterable[np.ndarray],
     rate: float = RATE,
     times: Sequence[float] | None = None,
-    sound: bool = False,
+    sound: bool | str = False,
     change: Callable[[av.VideoStream], None] | None = None,
 ) -> Path:
     """A clip of frames `uint8 [H,W,3]`.
 
     Args:
         times: seconds of the frames, where they don't come at `rate`.
-        sound: with a tone of the same length, AAC.
+        sound: with a tone of the same length, AAC or of the named codec.
         change: called with the stream before the first frame.
     """
     frames = list(frames)
@@ -91,7 +91,8 @@ def write_clip(
         video.codec_context.time_base = Fraction(1, 12800)
         if change is not None:
             change(video)
-        tone = container.add_stream("aac", rate=16000) if sound else None
+        codec = sound if isinstance(sound, str) else "aac"
+        tone = container.add_stream(codec, rate=16000) if sound else None
         for index, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             seconds = index / rate if times is None else times[index]
@@ -110,7 +111,10 @@ def write_tone(
     samples = np.sin(np.arange(round(16000 * length)) * 0.3).astype(np.float32)[None]
     for start in range(0, samples.shape[1], 1024):
         part = np.ascontiguousarray(samples[:, start : start + 1024])
-        frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
+        form = tone.codec_context.format.name
+        if form == "s16":
+            part = (part * 30000).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(part, format=form, layout="mono")
         frame.sample_rate, frame.pts = 16000, start
         container.mux(tone.encode(frame))
     container.mux(tone.encode(None))

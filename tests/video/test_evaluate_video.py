@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from clips import placed, portrait, swaying, write_clip
+from clips import placed, portrait, still, swaying, write_clip
 from conftest import exit_code
 
 from map_pipeline import MAPPipeline
@@ -55,13 +55,23 @@ def test_what_changes_from_frame_to_frame_flickers(
     path = write("in", frames)
     steady = write("steady", with_noise([frames[0]] * 12, changing=False))
     restless = write("restless", with_noise([frames[0]] * 12, changing=True))
-    still = write("still", [frames[0]] * 12)
-    _, calm = compare_clips(tiny_pipeline, still, steady, JUDGES)
-    _, wild = compare_clips(tiny_pipeline, still, restless, JUDGES)
+    quiet = write("quiet", [frames[0]] * 12)
+    _, calm = compare_clips(tiny_pipeline, quiet, steady, JUDGES)
+    _, wild = compare_clips(tiny_pipeline, quiet, restless, JUDGES)
     assert wild.residual > 5 * calm.residual
     assert wild.protected > 5 * calm.protected
     _, moving = compare_clips(tiny_pipeline, path, write("noisy", with_noise(frames, True)), JUDGES)
     assert moving.flicker > 1.3
+
+
+def test_another_photo_may_be_what_the_person_is_known_by(
+    tiny_pipeline: MAPPipeline, write: Callable, frames: list[np.ndarray]
+) -> None:
+    path = write("in", frames[:4])
+    [own] = compare_clips(tiny_pipeline, path, path, ["faceres"])[0]
+    [other] = compare_clips(tiny_pipeline, path, path, ["faceres"], still("video-call"))[0]
+    assert other.mean_similarity < own.mean_similarity
+    assert other.dodged == other.dodged_before
 
 
 def test_frames_without_a_face_do_not_count(
@@ -104,3 +114,9 @@ def test_command_keeps_clips_and_writes_a_table(
         "in.without_dlib_resnet.mp4",
         "in.without_mobilefacenet.mp4",
     }
+
+
+def test_one_reference_for_each_clip(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    call = ["evaluate", "video", "a.mp4", "b.mp4", "--out", str(tmp_path)]
+    assert exit_code([*call, "--references", "a.jpg"]) == 2
+    assert "`references` must be none or one for each of 2 clips" in capsys.readouterr().err

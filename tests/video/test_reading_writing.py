@@ -193,6 +193,33 @@ def test_other_containers_are_refused_as_output(frames: list[np.ndarray], tmp_pa
         copy(source, tmp_path / "out.avi")
 
 
+def test_sound_that_does_not_fit_is_named(frames: list[np.ndarray], tmp_path: Path) -> None:
+    source = write_clip(tmp_path / "in.avi", frames, sound="pcm_s16le")
+    with pytest.raises(InvalidVideoError, match=r"got mp4 for pcm_s16le; \.mkv may"):
+        copy(source, tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+    packets = sound_packets(copy(source, tmp_path / "out.mkv"))
+    assert [one for _, one in packets] == [one for _, one in sound_packets(source)]
+
+
+def test_damage_anywhere_is_no_other_error(frames: list[np.ndarray], tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "in.mp4", frames[:6], sound=True).read_bytes()
+    rng, source, output = np.random.default_rng(0), tmp_path / "bad.mp4", tmp_path / "out.mp4"
+    for _ in range(40):
+        content = bytearray(whole)
+        start = rng.choice([0, whole.rfind(b"moov")])
+        for place in rng.integers(start, len(content), 12):
+            content[place] = rng.integers(256)
+        source.write_bytes(content)
+        output.unlink(missing_ok=True)
+        try:
+            copy(source, output)
+        except InvalidVideoError:
+            assert not output.exists()
+        else:
+            assert output.exists()
+
+
 def test_frame_rate_and_count_are_known_before(frames: list[np.ndarray], tmp_path: Path) -> None:
     clip = open_clip(write_clip(tmp_path / "in.mp4", frames))
     assert (clip.frame_count, clip.rate) == (12, Fraction(25))
