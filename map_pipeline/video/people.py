@@ -10,8 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from map_pipeline.errors import FaceTooSmallError, NoFaceError
 from map_pipeline.faces.landmarks import five_points
+from map_pipeline.faces.quality import MIN_EYE_DISTANCE
+from map_pipeline.video.report import Unprotected
 from map_pipeline.video.tracking import Look, Track, smoothed
+
+# Faces that are seen for less are no face, mostly, and nobody could tell whose they are.
+MIN_FRAMES = 4
 
 
 @dataclass(eq=False)
@@ -77,3 +83,41 @@ def find_people(tracks: Sequence[Track], same_person: float) -> list[Person]:
         else:
             people.append(Person([track]))
     return sorted(people, key=lambda one: one.frame_count * one.eye_distance**2, reverse=True)
+
+
+def choose(
+    people: Sequence[Person], everyone: bool, seconds: np.ndarray
+) -> tuple[list[Person], list[Unprotected]]:
+    """Whom to protect, and when and why other faces are left as they are.
+
+    Raises:
+        NoFaceError: nobody is in the clip, or only for a moment.
+        FaceTooSmallError: nobody is large enough.
+    """
+    seen = [one for one in people if one.frame_count >= MIN_FRAMES]
+    if not seen:
+        raise NoFaceError(
+            f"`clip` must show a face in {MIN_FRAMES} frames at least, got none that the detector "
+            "finds."
+        )
+    large = [one for one in seen if one.eye_distance >= MIN_EYE_DISTANCE]
+    if not large:
+        raise FaceTooSmallError(
+            f"`clip` must show a face with {MIN_EYE_DISTANCE:.0f} px between the eyes, got "
+            f"{max(one.eye_distance for one in seen):.0f} px."
+        )
+    chosen = large if everyone else large[:1]
+    left = []
+    for one in people:
+        if one in chosen:
+            continue
+        reason = "not chosen"
+        if one not in seen:
+            reason = "seen too briefly"
+        elif one not in large:
+            reason = f"too small: {one.eye_distance:.0f} px between the eyes"
+        for track in one.tracks:
+            left.append(
+                Unprotected(float(seconds[track.start]), float(seconds[track.end - 1]), reason)
+            )
+    return chosen, sorted(left, key=lambda one: one.start)

@@ -10,7 +10,6 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,21 +26,19 @@ from map_pipeline.config import (
     check_emotion,
     resolve_config,
 )
-from map_pipeline.errors import FaceTooSmallError, NoFaceError, UnknownOptionError
+from map_pipeline.errors import UnknownOptionError
 from map_pipeline.faces.landmarks import LandmarkFinder, five_points
-from map_pipeline.faces.quality import MIN_EYE_DISTANCE, nose_offset
 from map_pipeline.identity.recognisers import RecogniserEnsemble
 from map_pipeline.identity.refine import RefineStep
 from map_pipeline.identity.targets import Target
 from map_pipeline.images import ImageInput
 from map_pipeline.measure import View, view_face
 from map_pipeline.stages import FaceStages, Plan, make_plan
-from map_pipeline.video.people import Person, find_people
+from map_pipeline.video.judging import Measured, frontality, sharpness, verdict
+from map_pipeline.video.people import Person, choose, find_people
 from map_pipeline.video.reading import Clip, open_clip
 from map_pipeline.video.report import (
-    ClipVerdict,
     PersonReport,
-    Unprotected,
     VideoReport,
     spans,
 )
@@ -49,8 +46,6 @@ from map_pipeline.video.role import Role, key_frames
 from map_pipeline.video.tracking import LOOK_EVERY, Track, Tracker
 from map_pipeline.video.writing import check_output, rewrite
 
-# Faces that are seen for less are no face, mostly, and nobody could tell whose they are.
-MIN_FRAMES = 4
 # Of recognisers without thresholds: similarity from which two faces are taken for one person's.
 UNKNOWN_THRESHOLD = 0.5
 # What the parts of the work take: seconds a frame, a step, and a frame, on two cores.
@@ -58,14 +53,6 @@ FOLLOWING, FINDING, WRITING = 0.04, 0.8, 0.12
 
 Progress = Callable[[float], None]
 """Called with the share of the work that is done, in [0,1]."""
-
-
-@dataclass
-class Measured:
-    """What recognisers saw of a person in the protected clip."""
-
-    embeddings: list[Tensor] = field(default_factory=list)
-    seconds: float = -np.inf
 
 
 class VideoMixin:
@@ -350,85 +337,6 @@ def expected_shares(frame_count: int, steps: int) -> tuple[float, float]:
     following, finding = FOLLOWING * frame_count, FINDING * (steps + 1)
     total = following + finding + WRITING * frame_count
     return following / total, (following + finding) / total
-
-
-def choose(
-    people: Sequence[Person], everyone: bool, seconds: np.ndarray
-) -> tuple[list[Person], list[Unprotected]]:
-    """Whom to protect, and when and why other faces are left as they are.
-
-    Raises:
-        NoFaceError: nobody is in the clip, or only for a moment.
-        FaceTooSmallError: nobody is large enough.
-    """
-    seen = [one for one in people if one.frame_count >= MIN_FRAMES]
-    if not seen:
-        raise NoFaceError(
-            f"`clip` must show a face in {MIN_FRAMES} frames at least, got none that the detector "
-            "finds."
-        )
-    large = [one for one in seen if one.eye_distance >= MIN_EYE_DISTANCE]
-    if not large:
-        raise FaceTooSmallError(
-            f"`clip` must show a face with {MIN_EYE_DISTANCE:.0f} px between the eyes, got "
-            f"{max(one.eye_distance for one in seen):.0f} px."
-        )
-    chosen = large if everyone else large[:1]
-    left = []
-    for one in people:
-        if one in chosen:
-            continue
-        reason = "not chosen"
-        if one not in seen:
-            reason = "seen too briefly"
-        elif one not in large:
-            reason = f"too small: {one.eye_distance:.0f} px between the eyes"
-        for track in one.tracks:
-            left.append(
-                Unprotected(float(seconds[track.start]), float(seconds[track.end - 1]), reason)
-            )
-    return chosen, sorted(left, key=lambda one: one.start)
-
-
-def verdict(
-    name: str, net: Any, used: bool, source: Tensor, after: Tensor, target: Tensor | None
-) -> ClipVerdict:
-    """How one recogniser sees a person in the protected clip.
-
-    Args:
-        source: `[1,D]`, its mean embedding of the unprotected clip; after: `[N,D]` of N frames.
-        target: `[1,D]` or None.
-    """
-    limit = net.threshold(FAR) if net.config.thresholds else None
-    to_source = after @ source[0]  # [N]
-    mean = float(F.normalize(after.mean(0), dim=0) @ source[0])
-    to_target = None if target is None else after @ target[0]
-    impersonated = None
-    if limit is not None and to_target is not None:
-        impersonated = float((to_target >= limit).float().mean())
-    return ClipVerdict(
-        name=name,
-        title=net.config.title,
-        family=net.config.family,
-        used_in_optimisation=used,
-        threshold=limit,
-        frames=len(after),
-        dodged=None if limit is None else float((to_source < limit).float().mean()),
-        mean_similarity=mean,
-        mean_dodged=None if limit is None else mean < limit,
-        impersonated=impersonated,
-    )
-
-
-def sharpness(image: Tensor) -> float:
-    """Mean gradient of `[1,3,h,w]` in [0,1]; a frame that is blurred by motion has little."""
-    grey = image.mean(1)
-    return float(grey.diff(dim=-1).abs().mean() + grey.diff(dim=-2).abs().mean())
-
-
-def frontality(landmarks68: np.ndarray) -> float:
-    """1 for a face that looks at the camera, towards 0 for one that is turned away."""
-    return max(1 - nose_offset(five_points(landmarks68)), 0.05)
 
 
 def _check_replaces_nothing(clip: Path, output: Path, overwrite: bool) -> None:
