@@ -12,6 +12,10 @@ class InvalidImageError(MAPError):
     """The input isn't a picture this package accepts (type, size, damage)."""
 
 
+class InvalidVideoError(MAPError):
+    """The input isn't a clip this package accepts, or the output isn't one it can write."""
+
+
 class NoFaceError(MAPError):
     """No face was found where one was asked for."""
 

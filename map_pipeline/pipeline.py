@@ -47,6 +47,7 @@ from map_pipeline.photos import PhotoTask, name_photos, read_photo
 from map_pipeline.report import FaceReport, with_notes
 from map_pipeline.stages import FaceStages, FaceTask, Plan, make_plan
 from map_pipeline.targeting import TargetChoice, TargetMixin
+from map_pipeline.video.protect import VideoMixin
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -64,7 +65,7 @@ OUT_OF_MEMORY = """The GPU must have more free memory for this photo. Choose mod
 needs less, close other programs that use the GPU, or work on the CPU."""
 
 
-class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, DiffusionPipeline):
+class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, DiffusionPipeline):
     """Protects faces in photos by fine-tuning a score network towards another identity.
 
     Args:

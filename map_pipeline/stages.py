@@ -158,6 +158,21 @@ class FaceTask:
     plan: Plan
 
 
+@dataclass(frozen=True, eq=False)
+class FoundChange:
+    """What protects a face of a photo, and how it's laid on it.
+
+    Attributes:
+        residual: `[1,3,s,s]` in [-1,1], not yet masked.
+        mask: `[1,1,s,s]` in [0,1], how much of it is kept where.
+        flow: `[1,2,2s,2s]` crop px, how the features move; None if they don't.
+    """
+
+    residual: Tensor
+    mask: Tensor
+    flow: Tensor | None
+
+
 @dataclass(frozen=True)
 class FaceStages:
     """What the stages need of a pipeline.
@@ -255,6 +270,23 @@ class FaceStages:
         """
         fade = feather_mask(alignment.size)
         shown = photo if edit is None else apply_edit(photo, alignment, edit, fade)
+        found = self.find_change(shown, alignment, task, generator, on_step)
+        if found.flow is not None:
+            # Expression and motion are one deformation, so that the photo is resampled once.
+            edit = move_edit(no_edit(alignment.size) if edit is None else edit, found.flow)
+            shown = apply_edit(photo, alignment, edit, fade)
+        own = shown is not photo
+        return paste_residual(shown, found.residual, alignment, found.mask, in_place=own)
+
+    def find_change(
+        self,
+        shown: np.ndarray,
+        alignment: Alignment,
+        task: FaceTask,
+        generator: torch.Generator,
+        on_step: StepCallback | None = None,
+    ) -> FoundChange:
+        """What protects a face of a photo `uint8 [H,W,3]` that has its expression already."""
         crop, landmarks68 = self.aligned_crop(shown, alignment)
         landmarks = torch.as_tensor(task.face.landmarks)
         if landmarks68 is not None:  # corners of the mouth have moved
@@ -263,7 +295,7 @@ class FaceStages:
         region = extract_region(uint8_tensor(shown), landmarks)
         region_to_crop = compose_affine(region.region_to_photo, alignment.image_to_crop)
         in_crop = apply_affine(alignment.image_to_crop, landmarks.float())
-        mask = fade * quiet_features(in_crop[None], alignment.size)
+        mask = feather_mask(alignment.size) * quiet_features(in_crop[None], alignment.size)
         motions = None
         if landmarks68 is not None and self.expression_space is not None:
             motions = face_motions(self.expression_space, landmarks68[None], alignment.size)
@@ -283,13 +315,9 @@ class FaceStages:
         change = refine(
             networks, target, geometry, task.plan.objectives, task.plan.config, generator, on_step
         )
-        if motions is not None and change.motion.any():
-            # Expression and motion are one deformation, so that the photo is resampled once.
-            flow = motions.flow(change.motion.cpu())
-            edit = move_edit(no_edit(alignment.size) if edit is None else edit, flow)
-            shown = apply_edit(photo, alignment, edit, fade)
-        own = shown is not photo
-        return paste_residual(shown, change.residual.cpu(), alignment, mask, in_place=own)
+        moves = motions is not None and change.motion.any()
+        flow = motions.flow(change.motion.cpu()) if motions is not None and moves else None
+        return FoundChange(change.residual.cpu(), mask, flow)
 
     def _refine_target(
         self, region: Tensor, crop: Tensor, landmarks68: Tensor | None, task: FaceTask

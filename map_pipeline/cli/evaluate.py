@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from map_pipeline.cli import expressions
+from map_pipeline.cli import expressions, video
 from map_pipeline.cli.options import Inline, Model, check_writable, load_pipeline
 from map_pipeline.errors import check_setting
 from map_pipeline.evaluation.settings import Settings
@@ -26,7 +26,7 @@ class Options:
     Against recognisers that were left out, after JPEG and resizing, with the loss of quality and
     the cost. Writes results.csv, photos.csv, summary.json, report.md, report.html and charts. The
     same command continues a run that was stopped. `map-protect evaluate expressions` compares
-    edited expressions with real ones.
+    edited expressions with real ones, `map-protect evaluate video` measures clips.
 
     Attributes:
         pairs: Folder or zip with NAME_a.* (to protect) and NAME_b.* (another photo of the same
@@ -198,4 +198,7 @@ def config_of(options: Options) -> dict[str, Any]:
     return json.loads(json.dumps(flat, default=str))
 
 
-SUBCOMMANDS = {"expressions": (expressions.Options, expressions.run)}
+SUBCOMMANDS = {
+    "expressions": (expressions.Options, expressions.run),
+    "video": (video.Options, video.run),
+}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from map_pipeline.errors import InvalidImageError, UnknownOptionError
+from map_pipeline.video.reading import SUFFIXES as CLIP_SUFFIXES
 
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -146,6 +147,11 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def is_clip(path: Path) -> bool:
+    """Whether `path` names a video file."""
+    return path.suffix.lower() in CLIP_SUFFIXES and not path.is_dir()
 
 
 def is_output_file(path: Path) -> bool:

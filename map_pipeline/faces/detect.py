@@ -82,6 +82,10 @@ class FaceDetector(Protocol):
         """
         ...
 
+    def detect_upright(self, photo: np.ndarray) -> list[Face]:
+        """The faces of a single look at a photo (uint8 RGB `[H, W, 3]`), biggest first."""
+        ...
+
 
 class BundledDetector:
     """RFB-320 boxes and 68 landmarks on onnxruntime's CPU provider; nothing is downloaded.
@@ -101,10 +105,10 @@ class BundledDetector:
 
         Of more than `MAX_FACES` only the biggest are looked at.
         """
-        return search(self._find, photo, rotate)
+        return search(self.detect_upright, photo, rotate)
 
-    def _find(self, photo: np.ndarray) -> list[Face]:
-        """The faces of one look at a photo (uint8 RGB `[H, W, 3]`)."""
+    def detect_upright(self, photo: np.ndarray) -> list[Face]:
+        """The faces of a single look, see `FaceDetector.detect_upright`."""
         faces: list[Face] = []
         boxes, scores = self._boxes.find(photo)
         biggest = np.argsort((boxes[:, 2:] - boxes[:, :2]).prod(-1))[::-1][:MAX_BOXES]
@@ -183,10 +187,10 @@ class InsightFaceDetector:
 
     def detect(self, photo: np.ndarray, rotate: bool = False) -> list[Face]:
         """Find the faces of a photo, see `FaceDetector.detect`."""
-        return search(self._find, photo, rotate)
+        return search(self.detect_upright, photo, rotate)
 
-    def _find(self, photo: np.ndarray) -> list[Face]:
-        """The faces of one look at a photo (uint8 RGB `[H, W, 3]`)."""
+    def detect_upright(self, photo: np.ndarray) -> list[Face]:
+        """The faces of a single look, see `FaceDetector.detect_upright`."""
         faces = []
         for found in self._analysis.get(np.ascontiguousarray(photo[..., ::-1])):  # it wants BGR
             x0, y0, x1, y1 = (float(v) for v in found.bbox)

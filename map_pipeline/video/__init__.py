@@ -1,0 +1,1 @@
+"""Clips: reading and writing them, following people through them, and a change that stays calm."""
