@@ -13,8 +13,10 @@ FAR = 0.01  # false accept rate of the field's verification protocol
 # What `faces.detect.load_detector` knows; here so that the command line needn't load it.
 DETECTORS = ("auto", "bundled", "insightface", "insightface-download")
 HIDE = "none"  # the `target` of a face that is only to be hidden
+# A composite draws the face towards itself: more of it changes, and fewer recognisers lose it.
+DEFAULT_TARGET = HIDE
 # How sure the protection shall be, see `MAPConfig.margin`.
-MARGINS = {"normal": 2.0, "high": 3.0}
+MARGINS = {"normal": 1.3, "high": 2.3}
 DEFAULT_MARGIN = "normal"
 MOST_STRENGTH = 1.5  # of an expression; beyond 1 it is exaggerated
 
@@ -29,8 +31,8 @@ class MAPConfig:
         num_generation_steps: network calls of one generation, >= 1.
         use_map_network: start from a trained `MAPNetwork`, where the checkpoint has one that fits,
             not from the prior.
-        steps_saved: how many of the `refine_steps` such a start makes needless, in
-            [0, refine_steps].
+        steps_saved: how many of the `refine_steps` such a start makes needless where faces are only
+            to be hidden, in [0, refine_steps]; half as many with a target, which is harder.
         refine_steps: fine-tuning steps on the photo, >= 0; 0 takes what a `MAPNetwork` makes in one
             pass.
         expression_strength: how far the expression is changed before the protection: 0 not at all,
@@ -61,7 +63,7 @@ class MAPConfig:
     num_inversion_steps: int = 12
     num_generation_steps: int = 1
     use_map_network: bool = True
-    steps_saved: int = 10
+    steps_saved: int = 0
     refine_steps: int = 20
     expression_strength: float = 0.8
     objectives: Literal["projected", "summed"] = "projected"
@@ -111,14 +113,14 @@ MODES = {
         num_inversion_steps=6,
         objectives="summed",
         refine_steps=12,
-        steps_saved=8,
+        steps_saved=6,
         learning_rate=5e-4,
         motion_rate=0.15,
         max_motion=0.18,
         num_eot_views=1,
         max_expression_grad_ratio=0.0,
     ),
-    "strong": MAPConfig(),
+    "strong": MAPConfig(steps_saved=10),
 }
 DEFAULT_MODE = "strong"
 

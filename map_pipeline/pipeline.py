@@ -17,7 +17,13 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from map_pipeline.callbacks import Callback, check_tensor_inputs, step_callback
-from map_pipeline.config import DEFAULT_MODE, MAPConfig, check_emotion, resolve_config
+from map_pipeline.config import (
+    DEFAULT_MODE,
+    DEFAULT_TARGET,
+    MAPConfig,
+    check_emotion,
+    resolve_config,
+)
 from map_pipeline.copying import ShownExpression
 from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.ddim import check_scheduler
@@ -189,7 +195,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
         self,
         image: ImageInput | Sequence[ImageInput],
         emotion: str = "happy",
-        target: str | ImageInput | None = "auto",
+        target: str | ImageInput | None = DEFAULT_TARGET,
         faces: FaceChoice | None = "largest",
         mode: str = DEFAULT_MODE,
         margin: str | float | None = None,
@@ -215,9 +221,9 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
             image: path, bytes, PIL image, array or tensor (see `map_pipeline.images.load_image`),
                 or a list of them. Any size up to 120 megapixels.
             emotion: angry, disgust, fear, happy, neutral, sad, surprise, contempt or closed_smile.
-            target: what recognisers shall see: name of a built-in composite, "auto" (one that
-                resembles the person without matching them), a picture with a face (only of people
-                who agreed), or None, which only hides the person.
+            target: what recognisers shall see: "none" or None, which only hides the person; name of
+                a built-in composite; "auto" (one that resembles the person without matching them);
+                or a picture with a face (only of people who agreed).
             faces: "largest" (also None), "all", or boxes `[N,4]` (x0, y0, x1, y1 px) as a list,
                 array or tensor. The reports count the faces that are left unprotected.
             mode: "fast" or "strong", the settings of `config.MODES`.

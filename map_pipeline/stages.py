@@ -137,7 +137,8 @@ def make_plan(
     )
     if not usable:
         return Plan(emotion, surrogates, objectives, config)
-    fewer = replace(config, refine_steps=config.refine_steps - config.steps_saved, steps_saved=0)
+    saved = config.steps_saved if hide else config.steps_saved // 2
+    fewer = replace(config, refine_steps=config.refine_steps - saved, steps_saved=0)
     return Plan(emotion, surrogates, objectives, fewer, map_network)
 
 

@@ -915,7 +915,7 @@ def test_transparent_photo_stays_transparent(tiny_pipeline: MAPPipeline) -> None
     alpha = np.full((512, 512), 255, np.uint8)
     alpha[:20] = np.linspace(0, 250, 20).astype(np.uint8)[:, None]
     given = np.dstack([to_array(load_image(ASTRONAUT)), alpha])
-    settings = {"refine_steps": 1, "emotion": "happy"}
+    settings = {"refine_steps": 1, "emotion": "happy", "target": "auto"}
     output = tiny_pipeline(given, **settings)
     after = np.array(output.images[0])
     assert output.images[0].mode == "RGBA"

@@ -18,7 +18,7 @@ from map_pipeline.cli.jobs import (
     plan_jobs,
 )
 from map_pipeline.cli.options import Amounts, Inline, Model, check_writable, load_pipeline
-from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_MODE, MODES
+from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_MODE, DEFAULT_TARGET, MODES
 from map_pipeline.errors import MAPError, UnknownOptionError
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
@@ -43,8 +43,8 @@ class Options:
             (H.264); or an existing or new folder, which gets PNGs or an MP4.
         emotion: Expression to show: angry, disgust, fear, happy, neutral, sad, surprise, contempt
             or closed_smile.
-        target: What software shall see: name of a built-in composite (see `map-protect targets`),
-            auto, your own picture, or none: the person is only hidden.
+        target: What software shall see: none, so that the person is only hidden; the name of a
+            built-in composite (see `map-protect targets`), auto, or your own picture.
         faces: Which faces to protect; the largest if not given. In a clip that's the person who is
             seen most and nearest.
         rotate: Find faces that lie on their side or are upside down also beside upright ones.
@@ -77,7 +77,7 @@ class Options:
     input: Annotated[Path, tyro.conf.arg(metavar="IN"), tyro.conf.Positional]
     output: Annotated[Path, tyro.conf.arg(metavar="OUT"), tyro.conf.Positional]
     emotion: str = "happy"
-    target: str = "auto"
+    target: str = DEFAULT_TARGET
     faces: Literal["largest", "all"] | None = None
     rotate: bool = False
     mode: Literal["fast", "strong"] = DEFAULT_MODE

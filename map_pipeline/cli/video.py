@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from map_pipeline.cli.options import Inline, Model, check_writable, load_pipeline
-from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_MODE
+from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_MODE, DEFAULT_TARGET
 from map_pipeline.errors import check_setting
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
@@ -41,7 +41,7 @@ class Options:
     references: tuple[Path, ...] = ()
     leave_out: Literal["rotate", "none"] = "rotate"
     mode: Literal["fast", "strong"] = DEFAULT_MODE
-    target: str = "auto"
+    target: str = DEFAULT_TARGET
     emotion: str = "happy"
     margin: str = DEFAULT_MARGIN
     seed: int = 0

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from map_pipeline.config import (
     DEFAULT_MODE,
+    DEFAULT_TARGET,
     FAR,
     MAPConfig,
     check_emotion,
@@ -86,7 +87,7 @@ class VideoMixin:
         clip: str | os.PathLike[str],
         output: str | os.PathLike[str],
         emotion: str = "happy",
-        target: str | ImageInput | None = "auto",
+        target: str | ImageInput | None = DEFAULT_TARGET,
         faces: Literal["largest", "all"] | None = "largest",
         mode: str = DEFAULT_MODE,
         margin: str | float | None = None,
