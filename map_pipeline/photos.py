@@ -1,12 +1,13 @@
 """The photos of one call of the pipeline: their names in errors, and what is reported of each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from map_pipeline.errors import InvalidImageError
+from map_pipeline.errors import InvalidImageError, UnknownOptionError
 from map_pipeline.faces.doubts import DoubtFinder
 from map_pipeline.faces.face import Face
 from map_pipeline.report import PhotoReport
@@ -19,7 +20,7 @@ class PhotoTask:
     Attributes:
         name: what errors call it, such as "`image[2]`"; None if it's the only one.
         photo: `uint8 [H,W,3]`; cutout: the same with its alpha channel, None if it has none.
-        found: all its faces; chosen: those to protect.
+        found: all its faces; chosen: those to protect; emotions: of these, in their order.
         notes: what was lost when it was read, see `Photo`.
     """
 
@@ -28,6 +29,7 @@ class PhotoTask:
     cutout: Image.Image | None
     found: list[Face]
     chosen: list[Face]
+    emotions: list[str]
     notes: tuple[str, ...]
 
     def report(self, doubt_finder: DoubtFinder) -> PhotoReport:
@@ -48,3 +50,19 @@ def name_photos(image: Any) -> tuple[list[Any], list[str | None]]:
     if not image:
         raise InvalidImageError("`image` must be a photo or a list of at least one, got none.")
     return list(image), [f"`image[{index}]`" for index in range(len(image))]
+
+
+def emotion_of_each(emotion: str | Sequence[str], faces: int) -> list[str]:
+    """The emotion of each of so many faces, given one for all of them or one for each.
+
+    Raises:
+        UnknownOptionError: there are more or fewer emotions than faces.
+    """
+    if isinstance(emotion, str):
+        return [emotion] * faces
+    if len(emotion) != faces:
+        raise UnknownOptionError(
+            f"`emotion` must be one for all faces or one for each of the {faces} chosen ones, "
+            f"got {len(emotion)}."
+        )
+    return list(emotion)

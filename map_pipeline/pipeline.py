@@ -49,7 +49,7 @@ from map_pipeline.images import ImageInput, load_image, load_photo, to_array
 from map_pipeline.loading import CheckpointMixin
 from map_pipeline.measure import View, view_face
 from map_pipeline.output import MAPPipelineOutput, convert_photos
-from map_pipeline.photos import PhotoTask, name_photos
+from map_pipeline.photos import PhotoTask, emotion_of_each, name_photos
 from map_pipeline.report import with_notes
 from map_pipeline.stages import FaceStages, FaceTask, make_plan
 
@@ -206,7 +206,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
     def __call__(
         self,
         image: ImageInput | Sequence[ImageInput],
-        emotion: str = "happy",
+        emotion: str | Sequence[str] = "happy",
         target: str | ImageInput | None = "auto",
         faces: FaceChoice | None = "largest",
         mode: str = DEFAULT_MODE,
@@ -231,7 +231,8 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
         Args:
             image: path, bytes, PIL image, array or tensor (see `map_pipeline.images.load_image`),
                 or a list of them. Any size up to 120 megapixels.
-            emotion: angry, disgust, fear, happy, neutral, sad or surprise.
+            emotion: angry, disgust, fear, happy, neutral, sad or surprise; or one for each of the
+                chosen faces, in their order.
             target: what recognisers shall see: name of a built-in composite, "auto" (one that
                 resembles the person without matching them), a picture with a face (only of people
                 who agreed), or None, which only hides the person.
@@ -306,15 +307,16 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
                 photo, cutout, lost = to_array(read.pixels), read.cutout, read.notes  # [H,W,3]
                 del read  # a copy of the pixels
                 found = self.find_faces(photo, rotate)
-                tasks.append(
-                    PhotoTask(name, photo, cutout, found, select_faces(found, choice), lost)
-                )
+                chosen = select_faces(found, choice)
+                asked = emotion_of_each(emotion, len(chosen))
+                tasks.append(PhotoTask(name, photo, cutout, found, chosen, asked, lost))
         if target is None:
             target = HIDE
         hide = isinstance(target, str) and target == HIDE
         own_target = self._own_target(target)
         network = self.map_network
-        plan = make_plan(emotion, surrogates, objectives, config, network, own_target, hide)
+        common = tasks[0].emotions[0]
+        plan = make_plan(common, surrogates, objectives, config, network, own_target, hide)
         plan = replace(plan, action_units=action_units or {})
         used = plan.networks_used(self.expression_classifiers)
         self._num_timesteps = sum(len(one.chosen) for one in tasks) * plan.config.refine_steps
@@ -327,14 +329,14 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
             for one, source_of_noise in zip(tasks, generators, strict=True):
                 with naming_photo(one.name):
                     result, finished = one.photo, []
-                    for face in one.chosen:
+                    for face, own in zip(one.chosen, one.emotions, strict=True):
                         started = time.perf_counter()
                         # 2. Embed the face and choose its target.
                         source = self.embed(self.view(one.photo, face.landmarks))
                         face_target = own_target
                         if not hide and own_target is None:
                             face_target = self.built_in_target(str(target), source)
-                        task = FaceTask(face, source, face_target, plan)
+                        task = FaceTask(face, source, face_target, replace(plan, emotion=own))
                         alignment = stages.align(face)
                         try:
                             # 3. Find the expression, on the photo as the face before left it.
@@ -373,7 +375,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, DiffusionPipeline):
 
     def check_inputs(
         self,
-        emotion: str,
+        emotion: str | Sequence[str],
         surrogates: Sequence[str],
         output_type: str,
         callback_on_step_end_tensor_inputs: Sequence[str] = (),

@@ -23,6 +23,13 @@ SHOW_RESULT = """() => { setTimeout(() => {
         one.removeAttribute("aria-label");
     document.getElementById("result")?.scrollIntoView({behavior: "smooth", block: "start"});
 }, 300) }"""
+# A click on a face is one on its checkbox, and on its number one on its choice of an expression.
+PICK_FACE = """element.addEventListener("click", event => {
+    const face = event.target.closest("[data-place]");
+    const number = event.target.closest(".map-face-number");
+    const inputs = document.querySelectorAll(number ? "#whose input" : "#faces input");
+    if (face) inputs[Number(face.dataset.place) + (number ? 1 : 0)]?.click();
+})"""
 EMOTION_CHOICES = [(emotion.capitalize(), emotion) for emotion in EMOTIONS]
 STEPS_INFO = texts.STEPS_INFO + ", ".join(
     f"{config.refine_steps} in {mode.capitalize()}" for mode, config in MODES.items()
@@ -45,7 +52,9 @@ class PhotoArea:
 class Form:
     """A component for each field of `Choices`, under its name, and what stands among them.
 
-    Only `action_units` have several: `movements`, in the order of `texts.MOVEMENTS`.
+    Two are put together from others: `action_units` from `movements`, in the order of
+    `texts.MOVEMENTS`, and `emotions` from `own`, which holds the emotion of each face by its number
+    as text, "0" for all others. The one of the face in `whose` is that of `emotion`.
     """
 
     emotion: gr.Radio
@@ -61,6 +70,9 @@ class Form:
     random_seed: gr.Checkbox
     file_type: gr.Radio
     rotate: gr.Checkbox
+    people: gr.Row
+    whose: gr.Radio
+    own: gr.State
     movements: list[gr.Slider]
     reset: gr.Button
     own_target: gr.Image
@@ -71,19 +83,31 @@ class Form:
 
     @property
     def choices(self) -> list[gr.Component]:
-        """The components of `Choices`, in the order of its fields; without `movements`."""
+        """The components of `Choices`, in the order of its fields, but the put together ones."""
         return [getattr(self, name) for name in self._names]
 
+    @property
+    def given(self) -> list[gr.Component]:
+        """All components that `read` reads."""
+        return [*self.choices, self.whose, self.own, *self.movements]
+
     def read(self, values: Sequence[Any]) -> Choices:
-        """What was chosen, given the values of `choices` and then `movements`."""
-        count = len(self._names)
-        amounts = zip(texts.MOVEMENTS, values[count:], strict=True)
-        units = {name: amount for name, amount in amounts if amount}
-        return Choices(*values[:count], action_units=units)
+        """What was chosen, given the values of `given`."""
+        emotion, *others = values[: len(self._names)]
+        whose, own, *amounts = values[len(self._names) :]
+        named = zip(texts.MOVEMENTS, amounts, strict=True)
+        emotions = {**own, str(whose): emotion}
+        return Choices(
+            emotions.pop("0", emotion),
+            *others,
+            action_units={name: amount for name, amount in named if amount},
+            emotions=emotions,
+        )
 
     @property
     def _names(self) -> list[str]:
-        return [field.name for field in fields(Choices) if field.name != "action_units"]
+        put_together = ("action_units", "emotions")
+        return [field.name for field in fields(Choices) if field.name not in put_together]
 
 
 @dataclass(frozen=True)
@@ -115,7 +139,7 @@ def photo_area() -> PhotoArea:
             alt_text="The photo to protect", placeholder=texts.UPLOAD,
         )  # fmt: skip
         preview = gr.HTML(elem_id="preview", padding=False)
-        outlines = gr.HTML(elem_id="outlines", padding=False)
+        outlines = gr.HTML(elem_id="outlines", padding=False, js_on_load=PICK_FACE)
     newest = gr.State({})  # "photo" -> its path: what is asked for now, not what is worked on
     looks = gr.State(0)  # how often a preview was asked for that no choice asks for
     note = gr.HTML(elem_id="faces-note", padding=False)
@@ -137,11 +161,15 @@ def examples_row(examples: Sequence[Example]) -> gr.Dataset:
 
 def form(targets: Sequence[TargetCard]) -> Form:
     """Second and third step: the expression and the button; all that has good defaults is behind
-    one more.
+    one more. Whom it's about is only asked where several faces were found.
     """
+    with gr.Row(elem_id="people", visible=False) as people:
+        faces = gr.CheckboxGroup([], label="Faces to protect", elem_id="faces", min_width=160)
+        whose = gr.Radio([("All", 0)], value=0, label=texts.WHOSE, elem_id="whose", min_width=160)
+    own = gr.State({})
     emotion = gr.Radio(
         EMOTION_CHOICES, value=DEFAULT.emotion, label="New expression",
-        elem_id="emotion", elem_classes="map-tiles",
+        elem_id="emotion", elem_classes=["map-tiles", "map-emotions"],
     )  # fmt: skip
     with gr.Row(elem_id="go"):
         expression_strength = gr.Slider(
@@ -154,9 +182,6 @@ def form(targets: Sequence[TargetCard]) -> Form:
     expected = gr.HTML(elem_id="expected", padding=False)
     gr.Markdown(texts.PRIVACY_LINE, elem_classes="map-note")
     with gr.Accordion("More", open=False, elem_id="more"):
-        faces = gr.CheckboxGroup(
-            [], label="Faces to protect", info=texts.FACES_INFO, visible=False, elem_id="faces"
-        )
         with gr.Accordion("Single movements", open=False):
             gr.Markdown(texts.MOVEMENTS_INFO, elem_classes="map-note")
             with gr.Row():
@@ -206,9 +231,9 @@ def form(targets: Sequence[TargetCard]) -> Form:
     return Form(
         emotion=emotion, expression_strength=expression_strength, target=target, consent=consent,
         faces=faces, mode=mode, margin=margin, steps=steps, detector=detector, seed=seed,
-        random_seed=random_seed, file_type=file_type, rotate=rotate, movements=movements,
-        reset=reset, own_target=own_target, protect=protect, stop=stop, status=status,
-        expected=expected,
+        random_seed=random_seed, file_type=file_type, rotate=rotate, people=people, whose=whose,
+        own=own, movements=movements, reset=reset, own_target=own_target, protect=protect,
+        stop=stop, status=status, expected=expected,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from map_pipeline.expression.editor import EditableFace
     from map_pipeline.faces.face import Face
     from map_pipeline.pipeline import MAPPipeline
-    from map_pipeline.ui.service import FoundFace
+    from map_pipeline.ui.face_choice import FoundFace
     from map_pipeline.ui.settings import Choices
 
 PREVIEW_SIDE = 1024  # px, the longer side at most: as large as the page shows a photo
@@ -57,9 +57,11 @@ class Sitting:
         for number in numbers:
             if number not in self.prepared:
                 self.prepared[number] = pipe.prepare_faces(pixels, [self.faces[number - 1]])
-        chosen = [face for number in numbers for face in self.prepared[number]]
-        asked = choices.emotion, choices.expression_strength, choices.action_units
-        return to_pil(pipe.express_faces(pixels, chosen, *asked))
+        rest = choices.expression_strength, choices.action_units
+        for number in numbers:
+            emotion, face = choices.emotion_of(number), self.prepared[number]
+            pixels = pipe.express_faces(pixels, face, emotion, *rest)
+        return to_pil(pixels)
 
 
 class RecentSittings:
