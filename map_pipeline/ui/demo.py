@@ -196,7 +196,7 @@ def build_page(
             with gr.Column(scale=6, elem_id="result"):
                 out = page.result_area(settings.keep_seconds)
                 example = page.examples_row(examples)
-        with gr.Tab("Several photos"):
+        with gr.Tab("Many photos"):
             several = batch_page.batch_tab(settings.batch_photos)
         with gr.Tab("Check a photo"):
             check = page.check_tab()
@@ -254,18 +254,17 @@ def _connect_faces(faces: FaceHandlers, parts: SimpleNamespace) -> None:
         show_progress_on=top.note, preprocess=False, **AT_ONCE,
     )  # fmt: skip
     chosen = [form.emotion, form.whose, form.own]
-    quick = {"preprocess": False, "show_progress": "hidden", "queue": False, **AT_ONCE}
     kept = form.emotion.input(
-        faces.keep_expression, chosen, form.own, trigger_mode="always_last", **quick
+        None, chosen, form.own, js=page.KEEP_EXPRESSION, api_visibility="private"
     )
     turned = form.whose.input(
-        faces.turn_to_face, chosen, [form.own, form.emotion], trigger_mode="always_last", **quick
+        None, chosen, [form.own, form.emotion], js=page.TURN_TO_FACE, api_visibility="private"
     )
-    gr.on(
-        [kept.then, turned.then, form.faces.input],
-        faces.draw_choices, [top.photo, form.whose, *form.given], [top.outlines, form.whose],
-        trigger_mode="always_last", **quick,
-    )  # fmt: skip
+    for changed in (kept.then, turned.then, form.faces.input):
+        changed(
+            faces.draw_choices, [top.photo, form.whose, *form.given], [top.outlines, form.whose],
+            trigger_mode="always_last", preprocess=False, show_progress="hidden", **AT_ONCE,
+        )  # fmt: skip
 
 
 def _connect_results(handlers: Handlers, parts: SimpleNamespace, example: gr.Dataset) -> None:

@@ -63,6 +63,15 @@ def turns(faces: Sequence[FoundFace], own: bool) -> list[tuple[str, int]]:
 def summary(faces: Sequence[FoundFace]) -> str:
     """One sentence about all faces; the reasons of those that can't be protected at all."""
     count = "1 face found." if len(faces) == 1 else f"{len(faces)} faces found."
+    return " ".join([count, *_remarks(faces)])
+
+
+def note(faces: Sequence[FoundFace]) -> str:
+    """The reasons for people who see the outlines, and what to do with several faces."""
+    return " ".join([*_remarks(faces), *([texts.PICKING] if len(faces) > 1 else [])])
+
+
+def _remarks(faces: Sequence[FoundFace]) -> list[str]:
     impossible = [
         f"Face {face.number} can't be protected: {', '.join(face.problems) or 'too small'}."
         for face in faces
@@ -73,14 +82,7 @@ def summary(faces: Sequence[FoundFace]) -> str:
         for face in _possible(faces)
         if face.problems
     ]
-    return " ".join([count, *impossible, *doubtful])
-
-
-def note(faces: Sequence[FoundFace]) -> str:
-    """The same for people who see the outlines; nothing about a single clear face."""
-    if len(faces) > 1:
-        return f"{summary(faces)} {texts.PICKING}"
-    return "" if [one.clear for one in faces] == [True] else summary(faces)
+    return [*impossible, *doubtful]
 
 
 def _possible(faces: Sequence[FoundFace]) -> list[FoundFace]:

@@ -30,6 +30,12 @@ PICK_FACE = """element.addEventListener("click", event => {
     const inputs = document.querySelectorAll(number ? "#whose input" : "#faces input");
     if (face) inputs[Number(face.dataset.place) + (number ? 1 : 0)]?.click();
 })"""
+# Where several expressions are chosen: done in the browser, where nothing overtakes anything else.
+KEEP_EXPRESSION = """(emotion, whose, own) => ({...own, [whose]: emotion})"""
+TURN_TO_FACE = """(emotion, whose, own) => {
+    const kept = {"0": emotion, ...own};
+    return [kept, kept[whose] ?? kept["0"]];
+}"""
 EMOTION_CHOICES = [(emotion.capitalize(), emotion) for emotion in EMOTIONS]
 STEPS_INFO = texts.STEPS_INFO + ", ".join(
     f"{config.refine_steps} in {mode.capitalize()}" for mode, config in MODES.items()
@@ -70,9 +76,9 @@ class Form:
     random_seed: gr.Checkbox
     file_type: gr.Radio
     rotate: gr.Checkbox
-    people: gr.Row
+    people: gr.Group
     whose: gr.Radio
-    own: gr.State
+    own: gr.JSON
     movements: list[gr.Slider]
     reset: gr.Button
     own_target: gr.Image
@@ -163,10 +169,10 @@ def form(targets: Sequence[TargetCard]) -> Form:
     """Second and third step: the expression and the button; all that has good defaults is behind
     one more. Whom it's about is only asked where several faces were found.
     """
-    with gr.Row(elem_id="people", visible=False) as people:
-        faces = gr.CheckboxGroup([], label="Faces to protect", elem_id="faces", min_width=160)
-        whose = gr.Radio([("All", 0)], value=0, label=texts.WHOSE, elem_id="whose", min_width=160)
-    own = gr.State({})
+    with gr.Group(elem_id="people", visible=False) as people:
+        faces = gr.CheckboxGroup([], label="Protect", elem_id="faces")
+        whose = gr.Radio([("All", 0)], value=0, label=texts.WHOSE, elem_id="whose")
+    own = gr.JSON({}, visible=False)
     emotion = gr.Radio(
         EMOTION_CHOICES, value=DEFAULT.emotion, label="New expression",
         elem_id="emotion", elem_classes=["map-tiles", "map-emotions"],

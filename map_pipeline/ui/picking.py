@@ -1,7 +1,7 @@
 """Which faces of the photo are protected, and with which expression each."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,7 +36,7 @@ class FaceHandlers:
             top.preview: "",
             top.outlines: "",
             top.note: "",
-            form.people: gr.Row(visible=False),
+            form.people: gr.Group(visible=False),
             form.faces: gr.CheckboxGroup([], value=[]),
             form.whose: gr.Radio([("All", 0)], value=0),
             form.own: {},
@@ -58,21 +58,10 @@ class FaceHandlers:
             top.looks: looks + 1,
             top.outlines: face_outlines.outlines(sitting.size, found, ticked),
             top.note: results.note(face_outlines.note(found)),
-            form.people: gr.Row(visible=len(found) > 1 or not ticked),
+            form.people: gr.Group(visible=len(found) > 1 or not ticked),
             form.faces: gr.CheckboxGroup(face_outlines.choices(found), value=ticked),
             form.whose: gr.Radio(face_outlines.turns(found, own=False), value=0),
         }
-
-    def keep_expression(self, emotion: str, whose: int, own: Mapping[str, str]) -> dict[str, str]:
-        """The emotions of faces by their number, with the one that was just chosen."""
-        return {**own, str(whose): emotion}
-
-    def turn_to_face(
-        self, emotion: str, whose: int, own: Mapping[str, str]
-    ) -> tuple[dict[str, str], str]:
-        """The same with the common emotion, and the emotion of the face that it's about now."""
-        kept = {"0": emotion, **own}
-        return kept, kept.get(str(whose), kept["0"])
 
     def draw_choices(self, photo: File, whose: int, *values: Any) -> tuple[str, gr.Radio]:
         """Outlines that show which faces are picked, and what is chosen for which."""
@@ -89,7 +78,7 @@ class FaceHandlers:
         own = own_expressions(found, choices)
         turns = face_outlines.turns(found, own=bool(own))
         drawn = face_outlines.outlines(sitting.size, found, picked, own, whose)
-        return drawn, gr.Radio(turns, value=whose)
+        return drawn, gr.Radio(turns)  # not its value: another may be chosen meanwhile
 
 
 def own_expressions(found: Sequence[FoundFace], choices: Choices) -> dict[int, str]:

@@ -66,8 +66,8 @@ PREVIEW = "Preview: not protected yet"
 SHOW_ORIGINAL = "Hold to see the original"
 STOPPING = '<p class="map-note" role="status">Stopping …</p>'
 NOT_TESTED = '<p class="map-note">Not measured for this result.</p>'
-WHOSE = "Whose expression"
-PICKING = "Click a face to protect it or not, and its number to give it an expression of its own."
+WHOSE = "Expression of"
+PICKING = "Click a face to protect it or not, or its number to choose its expression."
 MODE_INFO = "Strong takes longer and gets there with a cleaner picture."
 MARGIN_INFO = "High also protects from programs that differ more, and changes your face more."
 MARGIN_CHOICES = [("Normal", "normal"), ("High", "high")]

@@ -32,7 +32,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 ASTRONAUT, VIDEO_CALL = EXAMPLES / "astronaut.png", EXAMPLES / "video-call.png"
 FACE_BOX = (177, 62, 270, 180)  # where the astronaut's face is, px
 
-# Every call over the boundary to the GPU process: duration asked for, faces, what came back.
+# Every call over the boundary to the GPU process: duration asked for, faces of all photos, what
+# came back.
 gpu_calls: list[tuple[int, int, list]] = []
 
 
@@ -43,7 +44,8 @@ def pickling_gpu(duration: Callable[..., int]) -> Callable:
     def decorate(task: Callable) -> Callable:
         def call(*args: Any) -> Iterator:
             told: list = []
-            gpu_calls.append((duration(*args), len(args[0].boxes), told))
+            faces = sum(len(job.boxes) for job in args[0])
+            gpu_calls.append((duration(*args), faces, told))
             try:
                 for item in task(*pickle.loads(pickle.dumps(args))):
                     told.append(pickle.loads(pickle.dumps(item)))
@@ -147,7 +149,8 @@ def test_a_new_seed_is_told_and_gives_the_same_again(client: Client) -> None:
 
 def test_programs_find_the_endpoints_with_their_descriptions(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/protect", "/preview", "/detect", "/compare", "/targets"}
+    names = {"/protect", "/protect_batch", "/preview", "/detect", "/compare", "/targets"}
+    assert set(endpoints) == names
     assert all(one["description"] for one in endpoints.values())
     parameters = {one["parameter_name"]: one for one in endpoints["/protect"]["parameters"]}
     required = [name for name, one in parameters.items() if not one["parameter_has_default"]]
@@ -165,8 +168,8 @@ def test_faces_are_listed_and_chosen_by_number(client: Client) -> None:
     x0, y0, x1, y1 = (round(corner) for corner in faces[0]["box"])
     middle = (slice((2 * y0 + y1) // 3, (y0 + 2 * y1) // 3), slice((2 * x0 + x1) // 3, x1))
     np.testing.assert_array_equal(pixels(after)[middle], pixels(VIDEO_CALL)[middle])
-    *_, everybody, _ = protect(client, VIDEO_CALL)
-    assert len(everybody) == 4
+    _, _, everybody, _ = protect(client, VIDEO_CALL, emotions={"2": "sad", "4": "fear"})
+    assert [one["emotion"] for one in everybody] == ["happy", "sad", "happy", "fear"]
 
 
 @pytest.mark.slow
@@ -353,6 +356,9 @@ def test_bad_upload_is_told_in_plain_words(
         ({"margin": "huge"}, "margin must be one of normal, high"),
         ({"steps": 10_000}, "steps must be a whole number in"),
         ({"detector": "insightface-download"}, "detector must be one of"),
+        ({"emotions": {"1": "bored"}}, "emotions.1. must be one of"),
+        ({"emotions": {"2": "sad"}}, "emotions must name faces from 1 to 1"),
+        ({"emotions": ["sad"]}, "emotions must name an emotion by the number"),
         ({"action_units": {"frown": 1}}, "action_units must be among smile"),
         ({"action_units": {"smile": None}}, "must be in .-1, 1., got None"),
         ({"file_type": "webp"}, "file_type must be one of auto, png, jpeg"),
