@@ -3,9 +3,8 @@
 import json
 import logging
 import os
-import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,58 +18,18 @@ import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from serving import gpu_calls, launch, pickling_gpu
 
 import app
 from map_pipeline import MAPPipeline
 from map_pipeline.errors import CheckpointError
 from map_pipeline.ui.cache import sweep
-from map_pipeline.ui.models import prepare_models
 from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.settings import PageSettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ASTRONAUT, VIDEO_CALL = EXAMPLES / "astronaut.png", EXAMPLES / "video-call.png"
 FACE_BOX = (177, 62, 270, 180)  # where the astronaut's face is, px
-
-# Every call over the boundary to the GPU process: duration asked for, faces of all photos, what
-# came back.
-gpu_calls: list[tuple[int, int, list]] = []
-
-
-def pickling_gpu(duration: Callable[..., int]) -> Callable:
-    """What `spaces.GPU` does to a generator on ZeroGPU, as far as a CPU can: ask for a duration
-    with exactly the call's arguments, and pass arguments, results and errors through pickle."""
-
-    def decorate(task: Callable) -> Callable:
-        def call(*args: Any) -> Iterator:
-            told: list = []
-            faces = sum(len(job.boxes) for job in args[0])
-            gpu_calls.append((duration(*args), faces, told))
-            try:
-                for item in task(*pickle.loads(pickle.dumps(args))):
-                    told.append(pickle.loads(pickle.dumps(item)))
-                    yield told[-1]
-            except GeneratorExit:
-                told.append("closed")
-                raise
-            except Exception as error:
-                raise pickle.loads(pickle.dumps(error)) from None
-
-        return call
-
-    return decorate
-
-
-def launch(patch: pytest.MonkeyPatch, settings: PageSettings, pipe: MAPPipeline) -> gr.Blocks:
-    patch.setattr(spaces, "GPU", pickling_gpu)
-    return app.start(
-        settings,
-        lambda: prepare_models(pipe, "cpu"),
-        prevent_thread_lock=True,
-        quiet=True,
-        server_name="127.0.0.1",
-        share=False,
-    )
 
 
 @pytest.fixture(scope="module")
