@@ -76,7 +76,7 @@ class Form:
     random_seed: gr.Checkbox
     file_type: gr.Radio
     rotate: gr.Checkbox
-    people: gr.Group
+    people: gr.Column
     whose: gr.Radio
     own: gr.JSON
     movements: list[gr.Slider]
@@ -169,7 +169,7 @@ def form(targets: Sequence[TargetCard]) -> Form:
     """Second and third step: the expression and the button; all that has good defaults is behind
     one more. Whom it's about is only asked where several faces were found.
     """
-    with gr.Group(elem_id="people", visible=False) as people:
+    with gr.Column(elem_id="people", visible=False) as people:
         faces = gr.CheckboxGroup([], label="Protect", elem_id="faces")
         whose = gr.Radio([("All", 0)], value=0, label=texts.WHOSE, elem_id="whose")
     own = gr.JSON({}, visible=False)

@@ -36,7 +36,7 @@ class FaceHandlers:
             top.preview: "",
             top.outlines: "",
             top.note: "",
-            form.people: gr.Group(visible=False),
+            form.people: gr.Column(visible=False),
             form.faces: gr.CheckboxGroup([], value=[]),
             form.whose: gr.Radio([("All", 0)], value=0),
             form.own: {},
@@ -58,7 +58,7 @@ class FaceHandlers:
             top.looks: looks + 1,
             top.outlines: face_outlines.outlines(sitting.size, found, ticked),
             top.note: results.note(face_outlines.note(found)),
-            form.people: gr.Group(visible=len(found) > 1 or not ticked),
+            form.people: gr.Column(visible=len(found) > 1 or not ticked),
             form.faces: gr.CheckboxGroup(face_outlines.choices(found), value=ticked),
             form.whose: gr.Radio(face_outlines.turns(found, own=False), value=0),
         }

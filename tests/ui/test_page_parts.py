@@ -54,6 +54,9 @@ def test_settings_come_from_the_environment() -> None:
     settings = PageSettings.from_environment({"MAP_RATE_LIMIT": "20/day", "MAP_CONCURRENCY": "3"})
     assert (settings.rate_limit, settings.rate_seconds, settings.concurrency) == (20, 86400, 3)
     assert PageSettings.from_environment({}) == PageSettings()
+    assert PageSettings.from_environment({"MAP_BATCH_PHOTOS": "25"}).batch_photos == 25
+    zero_gpu = PageSettings.from_environment({"SPACES_ZERO_GPU": "1"})
+    assert (zero_gpu.concurrency, zero_gpu.batch_seconds) == (8, 80)
 
 
 @pytest.mark.parametrize("text", ["20", "many/hour", "-1/hour", "20/week", ""])
@@ -62,10 +65,11 @@ def test_unreadable_rate_limit_is_told(text: str) -> None:
         PageSettings.from_environment({"MAP_RATE_LIMIT": text})
 
 
+@pytest.mark.parametrize("name", ["MAP_CONCURRENCY", "MAP_BATCH_PHOTOS"])
 @pytest.mark.parametrize("text", ["0", "two", "-1"])
-def test_unreadable_concurrency_is_told(text: str) -> None:
-    with pytest.raises(UnknownOptionError, match="MAP_CONCURRENCY"):
-        PageSettings.from_environment({"MAP_CONCURRENCY": text})
+def test_unreadable_number_is_told(name: str, text: str) -> None:
+    with pytest.raises(UnknownOptionError, match=name):
+        PageSettings.from_environment({name: text})
 
 
 def test_form_has_a_component_for_every_choice() -> None:
@@ -170,6 +174,19 @@ def test_rate_limit_counts_each_visitor_and_forgets() -> None:
     limit.count("b")
     now[0] = 3601
     limit.count("a")
+
+
+def test_photos_of_a_batch_count_one_by_one_or_not_at_all() -> None:
+    now = [0.0]
+    limit = RateLimit(3, 3600, lambda: now[0])
+    limit.count("a", 2)
+    with pytest.raises(RateLimitError, match="1 of your 2 photos can be protected now"):
+        limit.count("a", 2)
+    limit.count("a", 1)
+    with pytest.raises(RateLimitError, match="come back in 60 minutes"):
+        limit.count("a", 2)
+    now[0] = 3601
+    limit.count("a", 3)
 
 
 def test_no_rate_limit_by_default() -> None:
