@@ -141,6 +141,7 @@ def connect(area: BatchArea, form: page.Form, endpoints: Endpoints) -> None:
         show_progress_on=area.status, preprocess=False, concurrency_id="protect",
         api_visibility="private",
     )  # fmt: skip
+    work.success(None, js=page.SHOW_RESULT, api_visibility="private")
     at_work.end([work], clear=False)
 
 

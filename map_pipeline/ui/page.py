@@ -21,7 +21,8 @@ DEFAULT = Choices()
 SHOW_RESULT = """() => { setTimeout(() => {
     for (const one of document.querySelectorAll("#results [aria-label]"))
         one.removeAttribute("aria-label");
-    document.getElementById("result")?.scrollIntoView({behavior: "smooth", block: "start"});
+    const shown = [...document.querySelectorAll("#result, #batch-result")];
+    shown.find(one => one.checkVisibility())?.scrollIntoView({behavior: "smooth", block: "start"});
 }, 300) }"""
 # A click on a face is one on its checkbox, and on its number one on its choice of an expression.
 PICK_FACE = """element.addEventListener("click", event => {
