@@ -14,7 +14,7 @@ def places(boxes: Sequence[Box]) -> list[str]:
     """What tells each of several faces from the others, in the order of their boxes.
 
     Two faces, and more in a row or a column, are told by their turn in it, four in the corners by
-    these, and all others by their number, 1 for the largest, as the page writes on the photo.
+    these, and all others by their number.
     """
     if _in_line(boxes, 1):
         return _turns(boxes, 0, ROW)
@@ -24,8 +24,13 @@ def places(boxes: Sequence[Box]) -> list[str]:
         return _turns(boxes, 0, ROW)
     if len(boxes) == 4 and (corners := _corners(boxes)):
         return corners
+    return [f"face {number}" for number in numbers(boxes)]
+
+
+def numbers(boxes: Sequence[Box]) -> list[int]:
+    """The number of each face, 1 for the largest, as the page writes it on the photo."""
     largest = sorted(range(len(boxes)), key=lambda place: -_area(boxes[place]))
-    return [f"face {largest.index(place) + 1}" for place in range(len(boxes))]
+    return [largest.index(place) + 1 for place in range(len(boxes))]
 
 
 def _in_line(boxes: Sequence[Box], axis: int) -> bool:

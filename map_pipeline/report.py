@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from map_pipeline.places import places
+from map_pipeline.places import numbers, places
 
 FourNumbers = tuple[float, float, float, float]
 Level = Literal["protected", "partly", "not"]
@@ -306,10 +306,21 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
     ]
 
 
+def face_numbers(reports: Sequence[FaceReport]) -> list[int]:
+    """The number of each protected face among all of its photo, 1 for the largest."""
+    return numbers(_all_boxes(reports))[: len(reports)]
+
+
+def _all_boxes(reports: Sequence[FaceReport]) -> list[FourNumbers]:
+    """Boxes of all faces of a photo, the protected ones first; its reports are given."""
+    photo = reports[0].photo if reports else None
+    return [*(face.box for face in reports), *(photo.unprotected if photo else ())]
+
+
 def _left_text(reports: Sequence[FaceReport], done: str) -> str:
     """How many faces of a photo are `done`, and which aren't; some are left."""
-    left = reports[0].photo.unprotected if reports[0].photo else []
-    boxes = [*(face.box for face in reports), *left]
+    boxes = _all_boxes(reports)
+    left = boxes[len(reports) :]
     names = places(boxes)[len(reports) :]
     named = join_names(names) if len(left) <= MOST_NAMED else f"the other {len(left)}"
     verb = "isn't" if len(left) == 1 else "aren't"

@@ -19,6 +19,7 @@ from map_pipeline.report import (
     count_text,
     doubtful_faces,
     expression_row,
+    face_numbers,
     headline,
     join_names,
     notes_of,
@@ -93,12 +94,12 @@ def tables(reports: Sequence[FaceReport]) -> str:
     """All numbers of the reports as HTML tables, faces below each other."""
     recognisers = [
         [str(number), *recogniser_row(one)]
-        for number, face in enumerate(reports, 1)
+        for number, face in zip(face_numbers(reports), reports, strict=True)
         for one in face.recognisers
     ]
     expressions = [
         [str(number), *expression_row(one, face)]
-        for number, face in enumerate(reports, 1)
+        for number, face in zip(face_numbers(reports), reports, strict=True)
         for one in face.expressions
     ]
     return _table(
@@ -195,7 +196,7 @@ def _face_lines(reports: Sequence[FaceReport]) -> list[str]:
     else:
         lines = [
             f"Face {number}: {_found(face)}{_programs_line(face)} {_people_line(face)}"
-            for number, face in enumerate(reports, 1)
+            for number, face in zip(face_numbers(reports), reports, strict=True)
         ]
     return [*(one for one in lines if one), _unused_line(reports[0])]
 

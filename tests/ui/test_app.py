@@ -123,7 +123,9 @@ def test_faces_are_listed_and_chosen_by_number(client: Client) -> None:
     assert all(one["clear"] for one in faces)
     after, text, reports, _ = protect(client, VIDEO_CALL, faces=[2, 3])
     assert [one["box"] for one in reports] == [faces[1]["box"], faces[2]["box"]]
-    assert "Face 2:" in text
+    assert "Face 2:" in text  # as they are numbered on the photo
+    assert "Face 3:" in text
+    assert "2 of 4 faces" in text
     x0, y0, x1, y1 = (round(corner) for corner in faces[0]["box"])
     middle = (slice((2 * y0 + y1) // 3, (y0 + 2 * y1) // 3), slice((2 * x0 + x1) // 3, x1))
     np.testing.assert_array_equal(pixels(after)[middle], pixels(VIDEO_CALL)[middle])
