@@ -246,7 +246,7 @@ def _connect_faces(faces: FaceHandlers, parts: SimpleNamespace) -> None:
     top, form = parts.top, parts.form
     gr.on(
         [top.photo.change, form.detector.change, form.rotate.change],
-        faces.outline_faces, [top.photo, top.newest, top.looks, *form.given],
+        faces.outline_faces, [top.photo, top.newest, top.looks, form.whose, *form.given],
         [
             top.preview, top.looks, top.outlines, top.note, form.people, form.faces, form.whose,
             form.own, form.emotion,

@@ -27,11 +27,13 @@ class FaceHandlers:
     def __init__(self, service: ProtectionService, parts: SimpleNamespace) -> None:
         self._service, self._top, self._form = service, parts.top, parts.form
 
-    def outline_faces(self, photo: File, newest: dict, looks: int, *values: Any) -> dict:
+    def outline_faces(
+        self, photo: File, newest: dict, looks: int, whose: int, *values: Any
+    ) -> dict:
         """Outlines of the faces of an upload, and a choice among several, all else as it was."""
         top, form = self._top, self._form
         newest["photo"] = photo and photo["path"]
-        common = form.read(values).emotion
+        choices = form.read(values)
         clear = {
             top.preview: "",
             top.outlines: "",
@@ -40,11 +42,11 @@ class FaceHandlers:
             form.faces: gr.CheckboxGroup([], value=[]),
             form.whose: gr.Radio([("All", 0)], value=0),
             form.own: {},
-            form.emotion: common,
+            # Only where it's another: the visitor may be choosing one right now.
+            form.emotion: choices.emotion if whose else gr.skip(),
         }
         if not photo:
             return clear
-        choices = form.read(values)
         try:
             with errors_in_plain_words():
                 sitting = self._service.look(photo["path"], choices.detector, choices.rotate)
