@@ -5,19 +5,20 @@ import spaces  # isort: skip  (first: on ZeroGPU it has to patch CUDA before tor
 import importlib.util
 import os
 import threading
-from collections.abc import Callable, Generator, MutableMapping
+from collections.abc import Callable, Generator, MutableMapping, Sequence
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
 from map_pipeline.ui import page, style
+from map_pipeline.ui.batch import total_gpu_seconds
 from map_pipeline.ui.cache import use_own_cache
 from map_pipeline.ui.demo import build_page
 from map_pipeline.ui.examples import load_examples
 from map_pipeline.ui.memory import keep_memory_flat
 from map_pipeline.ui.requests import errors_in_plain_words
-from map_pipeline.ui.service import Job, Progress, Protected, ProtectionService
+from map_pipeline.ui.service import Job, ProtectionService, Update
 from map_pipeline.ui.settings import PageSettings
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -33,13 +34,10 @@ def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
     """
     service = ProtectionService(load, not ZERO_GPU, settings.keep_seconds)
 
-    def gpu_seconds(job: Job) -> int:
-        return job.choices.gpu_seconds(len(job.boxes))
-
-    @spaces.GPU(duration=gpu_seconds)
-    def run(job: Job) -> Generator[Progress | Protected, None, None]:
+    @spaces.GPU(duration=total_gpu_seconds)
+    def run(jobs: Sequence[Job]) -> Generator[Update, None, None]:
         with errors_in_plain_words():
-            yield from service.run(job)
+            yield from service.run(jobs)
 
     return build_page(settings, service, run, style.built_in_targets(settings.checkpoint))
 

@@ -1,6 +1,7 @@
 """Settings of one protection run, validated once; defaults are what a user should get."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -125,12 +126,13 @@ MODES = {
 DEFAULT_MODE = "strong"
 
 
-def check_emotion(emotion: str) -> None:
-    """Raise `UnknownOptionError` for an emotion that isn't among the choices."""
-    if emotion not in EXPRESSIONS:
-        raise UnknownOptionError(
-            f"`emotion` must be one of {', '.join(EXPRESSIONS)}; got {emotion!r}."
-        )
+def check_emotion(emotion: str | Sequence[str]) -> None:
+    """Raise `UnknownOptionError` for an emotion, or any of several, out of the choices."""
+    for one in emotion if isinstance(emotion, list | tuple) else [emotion]:
+        if one not in EXPRESSIONS:
+            raise UnknownOptionError(
+                f"`emotion` must be one of {', '.join(EXPRESSIONS)}; got {one!r}."
+            )
 
 
 def margin_of(margin: str | float) -> float:

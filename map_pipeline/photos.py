@@ -1,6 +1,6 @@
 """The photos of one call of the pipeline: their names in errors, and what is reported of each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torch.profiler import record_function
 
-from map_pipeline.errors import InvalidImageError, naming_photo
+from map_pipeline.errors import InvalidImageError, UnknownOptionError, naming_photo
 from map_pipeline.faces.detect import FaceChoice, select_faces
 from map_pipeline.faces.doubts import DoubtFinder
 from map_pipeline.faces.face import Face
@@ -23,7 +23,7 @@ class PhotoTask:
     Attributes:
         name: what errors call it, such as "`image[2]`"; None if it's the only one.
         photo: `uint8 [H,W,3]`; cutout: the same with its alpha channel, None if it has none.
-        found: all its faces; chosen: those to protect.
+        found: all its faces; chosen: those to protect; emotions: of these, in their order.
         notes: what was lost when it was read, see `Photo`.
     """
 
@@ -32,6 +32,7 @@ class PhotoTask:
     cutout: Image.Image | None
     found: list[Face]
     chosen: list[Face]
+    emotions: list[str]
     notes: tuple[str, ...]
 
     def report(self, doubt_finder: DoubtFinder) -> PhotoReport:
@@ -54,16 +55,34 @@ def name_photos(image: Any) -> tuple[list[Any], list[str | None]]:
     return list(image), [f"`image[{index}]`" for index in range(len(image))]
 
 
+def emotion_of_each(emotion: str | Sequence[str], faces: int) -> list[str]:
+    """The emotion of each of so many faces, given one for all of them or one for each.
+
+    Raises:
+        UnknownOptionError: there are more or fewer emotions than faces.
+    """
+    if isinstance(emotion, str):
+        return [emotion] * faces
+    if len(emotion) != faces:
+        raise UnknownOptionError(
+            f"`emotion` must be one for all faces or one for each of the {faces} chosen ones, "
+            f"got {len(emotion)}."
+        )
+    return list(emotion)
+
+
 def read_photo(
     image: ImageInput,
     name: str | None,
     find_faces: Callable[[np.ndarray], list[Face]],
     choice: FaceChoice,
+    emotion: str | Sequence[str],
 ) -> PhotoTask:
     """Read a photo of a call and find its faces.
 
     Args:
         name: what errors call it; choice: which faces to protect, see `select_faces`.
+        emotion: one for all of them or one for each.
 
     Raises:
         InvalidImageError, NoFaceError, FaceTooSmallError: see their texts.
@@ -73,4 +92,6 @@ def read_photo(
         photo, cutout, notes = to_array(read.pixels), read.cutout, read.notes  # [H,W,3]
         del read  # a copy of the pixels
         found = find_faces(photo)
-        return PhotoTask(name, photo, cutout, found, select_faces(found, choice), notes)
+        chosen = select_faces(found, choice)
+        asked = emotion_of_each(emotion, len(chosen))
+        return PhotoTask(name, photo, cutout, found, chosen, asked, notes)

@@ -194,7 +194,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
     def __call__(
         self,
         image: ImageInput | Sequence[ImageInput],
-        emotion: str = "happy",
+        emotion: str | Sequence[str] = "happy",
         target: str | ImageInput | None = DEFAULT_TARGET,
         faces: FaceChoice | None = "largest",
         mode: str = DEFAULT_MODE,
@@ -220,7 +220,8 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
         Args:
             image: path, bytes, PIL image, array or tensor (see `map_pipeline.images.load_image`),
                 or a list of them. Any size up to 120 megapixels.
-            emotion: angry, disgust, fear, happy, neutral, sad, surprise, contempt or closed_smile.
+            emotion: angry, disgust, fear, happy, neutral, sad, surprise, contempt or closed_smile;
+                or one for each of the chosen faces, in their order.
             target: what recognisers shall see: "none" or None, which only hides the person; name of
                 a built-in composite; "auto" (one that resembles the person without matching them);
                 or a picture with a face (only of people who agreed).
@@ -292,15 +293,15 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
 
         # 1. Read the photos and find the faces to protect.
         tasks = [
-            read_photo(one, name, lambda photo: self.find_faces(photo, rotate), choice)
+            read_photo(one, name, lambda photo: self.find_faces(photo, rotate), choice, emotion)
             for one, name in zip(images, names, strict=True)
         ]
 
         # 2. Read the target, and plan what happens to every face.
         aim = self.read_target(target)
         shown = None if expression_of is None else self.read_expression(expression_of)
-        network = self.map_network
-        plan = make_plan(emotion, surrogates, objectives, config, network, aim.hide)
+        network, common = self.map_network, tasks[0].emotions[0]
+        plan = make_plan(common, surrogates, objectives, config, network, aim.hide)
         plan = replace(plan, action_units=action_units or {}, shown=shown)
         self._num_timesteps = sum(len(one.chosen) for one in tasks) * plan.config.refine_steps
         self._interrupt = False
@@ -333,11 +334,11 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
     ) -> tuple[np.ndarray, list[FaceReport]]:
         """One photo with its chosen faces protected, `uint8 [H,W,3]`, and a report of each."""
         stages, result, finished = self.stages, one.photo, []
-        for face in one.chosen:
+        for face, own in zip(one.chosen, one.emotions, strict=True):
             started = time.perf_counter()
             # 3. Embed the face and choose its target.
             source = self.embed(self.view(one.photo, face.landmarks))
-            task = FaceTask(face, source, self.target_of(aim, source), plan)
+            task = FaceTask(face, source, self.target_of(aim, source), replace(plan, emotion=own))
             alignment = stages.align(face)
             try:
                 # 4. Find the expression, on the photo as the face before left it.
@@ -366,7 +367,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
 
     def check_inputs(
         self,
-        emotion: str,
+        emotion: str | Sequence[str],
         surrogates: Sequence[str],
         output_type: str,
         callback_on_step_end_tensor_inputs: Sequence[str] = (),

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from map_pipeline.places import numbers, places
+
 FourNumbers = tuple[float, float, float, float]
 Level = Literal["protected", "partly", "not"]
 
@@ -180,6 +182,7 @@ RECOGNISER_HEADER = (
 EXPRESSION_HEADER = ("expression network", "asked emotion", "strongest")
 
 
+MOST_NAMED = 3  # faces left unprotected that a headline tells apart
 LEVELS = {"protected": "Protected", "partly": "Partly protected", "not": "Not protected"}
 
 
@@ -247,15 +250,14 @@ def doubtful_faces(reports: Sequence[FaceReport]) -> list[FourNumbers]:
 def headline(reports: Sequence[FaceReport]) -> str:
     """What the protection of a photo came to: how many recognisers still match, and which."""
     left, (found, total) = unprotected_faces(reports), count_matches(reports)
-    faces = len(reports) + left
-    rest = f" {left} of {faces} faces found {'is' if left == 1 else 'are'} left unprotected."
+    done = "protected" if total and not found else "edited"
     if total == 0:
         text = "Done, but no recognition program here can say whether it protects."
     else:
         level = protection_level(found, total)
         start = LEVELS["partly" if left and level == "protected" else level]
         text = f"{start}: {count_text(total, remaining_matches(reports), found)}"
-    return text + rest if left else text
+    return f"{text} {_left_text(reports, done)}" if left else text
 
 
 def count_text(total: int, names: Sequence[str], found: int) -> str:
@@ -316,6 +318,27 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
     return [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in lines
     ]
+
+
+def face_numbers(reports: Sequence[FaceReport]) -> list[int]:
+    """The number of each protected face among all of its photo, 1 for the largest."""
+    return numbers(_all_boxes(reports))[: len(reports)]
+
+
+def _all_boxes(reports: Sequence[FaceReport]) -> list[FourNumbers]:
+    """Boxes of all faces of a photo, the protected ones first; its reports are given."""
+    photo = reports[0].photo if reports else None
+    return [*(face.box for face in reports), *(photo.unprotected if photo else ())]
+
+
+def _left_text(reports: Sequence[FaceReport], done: str) -> str:
+    """How many faces of a photo are `done`, and which aren't; some are left."""
+    boxes = _all_boxes(reports)
+    left = boxes[len(reports) :]
+    names = places(boxes)[len(reports) :]
+    named = join_names(names) if len(left) <= MOST_NAMED else f"the other {len(left)}"
+    verb = "isn't" if len(left) == 1 else "aren't"
+    return f"{len(reports)} of {len(boxes)} faces {done}; {named} {verb}."
 
 
 def _counts(photo: PhotoReport | None) -> list[str]:

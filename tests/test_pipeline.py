@@ -219,6 +219,25 @@ def test_all_faces(protect: Callable, tiny_pipeline: MAPPipeline, couple: np.nda
     assert (result[~area] == couple[~area]).all()
 
 
+def test_each_face_has_its_own_expression(
+    editing_pipeline: MAPPipeline, edit: Callable, couple: np.ndarray
+) -> None:
+    large, small = editing_pipeline.face_detector.detect(couple)
+    boxes = [small.box, large.box]
+    sad, angry, mixed = (
+        edit(couple, emotion=emotion, faces=boxes)[0]
+        for emotion in ("sad", "angry", ["sad", "angry"])
+    )
+    left = np.s_[:, :256]
+    right = np.s_[:, 256:]
+    np.testing.assert_array_equal(mixed[right], sad[right])  # in the order of the boxes
+    np.testing.assert_array_equal(mixed[left], angry[left])
+    for side in (left, right):
+        assert (sad[side] != angry[side]).any()
+    output = editing_pipeline(couple, emotion=["sad", "angry"], faces=boxes, **QUICK)
+    assert [one.emotion for one in output.reports[0]] == ["sad", "angry"]
+
+
 @pytest.mark.slow
 def test_chosen_face(protect: Callable, tiny_pipeline: MAPPipeline, couple: np.ndarray) -> None:
     large, small = tiny_pipeline.face_detector.detect(couple)
@@ -673,6 +692,8 @@ def test_checkpoint_without_targets(photo: np.ndarray) -> None:
     ("settings", "match"),
     [
         ({"emotion": "hungry"}, "`emotion` must be one of angry.*got 'hungry'"),
+        ({"emotion": ["sad", "hungry"]}, "`emotion` must be one of angry.*got 'hungry'"),
+        ({"emotion": ["sad", "happy"]}, "one for each of the 1 chosen ones, got 2"),
         ({"target": "nobody"}, "`target` must be.*first, second, third.*got 'nobody'"),
         ({"surrogates": ["vgg"]}, r"`surrogates` must name some of dlib_resnet.*got \['vgg'\]"),
         ({"surrogates": []}, "`surrogates` must name some of.*got none"),

@@ -10,6 +10,7 @@ from map_pipeline.report import (
     PhotoReport,
     RecogniserReport,
     expression_row,
+    face_numbers,
     format_table,
     recogniser_row,
 )
@@ -121,6 +122,14 @@ def test_json_holds_the_whole_report() -> None:
 def test_infinite_psnr_is_valid_json() -> None:
     text = report(psnr=math.inf).to_json()
     assert json.loads(text, parse_constant=pytest.fail)["psnr"] is None
+
+
+def test_faces_are_numbered_by_their_size_among_all() -> None:
+    photo = PhotoReport(4, [(0.0, 0.0, 30.0, 30.0), (0.0, 0.0, 10.0, 10.0)])
+    boxes = [(0.0, 0.0, 20.0, 20.0), (0.0, 0.0, 40.0, 40.0)]
+    faces = [replace(report(), box=box, photo=photo) for box in boxes]
+    assert face_numbers(faces) == [3, 1]
+    assert face_numbers([replace(one, photo=None) for one in faces]) == [2, 1]
 
 
 def test_faces_of_the_photo_are_in_json_and_table() -> None:

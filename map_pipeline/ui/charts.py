@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import jinja2
 
 from map_pipeline.config import FAR
-from map_pipeline.report import ExpressionReport, FaceReport, RecogniserReport
+from map_pipeline.report import ExpressionReport, FaceReport, RecogniserReport, face_numbers
 
 # The page is shown before torch is loaded, which these modules need.
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def similarity_chart(reports: Sequence[FaceReport]) -> str:
     you, target = ("map-you", "to your photo, after"), ("map-target", "to the stand-in, after")
     key = (BEFORE, ("", *you), ("", *target), LINE)
     cards = [[_recogniser_card(one) for one in face.recognisers] for face in reports]
-    return _render(_by_face(cards), SIMILARITY_NOTE, key)
+    return _render(_by_face(reports, cards), SIMILARITY_NOTE, key)
 
 
 def emotion_chart(reports: Sequence[FaceReport]) -> str:
@@ -123,7 +123,7 @@ def emotion_chart(reports: Sequence[FaceReport]) -> str:
     """
     key = (BEFORE, ("", "map-you", "after"))
     cards = [[_emotion_card(one, face.emotion) for one in face.expressions] for face in reports]
-    return _render(_by_face(cards), EMOTION_NOTE, key)
+    return _render(_by_face(reports, cards), EMOTION_NOTE, key)
 
 
 def robustness_chart(results: Sequence[RobustnessCheck]) -> str:
@@ -172,10 +172,15 @@ def _render(
     return TEMPLATE.render(chart=Chart(filled, note, key), line_percent=LINE_PERCENT)
 
 
-def _by_face(cards: Sequence[Sequence[Card]]) -> list[tuple[str, Sequence[Card]]]:
+def _by_face(
+    reports: Sequence[FaceReport], cards: Sequence[Sequence[Card]]
+) -> list[tuple[str, Sequence[Card]]]:
     """The cards of each face, under a heading where there are several faces."""
-    several = len(cards) > 1
-    return [(f"Face {n}" if several else "", one) for n, one in enumerate(cards, 1)]
+    several, numbers = len(cards) > 1, face_numbers(reports)
+    return [
+        (f"Face {number}" if several else "", one)
+        for number, one in zip(numbers, cards, strict=True)
+    ]
 
 
 def _used(report: RecogniserReport | ExpressionReport) -> str:

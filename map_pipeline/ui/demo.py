@@ -1,31 +1,28 @@
 """The page at work: what its buttons do, and which endpoints programs may call."""
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 
-from map_pipeline.report import count_matches
-from map_pipeline.ui import charts, face_outlines, page, results, texts
+from map_pipeline.report import count_matches, join_names
+from map_pipeline.ui import batch_page, charts, page, results, texts
+from map_pipeline.ui.batch import Run
 from map_pipeline.ui.endpoints import Endpoints, File
 from map_pipeline.ui.examples import Example, load_examples
 from map_pipeline.ui.limits import RateLimit
+from map_pipeline.ui.picking import FaceHandlers
 from map_pipeline.ui.requests import errors_in_plain_words
-from map_pipeline.ui.service import Files, Job, Progress, Protected, ProtectionService, read_upload
-from map_pipeline.ui.settings import MAX_FACES, PageSettings
+from map_pipeline.ui.service import Files, Progress, ProtectionService, read_upload
+from map_pipeline.ui.settings import PageSettings
 from map_pipeline.ui.style import TargetCard
 from map_pipeline.ui.uploads import PrivateBlocks
 from map_pipeline.ui.visit import Result, Visit
-
-# Quick, and nothing for programs: never waits for a photo that is being protected.
-AT_ONCE = {"api_visibility": "private", "concurrency_limit": None}
+from map_pipeline.ui.working import AT_ONCE, AtWork
 
 MAX_PREVIEWS = 2  # made at once, so that they leave something of the processor to protections
-
-Run = Callable[[Job], Generator[Progress | Protected, None, None]]
-"""Does a job on the GPU, or here."""
 
 
 class Handlers:
@@ -62,7 +59,8 @@ class Handlers:
                 continue
             job, protected, files = update
             made = job.choices
-            visit = visit.add(Result(files, protected.reports, made.emotion, made.mode, made.seed))
+            emotions = join_names(list(dict.fromkeys(job.emotions)))
+            visit = visit.add(Result(files, protected.reports, emotions, made.mode, made.seed))
             yield {
                 **self._show(visit),
                 self._parts.form.seed: made.seed,
@@ -106,6 +104,7 @@ class Handlers:
         files = Files(str(one.photo), str(one.protected), str(one.report))
         shown = self._show(visit.show(Result(files, one.reports, one.emotion, one.mode, one.seed)))
         chosen = {form.emotion: one.emotion, form.mode: one.mode, form.seed: one.seed}
+        chosen |= {form.whose: 0, form.own: {}}
         # The visitor's other photo shows somebody else.
         return {**shown, **chosen, top.photo: files.before, self._parts.out.other: None}
 
@@ -131,39 +130,6 @@ class Handlers:
         told = results.verdict_by_other(result.reports, before, after)
         return told, charts.comparison_chart(after)
 
-    def outline_faces(
-        self, photo: File, detector: str, rotate: bool, newest: dict, looks: int
-    ) -> dict:
-        """Outlines of the faces of an upload, and a choice among several."""
-        top, form = self._parts.top, self._parts.form
-        newest["photo"] = photo and photo["path"]
-        clear = {
-            top.preview: "",
-            top.outlines: "",
-            top.note: "",
-            form.faces: gr.CheckboxGroup([], visible=False),
-        }
-        if not photo:
-            return clear
-        try:
-            with errors_in_plain_words():
-                sitting = self._service.look(photo["path"], detector, rotate)
-        except gr.Error as error:
-            gr.Warning(error.message)  # an error would leave the outlines of the photo before
-            return clear
-        found = sitting.found
-        ticked = [one.number for one in found if one.clear][:MAX_FACES]
-        several = len(found) > 1 or not ticked
-        return {
-            top.preview: "",
-            top.looks: looks + 1,
-            top.outlines: face_outlines.outlines(sitting.size, found),
-            top.note: results.note(face_outlines.note(found)),
-            form.faces: gr.CheckboxGroup(
-                face_outlines.choices(found), value=ticked, visible=several
-            ),
-        }
-
     def show_preview(self, photo: File, newest: dict, *values: Any) -> str:
         """The upload with the chosen expression; nothing where that isn't possible.
 
@@ -174,8 +140,7 @@ class Handlers:
         choices, shown = self._parts.form.read(values), ""
         with contextlib.suppress(gr.Error), errors_in_plain_words():
             edited = self._service.preview(photo["path"], choices)
-            emotion = "copied" if choices.expression_of else choices.emotion
-            shown = results.preview(edited, emotion, choices.expression_strength)
+            shown = results.preview(edited, choices)
         # Another photo may have come meanwhile.
         return shown if newest.get("photo") == photo["path"] else gr.skip()
 
@@ -245,20 +210,22 @@ def build_page(
             with gr.Column(scale=6, elem_id="result"):
                 out = page.result_area(settings.keep_seconds)
                 example = page.examples_row(examples)
+        with gr.Tab("Many photos"):
+            several = batch_page.batch_tab(settings.batch_photos)
         with gr.Tab("Check a photo"):
             check = page.check_tab()
         with gr.Tab("About"):
             page.explanations()
 
         limit = RateLimit(settings.rate_limit, settings.rate_seconds)
-        endpoints = Endpoints(
-            service, run, limit, targets, top.photo.GRADIO_CACHE, settings.max_upload_bytes
-        )
+        endpoints = Endpoints(service, run, limit, targets, top.photo.GRADIO_CACHE, settings)
         parts = SimpleNamespace(top=top, form=form, out=out)
         handlers = Handlers(service, endpoints, examples, parts)
         _connect_photo(demo, handlers, parts)
+        _connect_faces(FaceHandlers(service, parts), parts)
         _connect_protection(handlers, parts)
         _connect_results(handlers, parts, example)
+        batch_page.connect(several, form, endpoints)
         first, second, compare_button, answer = check
         compare_button.click(
             handlers.compare_on_page, [first, second], answer, preprocess=False, **AT_ONCE
@@ -274,22 +241,16 @@ def _connect_photo(demo: gr.Blocks, handlers: Handlers, parts: SimpleNamespace) 
         handlers.ready, outputs=[form.expected, form.detector], show_progress="hidden", **AT_ONCE
     )
     gr.on(
-        [top.photo.change, form.detector.change, form.rotate.change],
-        handlers.outline_faces, [top.photo, form.detector, form.rotate, top.newest, top.looks],
-        [top.preview, top.looks, top.outlines, top.note, form.faces],
-        show_progress_on=top.note, preprocess=False, **AT_ONCE,
-    )  # fmt: skip
-    gr.on(
         [
             top.looks.change, form.emotion.input, form.expression_strength.input,
             form.faces.input, *(one.input for one in form.movements),
         ],
-        handlers.show_preview, [top.photo, top.newest, *form.choices, *form.movements], top.preview,
+        handlers.show_preview, [top.photo, top.newest, *form.given], top.preview,
         trigger_mode="always_last", preprocess=False, show_progress="hidden",
         concurrency_id="preview", concurrency_limit=MAX_PREVIEWS, api_visibility="private",
     )  # fmt: skip
     form.expression_of.change(
-        handlers.check_copied, [top.looks, *form.choices, *form.movements], top.looks,
+        handlers.check_copied, [top.looks, *form.given], top.looks,
         show_progress="hidden", preprocess=False, **AT_ONCE,
     )  # fmt: skip
     form.reset.click(
@@ -300,9 +261,35 @@ def _connect_photo(demo: gr.Blocks, handlers: Handlers, parts: SimpleNamespace) 
     top.photo.input(handlers.forget, out.visit, hidden, **AT_ONCE)
 
 
+def _connect_faces(faces: FaceHandlers, parts: SimpleNamespace) -> None:
+    top, form = parts.top, parts.form
+    gr.on(
+        [top.photo.change, form.detector.change, form.rotate.change],
+        faces.outline_faces, [top.photo, top.newest, top.looks, form.whose, *form.given],
+        [
+            top.preview, top.looks, top.outlines, top.note, form.people, form.faces, form.whose,
+            form.own, form.emotion,
+        ],
+        show_progress_on=top.note, preprocess=False, **AT_ONCE,
+    )  # fmt: skip
+    chosen = [form.emotion, form.whose, form.own]
+    kept = form.emotion.input(
+        None, chosen, form.own, js=page.KEEP_EXPRESSION, api_visibility="private"
+    )
+    turned = form.whose.input(
+        None, chosen, [form.own, form.emotion], js=page.TURN_TO_FACE, api_visibility="private"
+    )
+    for changed in (kept.then, turned.then, form.faces.input):
+        changed(
+            faces.draw_choices, [top.photo, form.whose, *form.given], [top.outlines, form.whose],
+            trigger_mode="always_last", preprocess=False, show_progress="hidden", **AT_ONCE,
+        )  # fmt: skip
+
+
 def _connect_results(handlers: Handlers, parts: SimpleNamespace, example: gr.Dataset) -> None:
     top, form, out = parts.top, parts.form, parts.out
-    shown = [*vars(out).values(), form.seed, top.photo, form.emotion, form.mode]
+    chosen = [form.seed, top.photo, form.emotion, form.mode, form.whose, form.own]
+    shown = [*vars(out).values(), *chosen]
     example.click(
         handlers.show_example, [example, out.visit], shown, show_progress="hidden", **AT_ONCE
     ).success(None, js=page.SHOW_RESULT, api_visibility="private")
@@ -319,24 +306,13 @@ def _connect_results(handlers: Handlers, parts: SimpleNamespace, example: gr.Dat
 
 def _connect_protection(handlers: Handlers, parts: SimpleNamespace) -> None:
     form, out = parts.form, parts.out
-    buttons = [form.protect, out.stronger, form.stop]
-
-    def busy() -> tuple[gr.Button, gr.Button, gr.Button]:
-        return gr.Button(interactive=False), gr.Button(interactive=False), gr.Button(visible=True)
-
-    def stopping() -> tuple[gr.Button, str]:
-        # Until the work has ended Gradio would drop another press of the first button.
-        return gr.Button(visible=False), texts.STOPPING
-
-    def idle() -> tuple[gr.Button, gr.Button, gr.Button, str]:
-        ready = gr.Button(interactive=True)
-        return ready, ready, gr.Button(visible=False), ""
+    at_work = AtWork([form.protect, out.stronger], form.stop, form.status)
 
     stronger = out.stronger.click(lambda: "strong", outputs=form.mode, queue=False, **AT_ONCE)
     jobs = [
-        start(busy, outputs=buttons, queue=False, **AT_ONCE).then(
+        at_work.begin(start).then(
             handlers.protect_on_page,
-            [out.visit, parts.top.photo, form.own_target, *form.choices, *form.movements],
+            [out.visit, parts.top.photo, form.own_target, *form.given],
             [form.status, *vars(out).values(), form.seed, form.expected],
             show_progress_on=form.status,
             preprocess=False,
@@ -351,9 +327,7 @@ def _connect_protection(handlers: Handlers, parts: SimpleNamespace) -> None:
             handlers.find_in_other, [out.visit, out.other], [out.verdict, out.recognisers],
             show_progress="hidden", preprocess=False, **AT_ONCE,
         )  # fmt: skip
-        for ended in (job.success, job.failure):
-            ended(idle, outputs=[*buttons, form.status], **AT_ONCE)
-    form.stop.click(stopping, outputs=[form.stop, form.status], cancels=jobs, **AT_ONCE)
+    at_work.end(jobs)
 
 
 def _add_endpoints(
@@ -363,17 +337,23 @@ def _add_endpoints(
     top, form = parts.top, parts.form
     api, data = gr.Button(visible=False), gr.JSON(visible=False)
     file, text = gr.File(visible=False), gr.Textbox(visible=False)
-    action_units = gr.JSON(visible=False)
-    protect = [top.photo, form.own_target, *form.choices, action_units]
+    action_units, emotions = gr.JSON(visible=False), gr.JSON(visible=False)
+    photos = gr.File(file_count="multiple", visible=False)
+    common = [one for one in form.choices if one is not form.faces]
+    protect = [top.photo, form.own_target, *form.choices, action_units, emotions]
+    batch = [photos, form.own_target, *common, action_units]
     preview = [
         top.photo, form.emotion, form.expression_strength, form.faces, form.detector, form.rotate,
-        form.expression_of, action_units,
+        form.expression_of, action_units, emotions,
     ]  # fmt: skip
     for endpoint, given, returned, name in (
         (endpoints.protect, protect, [file, text, data, form.seed], "protect"),
+        (endpoints.protect_batch, batch, [file, text, data, form.seed], "protect_batch"),
         (endpoints.preview, preview, file, "preview"),
         (endpoints.detect, [top.photo, form.detector, form.rotate], data, "detect"),
         (endpoints.compare, [first, second, form.rotate], data, "compare"),
         (endpoints.targets, None, data, "targets"),
     ):
-        api.click(endpoint, given, returned, preprocess=False, api_name=name, concurrency_id=name)
+        # A batch waits with those who want a single photo.
+        line = "protect" if name == "protect_batch" else name
+        api.click(endpoint, given, returned, preprocess=False, api_name=name, concurrency_id=line)

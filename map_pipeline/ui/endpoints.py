@@ -5,7 +5,7 @@ limits, and says in plain words what's wrong with one.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import gradio as gr
 
 from map_pipeline.report import with_notes
 from map_pipeline.ui import results, texts
+from map_pipeline.ui.batch import Batch, Outcome, Run
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words, visitor
 from map_pipeline.ui.service import (
@@ -25,7 +26,7 @@ from map_pipeline.ui.service import (
     read_upload,
     write_files,
 )
-from map_pipeline.ui.settings import Choices
+from map_pipeline.ui.settings import Choices, PageSettings
 from map_pipeline.ui.style import TargetCard
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 DEFAULT = Choices()
 File = dict[str, Any] | None  # an upload as Gradio sends it, with its "path"
-Runner = Callable[[Job], Iterator[Progress | Protected]]
 
 
 class Endpoints:
@@ -41,24 +41,26 @@ class Endpoints:
 
     Args:
         service: the models.
-        run: does a job where the GPU is.
+        run: does jobs where the GPU is.
         limit: how often a visitor may have a photo protected.
         targets: the built-in targets.
         folder: where results are written; Gradio has to know it, or it doesn't hand them out.
-        max_bytes: size limit of uploads.
+        settings: with the limits of the page.
     """
 
     def __init__(
         self,
         service: ProtectionService,
-        run: Runner,
+        run: Run,
         limit: RateLimit,
         targets: Sequence[TargetCard],
         folder: str,
-        max_bytes: int,
+        settings: PageSettings,
     ) -> None:
         self._service, self._run, self._limit = service, run, limit
-        self._targets, self._folder, self._max_bytes = targets, folder, max_bytes
+        self._targets, self._folder = targets, folder
+        self._max_bytes = settings.max_upload_bytes
+        self._batch = Batch(service, run, settings, folder)
 
     def work(
         self, photo: File, own_target: File, choices: Choices, request: gr.Request
@@ -83,7 +85,7 @@ class Endpoints:
             own, notes = read.pixels, [f"target picture: {note}" for note in read.notes]
         upload = read_upload(path)
         job = self._service.prepare(upload.photo.picture, own, choices.with_seed())
-        for update in self._service.timed(job, self._run(job)):
+        for update in self._service.timed(job, self._run([job])):
             if isinstance(update, Progress):
                 yield update
             else:
@@ -116,6 +118,7 @@ class Endpoints:
         rotate: bool = DEFAULT.rotate,
         expression_of: File = DEFAULT.expression_of,
         action_units: dict[str, float] | None = DEFAULT.action_units,
+        emotions: dict[str, str] | None = DEFAULT.emotions,
         request: gr.Request = None,
     ) -> Iterator[tuple]:
         """Protect the faces of a photo from face recognition by changing their expression.
@@ -144,13 +147,15 @@ class Endpoints:
             action_units: single movements besides the emotion, each in [-1, 1], such as
                 {"smile": 0.5}: smile, mouth_open, brows_up, inner_brows, eyes_wide, squint,
                 nose_wrinkle, lip_corners_down, pucker, lips_pressed, smirk.
+            emotions: emotions of single faces in place of `emotion`, by their number, such as
+                {"2": "sad"}.
 
         Returns:
             The protected photo as a file, the verdict, a report per face, and the seed used.
         """
         choices = Choices(
             emotion, expression_strength, target, consent, faces, mode, margin, steps, detector,
-            seed, random_seed, file_type, rotate, expression_of, action_units,
+            seed, random_seed, file_type, rotate, expression_of, action_units, emotions,
         )  # fmt: skip
         for update in self.work(photo, own_target, choices, request):
             if isinstance(update, Progress):
@@ -160,6 +165,92 @@ class Endpoints:
                 text = results.plain_verdict(protected.reports)
                 reports = [report.to_dict() for report in protected.reports]
                 yield files.after, text, reports, job.choices.seed
+
+    def work_batch(
+        self,
+        photos: Sequence[File] | None,
+        own_target: File,
+        choices: Choices,
+        request: gr.Request,
+    ) -> Iterator[Progress | Outcome]:
+        """From several uploads to their outcomes, for the page and the API alike."""
+        with errors_in_plain_words():
+            paths = [one["path"] for one in photos or () if one]
+            if not paths:
+                raise gr.Error(texts.CHOOSE_PHOTOS, print_exception=False)
+            self._batch.check_count(paths)
+            self._limit.count(visitor(request), len(paths))
+            if self._service.loading:
+                yield Progress(0, 1, "Loading the networks")
+            target = own_target and own_target["path"]
+            yield from self._batch.work(paths, target, choices.with_seed())
+
+    def archive(self, outcomes: Sequence[Outcome]) -> str | None:
+        """The path of a ZIP file with all results; None if there are none."""
+        return self._batch.archive(outcomes)
+
+    def protect_batch(
+        self,
+        photos: Sequence[File],
+        own_target: File = None,
+        emotion: str = DEFAULT.emotion,
+        expression_strength: float = DEFAULT.expression_strength,
+        target: str = DEFAULT.target,
+        consent: bool = DEFAULT.consent,
+        mode: str = DEFAULT.mode,
+        margin: str = DEFAULT.margin,
+        steps: int = DEFAULT.steps,
+        detector: str = DEFAULT.detector,
+        seed: int = DEFAULT.seed,
+        random_seed: bool = DEFAULT.random_seed,
+        file_type: str = DEFAULT.file_type,
+        rotate: bool = DEFAULT.rotate,
+        expression_of: File = DEFAULT.expression_of,
+        action_units: dict[str, float] | None = DEFAULT.action_units,
+        request: gr.Request = None,
+    ) -> Iterator[tuple]:
+        """Protect the clear faces of several photos, one after another in one place of the queue.
+
+        A photo that can't be protected is told with its reason, and the others go on.
+
+        Args:
+            photos: the photos; 10 at most, or as many as this page allows.
+            own_target: see `/protect`.
+            emotion: see `/protect`.
+            expression_strength: see `/protect`.
+            target: see `/protect`.
+            consent: see `/protect`.
+            mode: see `/protect`.
+            margin: see `/protect`.
+            steps: see `/protect`.
+            detector: see `/protect`.
+            seed: the same for every photo; see `/protect`.
+            random_seed: see `/protect`.
+            file_type: see `/protect`.
+            rotate: see `/protect`.
+            expression_of: see `/protect`.
+            action_units: see `/protect`.
+
+        Returns:
+            A ZIP file with the protected photos and `report.json`, or nothing if there are none; a
+            line of text per photo; per photo its number from 1, whether it's protected, its name in
+            the ZIP file, the verdict or the reason, and a report per face; and the seed used.
+        """
+        choices = Choices(
+            emotion, expression_strength, target, consent, (), mode, margin, steps, detector,
+            seed, random_seed, file_type, rotate, expression_of, action_units,
+        ).with_seed()  # fmt: skip
+        outcomes: list[Outcome] = []
+        for update in self.work_batch(photos, own_target, choices, request):
+            if isinstance(update, Outcome):
+                outcomes.append(update)
+            else:
+                yield gr.skip(), update.text, gr.skip(), gr.skip()
+        outcomes.sort(key=lambda one: one.number)
+        text = "\n".join(f"Photo {one.number}: {one.text}" for one in outcomes)
+        with errors_in_plain_words():
+            file = self.archive(outcomes)
+        yield file, text, [one.to_dict() for one in outcomes], choices.seed
 
     def preview(
         self,
@@ -171,6 +262,7 @@ class Endpoints:
         rotate: bool = DEFAULT.rotate,
         expression_of: File = DEFAULT.expression_of,
         action_units: dict[str, float] | None = DEFAULT.action_units,
+        emotions: dict[str, str] | None = DEFAULT.emotions,
     ) -> str:
         """Show how a photo looks with another expression, at screen size and without protection.
 
@@ -183,13 +275,14 @@ class Endpoints:
             rotate: see `/protect`.
             expression_of: see `/protect`.
             action_units: see `/protect`.
+            emotions: see `/protect`.
 
         Returns:
             A JPEG, its longer side at most 1024 px.
         """
         choices = Choices(
             emotion, expression_strength, faces=faces, detector=detector, rotate=rotate,
-            expression_of=expression_of, action_units=action_units,
+            expression_of=expression_of, action_units=action_units, emotions=emotions,
         )  # fmt: skip
         with errors_in_plain_words():
             if not photo:

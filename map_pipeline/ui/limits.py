@@ -27,11 +27,11 @@ class RateLimit:
         self._key = secrets.token_bytes(16)
         self._lock = threading.Lock()
 
-    def count(self, visitor: str) -> None:
-        """Count a call.
+    def count(self, visitor: str, calls: int = 1) -> None:
+        """Count a call, or several at once.
 
         Raises:
-            RateLimitError: that was one too many; it isn't counted.
+            RateLimitError: that was too many; none of them is counted.
         """
         if self._calls == 0:
             return
@@ -39,13 +39,20 @@ class RateLimit:
             now = self._clock()
             self._forget(now - self._seconds)
             times = self._seen.setdefault(hash((self._key, visitor)), deque())
-            if len(times) >= self._calls:
-                wait = max(1, round(times[0] + self._seconds - now))
-                raise RateLimitError(
-                    f"This page protects at most {self._calls} photos per visitor in "
-                    f"{_duration(self._seconds)}. Please come back in {_duration(wait)}."
-                )
-            times.append(now)
+            free = self._calls - len(times)
+            if calls > free:
+                raise RateLimitError(self._refusal(calls, free, times, now))
+            times.extend([now] * calls)
+
+    def _refusal(self, calls: int, free: int, times: deque[float], now: float) -> str:
+        rule = (
+            f"This page protects at most {self._calls} photos per visitor in "
+            f"{_duration(self._seconds)}."
+        )
+        if free:
+            return f"{rule} {free} of your {calls} photos can be protected now."
+        wait = max(1, round(times[0] + self._seconds - now))
+        return f"{rule} Please come back in {_duration(wait)}."
 
     def _forget(self, before: float) -> None:
         for visitor, times in list(self._seen.items()):

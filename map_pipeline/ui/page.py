@@ -21,7 +21,8 @@ DEFAULT = Choices()
 SHOW_RESULT = """() => { setTimeout(() => {
     for (const one of document.querySelectorAll("#results [aria-label]"))
         one.removeAttribute("aria-label");
-    document.getElementById("result")?.scrollIntoView({behavior: "smooth", block: "start"});
+    const shown = [...document.querySelectorAll("#result, #batch-result")];
+    shown.find(one => one.checkVisibility())?.scrollIntoView({behavior: "smooth", block: "start"});
 }, 300) }"""
 # Gradio's messages have a button around another one, which screen readers can't tell apart. Here
 # the one that folds a message is beside the one that closes it.
@@ -34,6 +35,19 @@ SEPARATE_BUTTONS = """() => { new MutationObserver(() => {
         title.tabIndex = 0;
     }
 }).observe(document.body, {childList: true, subtree: true}) }"""
+# A click on a face is one on its checkbox, and on its number one on its choice of an expression.
+PICK_FACE = """element.addEventListener("click", event => {
+    const face = event.target.closest("[data-place]");
+    const number = event.target.closest(".map-face-number");
+    const inputs = document.querySelectorAll(number ? "#whose input" : "#faces input");
+    if (face) inputs[Number(face.dataset.place) + (number ? 1 : 0)]?.click();
+})"""
+# Where several expressions are chosen: done in the browser, where nothing overtakes anything else.
+KEEP_EXPRESSION = """(emotion, whose, own) => ({...own, [whose]: emotion})"""
+TURN_TO_FACE = """(emotion, whose, own) => {
+    const kept = {"0": emotion, ...own};
+    return [kept, kept[whose] ?? kept["0"]];
+}"""
 EMOTION_CHOICES = [(texts.emotion_label(emotion), emotion) for emotion in EXPRESSIONS]
 STEPS_INFO = texts.STEPS_INFO + ", ".join(
     f"{config.refine_steps} in {mode.capitalize()}" for mode, config in MODES.items()
@@ -56,7 +70,9 @@ class PhotoArea:
 class Form:
     """A component for each field of `Choices`, under its name, and what stands among them.
 
-    Only `action_units` have several: `movements`, in the order of `texts.MOVEMENTS`.
+    Two are put together from others: `action_units` from `movements`, in the order of
+    `texts.MOVEMENTS`, and `emotions` from `own`, which holds the emotion of each face by its number
+    as text, "0" for all others. The one of the face in `whose` is that of `emotion`.
     """
 
     emotion: gr.Radio
@@ -73,6 +89,9 @@ class Form:
     file_type: gr.Radio
     rotate: gr.Checkbox
     expression_of: gr.Image
+    people: gr.Column
+    whose: gr.Radio
+    own: gr.JSON
     movements: list[gr.Slider]
     reset: gr.Button
     own_target: gr.Image
@@ -83,19 +102,31 @@ class Form:
 
     @property
     def choices(self) -> list[gr.Component]:
-        """The components of `Choices`, in the order of its fields; without `movements`."""
+        """The components of `Choices`, in the order of its fields, but the put together ones."""
         return [getattr(self, name) for name in self._names]
 
+    @property
+    def given(self) -> list[gr.Component]:
+        """All components that `read` reads."""
+        return [*self.choices, self.whose, self.own, *self.movements]
+
     def read(self, values: Sequence[Any]) -> Choices:
-        """What was chosen, given the values of `choices` and then `movements`."""
-        count = len(self._names)
-        amounts = zip(texts.MOVEMENTS, values[count:], strict=True)
-        units = {name: amount for name, amount in amounts if amount}
-        return Choices(*values[:count], action_units=units)
+        """What was chosen, given the values of `given`."""
+        emotion, *others = values[: len(self._names)]
+        whose, own, *amounts = values[len(self._names) :]
+        named = zip(texts.MOVEMENTS, amounts, strict=True)
+        emotions = {**own, str(whose): emotion}
+        return Choices(
+            emotions.pop("0", emotion),
+            *others,
+            action_units={name: amount for name, amount in named if amount},
+            emotions=emotions,
+        )
 
     @property
     def _names(self) -> list[str]:
-        return [field.name for field in fields(Choices) if field.name != "action_units"]
+        put_together = ("action_units", "emotions")
+        return [field.name for field in fields(Choices) if field.name not in put_together]
 
 
 @dataclass(frozen=True)
@@ -127,7 +158,7 @@ def photo_area() -> PhotoArea:
             alt_text="The photo to protect", placeholder=texts.UPLOAD,
         )  # fmt: skip
         preview = gr.HTML(elem_id="preview", padding=False)
-        outlines = gr.HTML(elem_id="outlines", padding=False)
+        outlines = gr.HTML(elem_id="outlines", padding=False, js_on_load=PICK_FACE)
     newest = gr.State({})  # "photo" -> its path: what is asked for now, not what is worked on
     looks = gr.State(0)  # how often a preview was asked for that no choice asks for
     note = gr.HTML(elem_id="faces-note", padding=False)
@@ -149,11 +180,15 @@ def examples_row(examples: Sequence[Example]) -> gr.Dataset:
 
 def form(targets: Sequence[TargetCard]) -> Form:
     """Second and third step: the expression and the button; all that has good defaults is behind
-    one more.
+    one more. Whom it's about is only asked where several faces were found.
     """
+    with gr.Column(elem_id="people", visible=False) as people:
+        faces = gr.CheckboxGroup([], label="Protect", elem_id="faces")
+        whose = gr.Radio([("All", 0)], value=0, label=texts.WHOSE, elem_id="whose")
+    own = gr.JSON({}, visible=False)
     emotion = gr.Radio(
         EMOTION_CHOICES, value=DEFAULT.emotion, label="New expression",
-        elem_id="emotion", elem_classes="map-tiles",
+        elem_id="emotion", elem_classes=["map-tiles", "map-emotions"],
     )  # fmt: skip
     with gr.Row(elem_id="go"):
         expression_strength = gr.Slider(
@@ -166,9 +201,6 @@ def form(targets: Sequence[TargetCard]) -> Form:
     expected = gr.HTML(elem_id="expected", padding=False)
     gr.Markdown(texts.PRIVACY_LINE, elem_classes="map-note")
     with gr.Accordion("More", open=False, elem_id="more"):
-        faces = gr.CheckboxGroup(
-            [], label="Faces to protect", info=texts.FACES_INFO, visible=False, elem_id="faces"
-        )
         with gr.Accordion("Single movements", open=False):
             gr.Markdown(texts.MOVEMENTS_INFO, elem_classes="map-note")
             with gr.Row():
@@ -225,8 +257,9 @@ def form(targets: Sequence[TargetCard]) -> Form:
         emotion=emotion, expression_strength=expression_strength, target=target, consent=consent,
         faces=faces, mode=mode, margin=margin, steps=steps, detector=detector, seed=seed,
         random_seed=random_seed, file_type=file_type, rotate=rotate,
-        expression_of=expression_of, movements=movements, reset=reset, own_target=own_target,
-        protect=protect, stop=stop, status=status, expected=expected,
+        expression_of=expression_of, people=people, whose=whose,
+        own=own, movements=movements, reset=reset, own_target=own_target, protect=protect,
+        stop=stop, status=status, expected=expected,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from map_pipeline.expression.editor import EditableFace
     from map_pipeline.faces.face import Face
     from map_pipeline.pipeline import MAPPipeline
-    from map_pipeline.ui.service import FoundFace
+    from map_pipeline.ui.face_choice import FoundFace
     from map_pipeline.ui.settings import Choices
 
 Made = TypeVar("Made")
@@ -73,7 +73,7 @@ class Sitting:
         for number in numbers:
             if number not in self.prepared:
                 self.prepared[number] = pipe.prepare_faces(pixels, [self.faces[number - 1]])
-        asked = choices.emotion, choices.expression_strength, choices.action_units
+        rest = choices.expression_strength, choices.action_units
         result = pixels
         for number in numbers:
             model = None
@@ -82,7 +82,8 @@ class Sitting:
                     view = pipe.view(pixels, self.faces[number - 1].landmarks)
                     self.sources[number] = pipe.embed(view)
                 model = shown.model_for(self.sources[number], pipe.recognisers)
-            result = pipe.express_faces(result, self.prepared[number], *asked, model)
+            emotion, face = choices.emotion_of(number), self.prepared[number]
+            result = pipe.express_faces(result, face, emotion, *rest, model)
         return to_pil(result)
 
 

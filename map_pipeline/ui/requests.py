@@ -20,9 +20,22 @@ def visitor(request: gr.Request) -> str:
     return forwarded.split(",")[0].strip() if forwarded else request.client.host
 
 
-def plain(error: MAPError) -> str:
-    """An error of the package as a visitor reads it."""
-    return str(error).replace("`", "")
+def plain_words(error: Exception) -> str:
+    """An error as a visitor reads it; what isn't one of the package is logged, without its text.
+
+    The frames that it went through are emptied: Gradio keeps errors, and frames keep the photo.
+    """
+    text = texts.WRONG_ON_OUR_SIDE
+    if isinstance(error, gr.Error):
+        return error.message
+    if isinstance(error, MAPError):
+        text = str(error).replace("`", "")
+    else:
+        # Where it happened, without the message: that may give something of the photo away.
+        places = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("%s at\n%s", type(error).__name__, places)
+    _forget_frames(error)
+    return text
 
 
 @contextmanager
@@ -32,22 +45,12 @@ def errors_in_plain_words() -> Iterator[None]:
         yield
     except gr.Error:
         raise
-    except MAPError as error:
-        _forget_frames(error)
-        raise gr.Error(plain(error), print_exception=False) from None
     except Exception as error:
-        # Where it happened, without the message: that may give something of the photo away.
-        places = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("%s at\n%s", type(error).__name__, places)
-        _forget_frames(error)
-        raise gr.Error(texts.WRONG_ON_OUR_SIDE, print_exception=False) from None
+        raise gr.Error(plain_words(error), print_exception=False) from None
 
 
 def _forget_frames(error: BaseException | None) -> None:
-    """Empty the ended frames that an error and those before it went through.
-
-    Gradio keeps errors until the garbage is collected, and frames keep the photo.
-    """
+    """Empty the ended frames that an error and those before it went through."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__

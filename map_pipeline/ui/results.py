@@ -20,6 +20,7 @@ from map_pipeline.report import (
     count_text,
     doubtful_faces,
     expression_row,
+    face_numbers,
     headline,
     join_names,
     notes_of,
@@ -29,6 +30,7 @@ from map_pipeline.report import (
 )
 from map_pipeline.ui import texts
 from map_pipeline.ui.service import Progress
+from map_pipeline.ui.settings import Choices
 
 # The page is shown before torch is loaded, which this module needs.
 if TYPE_CHECKING:
@@ -44,14 +46,22 @@ def verdict(reports: Sequence[FaceReport], mode: str) -> str:
     """
     lines = [*_doubts(reports), *_face_lines(reports), *_notes(reports)]
     found, total = count_matches(reports)
+    level = verdict_level(reports)
     if total == 0:
-        return _box("partly", headline(reports), lines)
-    level = protection_level(found, total)
-    if level == "protected" and (unprotected_faces(reports) or doubtful_faces(reports)):
-        level = "partly"
+        return _box(level, headline(reports), lines)
     # What helps in fast mode is a button beside the verdict.
     more = [texts.SAME_PHOTO, *([texts.ADVICE] if found and mode != "fast" else [])]
     return _box(level, headline(reports), [*lines, *more])
+
+
+def verdict_level(reports: Sequence[FaceReport]) -> Level:
+    """How well a photo is protected; what can't be said, or is only true of some faces: partly."""
+    found, total = count_matches(reports)
+    if total == 0:
+        return "partly"
+    level = protection_level(found, total)
+    left = unprotected_faces(reports) or doubtful_faces(reports)
+    return "partly" if level == "protected" and left else level
 
 
 def verdict_by_other(
@@ -85,12 +95,12 @@ def tables(reports: Sequence[FaceReport]) -> str:
     """All numbers of the reports as HTML tables, faces below each other."""
     recognisers = [
         [str(number), *recogniser_row(one)]
-        for number, face in enumerate(reports, 1)
+        for number, face in zip(face_numbers(reports), reports, strict=True)
         for one in face.recognisers
     ]
     expressions = [
         [str(number), *expression_row(one, face)]
-        for number, face in enumerate(reports, 1)
+        for number, face in zip(face_numbers(reports), reports, strict=True)
         for one in face.expressions
     ]
     return _table(
@@ -110,14 +120,18 @@ def details(reports: Sequence[FaceReport], seed: int) -> str:
     )
 
 
-def preview(picture: Image.Image, emotion: str, strength: float) -> str:
+def preview(picture: Image.Image, choices: Choices) -> str:
     """An edited but unprotected photo to lie over the upload, as HTML that holds the picture."""
+    chosen = (choices.emotion, *(choices.emotions or {}).values())
+    names = [emotion.replace("_", " ") for emotion in dict.fromkeys(chosen)]
+    shown = "copied" if choices.expression_of else join_names(names)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=90, subsampling=0)
-    data, name = base64.b64encode(buffer.getvalue()).decode(), emotion.replace("_", " ")
+    data = base64.b64encode(buffer.getvalue()).decode()
     return (
         f'<div class="map-preview"><img src="data:image/jpeg;base64,{data}" '
-        f'alt="Preview: {escape(name)}, {strength:.0%}. Not protected yet."/>'
+        f'alt="Preview: {escape(shown)}, {choices.expression_strength:.0%}. '
+        'Not protected yet."/>'
         f'<p role="status">{texts.PREVIEW}</p>'
         # Without the attribute iPhones know no pressed state.
         f'<button type="button" ontouchstart="">{texts.SHOW_ORIGINAL}</button></div>'
@@ -184,7 +198,7 @@ def _face_lines(reports: Sequence[FaceReport]) -> list[str]:
     else:
         lines = [
             f"Face {number}: {_found(face)}{_programs_line(face)} {_people_line(face)}"
-            for number, face in enumerate(reports, 1)
+            for number, face in zip(face_numbers(reports), reports, strict=True)
         ]
     return [*(one for one in lines if one), _unused_line(reports[0])]
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,9 +26,11 @@ from map_pipeline.errors import (
 )
 from map_pipeline.report import FaceReport, with_notes
 from map_pipeline.ui.durations import Durations
+from map_pipeline.ui.face_choice import FoundFace, choose_faces
 from map_pipeline.ui.jobs import run_in_steps
 from map_pipeline.ui.previews import RecentUploads, Sitting
-from map_pipeline.ui.settings import MAX_FACES, Choices
+from map_pipeline.ui.requests import plain_words
+from map_pipeline.ui.settings import Choices
 
 # The page is shown before torch is loaded; methods that need it import it.
 if TYPE_CHECKING:
@@ -46,41 +49,21 @@ RESULT_NAMES = {"jpeg": "protected.jpg", "png": "protected.png"}
 
 
 @dataclass(frozen=True)
-class FoundFace:
-    """A face as the page shows it.
-
-    Attributes:
-        number: 1 for the largest.
-        box: x0, y0, x1, y1 in photo px.
-        problems: why it can't be protected well, in plain words; none: it's clear.
-        possible: whether it can be protected at all.
-    """
-
-    number: int
-    box: tuple[float, float, float, float]
-    problems: tuple[str, ...]
-    possible: bool
-
-    @property
-    def clear(self) -> bool:
-        """Whether it's protected without being asked for."""
-        return self.possible and not self.problems
-
-
-@dataclass(frozen=True)
 class Job:
     """One protection as it travels to the GPU process and must pickle.
 
     Attributes:
-        photo: upright RGB, or RGBA where it's transparent.
+        photo: upright RGB, or RGBA where it's transparent; or the path of an upload, so that a
+            batch holds one picture at a time.
         target: "auto", the name of a built-in target, or the visitor's own picture.
-        boxes: of the faces to protect, photo px.
+        boxes: of the faces to protect, photo px; emotions: of these, in their order.
         choices: all other settings.
     """
 
-    photo: Image.Image
+    photo: Image.Image | str
     target: str | Image.Image
     boxes: tuple["Box", ...]
+    emotions: tuple[str, ...]
     choices: Choices
 
 
@@ -107,6 +90,16 @@ class Protected:
 
     photo: Image.Image
     reports: list[FaceReport]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A photo of several that couldn't be protected, and why, fit for the visitor."""
+
+    reason: str
+
+
+Update = Progress | Protected | Failed  # what comes of jobs
 
 
 class Files(NamedTuple):
@@ -214,6 +207,15 @@ class ProtectionService:
         Raises:
             MAPError: something about it isn't possible; the text is fit for the visitor.
         """
+        self.check(own_target, choices)
+        return self.job(photo, own_target, choices)
+
+    def check(self, own_target: Image.Image | None, choices: Choices) -> None:
+        """Check what holds for all photos of a request.
+
+        Raises:
+            MAPError: something about it isn't possible; the text is fit for the visitor.
+        """
         bank = next(iter(self.models.judging.values())).targets
         choices.check(() if bank is None else bank.names, self.models.protecting)
         if own_target is not None and choices.consent is not True:
@@ -224,14 +226,51 @@ class ProtectionService:
         if own_target is not None:
             self._check_target(own_target, choices.detector)
         self.copied(choices)  # an error before the queue
-        found = self.find_faces(photo, choices.detector, choices.rotate)
-        boxes = tuple(one.box for one in choose_faces(found, choices.faces))
-        return Job(photo, choices.target if own_target is None else own_target, boxes, choices)
 
-    def run(self, job: Job) -> Generator[Progress | Protected, None, None]:
-        """Do a job on the device of the models: progress first, the result last."""
-        protected = yield from run_in_steps(lambda report: self._protect(job, report))
-        yield protected
+    def job(
+        self,
+        photo: Image.Image,
+        own_target: Image.Image | None,
+        choices: Choices,
+        path: str | None = None,
+    ) -> Job:
+        """The job of a photo, its faces chosen, once the rest is checked.
+
+        Args:
+            path: where the photo is; it's then read again when its turn comes.
+
+        Raises:
+            MAPError: its faces can't be protected as chosen; the text is fit for the visitor.
+        """
+        found = self.find_faces(photo, choices.detector, choices.rotate)
+        unknown = set(choices.emotions or ()) - {str(one.number) for one in found}
+        if unknown:
+            raise NoFaceError(
+                f"`emotions` must name faces from 1 to {len(found)}, as they were found; "
+                f"got {', '.join(sorted(unknown))}."
+            )
+        chosen = choose_faces(found, choices.faces)
+        return Job(
+            photo if path is None else path,
+            choices.target if own_target is None else own_target,
+            tuple(one.box for one in chosen),
+            tuple(choices.emotion_of(one.number) for one in chosen),
+            choices,
+        )
+
+    def run(self, jobs: Sequence[Job]) -> Generator[Update, None, None]:
+        """Do jobs in their order on the device of the models: of each progress, then its result.
+
+        Where they are several, what goes wrong with one doesn't end the others.
+        """
+        for job in jobs:
+            work = partial(self._protect, job)
+            try:
+                yield (yield from run_in_steps(work))
+            except Exception as error:
+                if len(jobs) == 1:
+                    raise
+                yield Failed(plain_words(error))
 
     def timed(
         self, job: Job, updates: Iterator[Progress | Protected]
@@ -337,7 +376,7 @@ class ProtectionService:
 
         output = self.models.protecting[choices.detector](
             job.photo,
-            emotion=choices.emotion,
+            emotion=job.emotions,
             target=job.target,
             faces=job.boxes,
             rotate=choices.rotate,
@@ -404,37 +443,6 @@ def write_files(
     report = own / "report.json"
     report.write_text(json.dumps([one.to_dict() for one in protected.reports], indent=2))
     return Files(before, str(after), str(report)), protected
-
-
-def choose_faces(found: Sequence[FoundFace], numbers: Sequence[int]) -> list[FoundFace]:
-    """The faces of these numbers; if there are none, the clear ones, the largest `MAX_FACES`.
-
-    Raises:
-        UnknownOptionError: more than `MAX_FACES` numbers.
-        NoFaceError: there is no face of that number, or none is clear.
-        FaceTooSmallError: a chosen face is too small.
-    """
-    if not numbers:
-        clear = [one for one in found if one.clear]
-        if not clear:
-            reasons = "; ".join(f"face {one.number} is {', '.join(one.problems)}" for one in found)
-            raise NoFaceError(f"No face in this photo can be protected well: {reasons}.")
-        return clear[:MAX_FACES]
-    if len(set(numbers)) > MAX_FACES:
-        raise UnknownOptionError(
-            f"`faces` must be at most {MAX_FACES} at once, got {len(set(numbers))}."
-        )
-    chosen = [one for one in found if one.number in numbers]
-    unknown = sorted(set(numbers) - {one.number for one in chosen})
-    if unknown:
-        raise NoFaceError(
-            f"`faces` must be numbers from 1 to {len(found)}, as faces were found; got {unknown}."
-        )
-    for one in chosen:
-        if not one.possible:
-            reason = ", ".join(one.problems) or "too small"
-            raise FaceTooSmallError(f"Face {one.number} can't be protected: it's {reason}.")
-    return chosen
 
 
 def step_text(done: int, total: int, faces: int) -> str:

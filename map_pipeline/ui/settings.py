@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from map_pipeline.config import DEFAULT_MARGIN, EXPRESSIONS, HIDE, MARGINS, MODES
+from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_TARGET, EXPRESSIONS, HIDE, MARGINS, MODES
 from map_pipeline.errors import UnknownOptionError
 
 PACKAGE = Path(__file__).parents[1]
@@ -23,7 +23,10 @@ SECONDS = {"minute": 60, "hour": 3600, "day": 86400}
 # visitor's whole quota is two minutes a day.
 GPU_SECONDS_BASE, GPU_SECONDS_PER_FACE = 8, 2
 GPU_SECONDS_PER_STEP = {"fast": 0.15, "strong": 0.3}
+GPU_SECONDS_PER_PHOTO = 1  # for each but the first of a batch: read and handed back
 MAX_GPU_SECONDS = {"fast": 20, "strong": 60}
+# Of a batch. ZeroGPU books half as much again, and somebody without an account has 120 s a day.
+MAX_BATCH_GPU_SECONDS = 80
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class PageSettings:
         keep_seconds: age at which uploads and results are deleted.
         queue_size: how many visitors may wait; more are asked to come back.
         concurrency: how many photos are protected at once.
+        batch_photos: how many photos a visitor may have protected in one go.
+        batch_seconds: how much GPU time they may ask for, seconds.
         rate_limit: how many photos one visitor may have protected in `rate_seconds`; 0: no limit.
         rate_seconds: the time the limit counts for, seconds.
     """
@@ -48,6 +53,8 @@ class PageSettings:
     keep_seconds: int = 600
     queue_size: int = 20
     concurrency: int = 1
+    batch_photos: int = 10
+    batch_seconds: float = math.inf
     rate_limit: int = 0
     rate_seconds: int = 3600
 
@@ -58,21 +65,25 @@ class PageSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """The defaults, changed by `MAP_RATE_LIMIT` ("20/hour") and `MAP_CONCURRENCY` ("2").
+        """The defaults, changed by `MAP_RATE_LIMIT` ("20/hour"), `MAP_CONCURRENCY` ("2") and
+        `MAP_BATCH_PHOTOS` ("10").
 
-        ZeroGPU gives every photo a process of its own, so there several are protected at once.
+        ZeroGPU gives every run a process of its own, so there several photos are protected at once;
+        and it ends a run that takes longer than it may ask for.
 
         Raises:
             UnknownOptionError: one of them can't be read.
         """
         calls, seconds = _rate(environment.get("MAP_RATE_LIMIT", "0/hour"))
-        default = str(ZERO_GPU_CONCURRENCY if environment.get("SPACES_ZERO_GPU") else 1)
-        concurrency = environment.get("MAP_CONCURRENCY", default)
-        if not (concurrency.isdecimal() and int(concurrency) > 0):
-            raise UnknownOptionError(
-                f"`MAP_CONCURRENCY` must be a whole number above 0, got {concurrency!r}."
-            )
-        return cls(concurrency=int(concurrency), rate_limit=calls, rate_seconds=seconds)
+        zero_gpu = bool(environment.get("SPACES_ZERO_GPU"))
+        concurrency = ZERO_GPU_CONCURRENCY if zero_gpu else cls.concurrency
+        return cls(
+            concurrency=_count(environment, "MAP_CONCURRENCY", concurrency),
+            batch_photos=_count(environment, "MAP_BATCH_PHOTOS", cls.batch_photos),
+            batch_seconds=MAX_BATCH_GPU_SECONDS if zero_gpu else cls.batch_seconds,
+            rate_limit=calls,
+            rate_seconds=seconds,
+        )
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ class Choices:
     Attributes:
         emotion: one of `EXPRESSIONS`.
         expression_strength: how far the expression is changed, in [0,1].
-        target: "auto", the name of a built-in target, or "none" to hide only.
+        target: "none" to hide only, "auto", or the name of a built-in target.
         consent: whether the person in the visitor's own target picture agreed.
         faces: numbers of the faces to protect, 1 for the largest; none: all clear ones.
         mode: "fast" or "strong".
@@ -97,11 +108,12 @@ class Choices:
         expression_of: another photo, whose expression is copied in place of the emotion: an upload
             as Gradio sends it, with its "path".
         action_units: single movements besides the emotion, name -> amount in [-1,1].
+        emotions: number of a face, as text -> its own emotion; all others get `emotion`.
     """
 
     emotion: str = "happy"
     expression_strength: float = MODES["fast"].expression_strength
-    target: str = "auto"
+    target: str = DEFAULT_TARGET
     consent: bool = False
     faces: Sequence[int] = ()
     mode: str = "fast"  # unlike the pipeline's own default: a visitor waits for the result
@@ -114,6 +126,7 @@ class Choices:
     rotate: bool = False
     expression_of: Mapping[str, Any] | None = None
     action_units: Mapping[str, float] | None = None
+    emotions: Mapping[str, str] | None = None
 
     def check(self, targets: Collection[str], detectors: Collection[str]) -> None:
         """Raise `UnknownOptionError` for a value outside its choices or range.
@@ -142,6 +155,16 @@ class Choices:
             )
         if self.action_units is not None:
             check_action_units(self.action_units)
+        if not isinstance(self.emotions, Mapping | None):
+            raise UnknownOptionError(
+                f"`emotions` must name an emotion by the number of a face, got {self.emotions!r}."
+            )
+        for number, emotion in (self.emotions or {}).items():
+            _check_choice(f"emotions[{number}]", emotion, EXPRESSIONS)
+
+    def emotion_of(self, number: int) -> str:
+        """The emotion of the face of this number."""
+        return (self.emotions or {}).get(str(number), self.emotion)
 
     def with_seed(self) -> Self:
         """These choices with the seed that the run will take."""
@@ -149,11 +172,16 @@ class Choices:
             return self
         return replace(self, seed=random.randint(0, MAX_SEED), random_seed=False)
 
-    def gpu_seconds(self, faces: int) -> int:
-        """GPU time to ask for, in whole seconds, for so many faces."""
+    def gpu_seconds(self, faces: int, photos: int = 1) -> int:
+        """GPU time to ask for, in whole seconds, for so many faces of so many photos."""
+        most = MAX_GPU_SECONDS[self.mode] if photos == 1 else MAX_BATCH_GPU_SECONDS
+        return min(most, math.ceil(self.gpu_seconds_wanted(faces, photos)))
+
+    def gpu_seconds_wanted(self, faces: int, photos: int) -> float:
+        """The same without a limit, seconds."""
         steps = self.steps or MODES[self.mode].refine_steps
         per_face = GPU_SECONDS_PER_FACE + GPU_SECONDS_PER_STEP[self.mode] * steps
-        return min(MAX_GPU_SECONDS[self.mode], math.ceil(GPU_SECONDS_BASE + per_face * faces))
+        return GPU_SECONDS_BASE + GPU_SECONDS_PER_PHOTO * (photos - 1) + per_face * faces
 
 
 def _rate(text: str) -> tuple[int, int]:
@@ -165,6 +193,13 @@ def _rate(text: str) -> tuple[int, int]:
             f"got {text!r}."
         )
     return int(calls), SECONDS[unit]
+
+
+def _count(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, str(default))
+    if not (text.isdecimal() and int(text) > 0):
+        raise UnknownOptionError(f"`{name}` must be a whole number above 0, got {text!r}.")
+    return int(text)
 
 
 def _check_choice(name: str, value: Any, choices: Collection[str]) -> None:

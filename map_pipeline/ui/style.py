@@ -24,15 +24,17 @@ def page_css(targets: Sequence[Image.Image], examples: Sequence[Image.Image]) ->
         examples: photos of the examples, in their order.
     """
     emotions = "".join(
-        _tile("emotion label", number, "svg+xml", (ASSETS / f"emotion-{name}.svg").read_bytes())
+        _tile(
+            ".map-emotions label", number, "svg+xml", (ASSETS / f"emotion-{name}.svg").read_bytes()
+        )
         for number, name in enumerate(EXPRESSIONS, 1)
     )
     faces = "".join(  # the first tiles are "Auto" and "Nobody"
-        _tile("target label", number, "webp", _webp(picture))
+        _tile("#target label", number, "webp", _webp(picture))
         for number, picture in enumerate(targets, 3)
     )
     photos = "".join(
-        _tile("examples button", number, "webp", _webp(picture))
+        _tile("#examples button", number, "webp", _webp(picture))
         for number, picture in enumerate(examples, 1)
     )
     sheets = ((ASSETS / name).read_text() for name in ("page.css", "charts.css"))
@@ -63,7 +65,7 @@ def built_in_targets(checkpoint: Path) -> list[TargetCard]:
 def _tile(tiles: str, number: int, kind: str, content: bytes) -> str:
     data = base64.b64encode(content).decode()
     return (
-        f"#{tiles}:nth-of-type({number})::before "
+        f"{tiles}:nth-of-type({number})::before "
         f'{{ background-image: url("data:image/{kind};base64,{data}"); }}\n'
     )
 

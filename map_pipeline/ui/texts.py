@@ -66,7 +66,8 @@ PREVIEW = "Preview: not protected yet"
 SHOW_ORIGINAL = "Hold to see the original"
 STOPPING = '<p class="map-note" role="status">Stopping …</p>'
 NOT_TESTED = '<p class="map-note">Not measured for this result.</p>'
-FACES_INFO = "If none is ticked, all faces that are clear enough."
+WHOSE = "Expression of"
+PICKING = "Click a face to protect it or not, or its number to choose its expression."
 MODE_INFO = "Strong takes longer and gets there with a cleaner picture."
 MARGIN_INFO = "High also protects from programs that differ more, and changes your face more."
 MARGIN_CHOICES = [("Normal", "normal"), ("High", "high")]
@@ -109,6 +110,13 @@ EXPRESSIONS = {
 }  # fmt: skip
 UPLOAD = "Drop an image file here to upload"  # the name that a screen reader is told, too
 CHOOSE_PHOTO = "Choose a photo first."
+CHOOSE_PHOTOS = "Choose some photos first."
+BATCH_INTRO = """All clear faces of all photos get this expression. Everything else is as chosen
+under *More* on the *Protect* page."""
+BATCH_HINT = "Results appear here, one after another. A photo that can't be protected is named."
+NO_TIME_LEFT = (
+    "There is no time left for this photo in one go here. Protect it in another, or in Fast mode."
+)
 NO_ADDRESSES = "This page fetches no pictures: save the picture and upload it as a file."
 SAME_PHOTO = (
     "Compared with the very same photo, which is the hardest test. For the honest one, add another "

@@ -70,10 +70,11 @@ def test_headline(reports: list[FaceReport], text: str) -> None:
 
 @pytest.mark.parametrize("report", [GOOD, BAD, UNKNOWN])
 def test_headline_counts_the_faces_that_are_left(report: FaceReport) -> None:
-    for left, words in ((1, "1 of 2 faces found is left"), (3, "3 of 4 faces found are left")):
+    for left, count in ((1, "1 of 2 faces"), (3, "1 of 4 faces"), (9, "1 of 10 faces")):
         text = headline([in_group(report, left)])
-        assert words in text
+        assert count in text
         assert not text.startswith("Protected")
+        assert (f"{count} protected;" in text) is (report is GOOD)
     assert headline([in_group(report, 0)]) == headline([report])
 
 
@@ -118,7 +119,7 @@ def test_command_line_tells_who_is_left_unprotected(
     call += ["--checkpoint", str(tiny_checkpoint), "--device", "cpu", "--refine-steps", "0"]
     assert main([*call, *options, "--require", "dodging"]) == 3  # without a step nobody is hidden
     captured = capsys.readouterr()
-    assert ("1 of 2 faces found is left unprotected" in captured.out) is bool(left)
+    assert ("1 of 2 faces edited; the one on the right isn't" in captured.out) is bool(left)
     assert ("--require: 1 of 2 faces found" in captured.err) is reported
     for face in json.loads(report.read_text())["group.png"]:
         assert face["photo"]["faces_found"] == 2

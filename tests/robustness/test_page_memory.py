@@ -14,6 +14,7 @@ from map_pipeline.errors import MAPError, NoFaceError
 from map_pipeline.ui.endpoints import Endpoints
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words
+from map_pipeline.ui.settings import PageSettings
 
 
 @pytest.mark.parametrize("error", [NoFaceError("no face"), KeyError("a fault of ours")])
@@ -46,8 +47,9 @@ def test_a_refused_photo_is_forgotten_at_once(tmp_path: Path) -> None:
         photos.append(weakref.ref(photo))
         raise NoFaceError("no face")
 
-    service = SimpleNamespace(find_faces=refuse, prepare=refuse, compare=refuse, loading=False)
-    endpoints = Endpoints(service, iter, RateLimit(0, 60), [], str(tmp_path), 10**8)
+    calls = dict.fromkeys(("find_faces", "prepare", "job", "compare"), refuse)
+    service = SimpleNamespace(**calls, check=lambda *_: None, loading=False)
+    endpoints = Endpoints(service, iter, RateLimit(0, 60), [], str(tmp_path), PageSettings())
     path = tmp_path / "photo.png"
     Image.new("RGB", (64, 64)).save(path)
     file = {"path": str(path)}
@@ -67,3 +69,12 @@ def test_a_refused_photo_is_forgotten_at_once(tmp_path: Path) -> None:
         finally:
             gc.enable()
     assert len(photos) == 4
+    # A batch tells the reason of each photo instead.
+    gc.disable()
+    try:
+        *_, (_, text, outcomes, _) = endpoints.protect_batch([file, file], request=request)
+        assert [photo() for photo in photos[4:]] == [None, None]
+    finally:
+        gc.enable()
+    assert text == "Photo 1: no face\nPhoto 2: no face"
+    assert not any(one["protected"] for one in outcomes)

@@ -1,6 +1,7 @@
 """The endpoints for programs with the shipped networks; test_app.py looks at every detail."""
 
 import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,10 @@ def test_example_of_the_readme_runs(demo: gr.Blocks, monkeypatch: pytest.MonkeyP
     exec(code.replace("http://127.0.0.1:7860", demo.local_url), told)
     assert Image.open(told["photo"]).size == Image.open(VIDEO_CALL).size
     assert "recognition programs still find" in told["verdict"]
-    assert len(told["reports"]) == 1
+    assert [one["emotion"] for one in told["reports"]] == ["happy", "neutral"]
     assert {one["name"] for one in told["answers"]} == {
         one["name"] for one in told["reports"][0]["recognisers"]
     }
+    assert all(one["protected"] for one in told["outcomes"])
+    with zipfile.ZipFile(told["archive"]) as archive:
+        assert {one["file"] for one in told["outcomes"]} < set(archive.namelist())

@@ -3,9 +3,8 @@
 import json
 import logging
 import os
-import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,56 +18,18 @@ import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
+from serving import gpu_calls, launch, pickling_gpu
 
 import app
 from map_pipeline import MAPPipeline
 from map_pipeline.errors import CheckpointError
 from map_pipeline.ui.cache import sweep
-from map_pipeline.ui.models import prepare_models
 from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.settings import PageSettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ASTRONAUT, VIDEO_CALL = EXAMPLES / "astronaut.png", EXAMPLES / "video-call.png"
 FACE_BOX = (177, 62, 270, 180)  # where the astronaut's face is, px
-
-# Every call over the boundary to the GPU process: duration asked for, faces, what came back.
-gpu_calls: list[tuple[int, int, list]] = []
-
-
-def pickling_gpu(duration: Callable[..., int]) -> Callable:
-    """What `spaces.GPU` does to a generator on ZeroGPU, as far as a CPU can: ask for a duration
-    with exactly the call's arguments, and pass arguments, results and errors through pickle."""
-
-    def decorate(task: Callable) -> Callable:
-        def call(*args: Any) -> Iterator:
-            told: list = []
-            gpu_calls.append((duration(*args), len(args[0].boxes), told))
-            try:
-                for item in task(*pickle.loads(pickle.dumps(args))):
-                    told.append(pickle.loads(pickle.dumps(item)))
-                    yield told[-1]
-            except GeneratorExit:
-                told.append("closed")
-                raise
-            except Exception as error:
-                raise pickle.loads(pickle.dumps(error)) from None
-
-        return call
-
-    return decorate
-
-
-def launch(patch: pytest.MonkeyPatch, settings: PageSettings, pipe: MAPPipeline) -> gr.Blocks:
-    patch.setattr(spaces, "GPU", pickling_gpu)
-    return app.start(
-        settings,
-        lambda: prepare_models(pipe, "cpu"),
-        prevent_thread_lock=True,
-        quiet=True,
-        server_name="127.0.0.1",
-        share=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +93,7 @@ def test_verdict_report_and_seed_come_with_it(result: tuple, tiny_pipeline: MAPP
     assert "of 3 recognition programs still find" in text
     titles = [net.config.title for net in tiny_pipeline.recognisers.values()]
     assert [one["title"] for one in face["recognisers"]] == titles
-    assert face["target"] in tiny_pipeline.targets.names
+    assert face["target"] is None  # nobody is asked for
     assert seed == 0
     json.dumps(face, allow_nan=False)
 
@@ -147,7 +108,8 @@ def test_a_new_seed_is_told_and_gives_the_same_again(client: Client) -> None:
 
 def test_programs_find_the_endpoints_with_their_descriptions(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/protect", "/preview", "/detect", "/compare", "/targets"}
+    names = {"/protect", "/protect_batch", "/preview", "/detect", "/compare", "/targets"}
+    assert set(endpoints) == names
     assert all(one["description"] for one in endpoints.values())
     parameters = {one["parameter_name"]: one for one in endpoints["/protect"]["parameters"]}
     required = [name for name, one in parameters.items() if not one["parameter_has_default"]]
@@ -161,12 +123,14 @@ def test_faces_are_listed_and_chosen_by_number(client: Client) -> None:
     assert all(one["clear"] for one in faces)
     after, text, reports, _ = protect(client, VIDEO_CALL, faces=[2, 3])
     assert [one["box"] for one in reports] == [faces[1]["box"], faces[2]["box"]]
-    assert "Face 2:" in text
+    assert "Face 2:" in text  # as they are numbered on the photo
+    assert "Face 3:" in text
+    assert "2 of 4 faces" in text
     x0, y0, x1, y1 = (round(corner) for corner in faces[0]["box"])
     middle = (slice((2 * y0 + y1) // 3, (y0 + 2 * y1) // 3), slice((2 * x0 + x1) // 3, x1))
     np.testing.assert_array_equal(pixels(after)[middle], pixels(VIDEO_CALL)[middle])
-    *_, everybody, _ = protect(client, VIDEO_CALL)
-    assert len(everybody) == 4
+    _, _, everybody, _ = protect(client, VIDEO_CALL, emotions={"2": "sad", "4": "fear"})
+    assert [one["emotion"] for one in everybody] == ["happy", "sad", "happy", "fear"]
 
 
 @pytest.mark.slow
@@ -353,6 +317,9 @@ def test_bad_upload_is_told_in_plain_words(
         ({"margin": "huge"}, "margin must be one of normal, high"),
         ({"steps": 10_000}, "steps must be a whole number in"),
         ({"detector": "insightface-download"}, "detector must be one of"),
+        ({"emotions": {"1": "bored"}}, "emotions.1. must be one of"),
+        ({"emotions": {"2": "sad"}}, "emotions must name faces from 1 to 1"),
+        ({"emotions": ["sad"]}, "emotions must name an emotion by the number"),
         ({"action_units": {"frown": 1}}, "action_units must be among smile"),
         ({"action_units": {"smile": None}}, "must be in .-1, 1., got None"),
         ({"file_type": "webp"}, "file_type must be one of auto, png, jpeg"),

@@ -60,7 +60,7 @@ def test_a_run_is_timed_from_its_first_update_and_per_face(
     models = SimpleNamespace(seconds=CALIBRATED)
     service = ProtectionService(lambda: models, background=False)
     # Somebody's own number of steps tells nothing about the mode.
-    job = Job(PHOTO, "auto", (BOX, BOX), Choices(mode="fast", steps=steps))
+    job = Job(PHOTO, "auto", (BOX, BOX), ("happy", "happy"), Choices(mode="fast", steps=steps))
     passed = list(service.timed(job, updates(clock, work=12.0)))
     assert [type(one) for one in passed] == [Progress, Protected]
     assert service.expected_seconds()["fast"] == pytest.approx(expected)

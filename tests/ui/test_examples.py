@@ -17,9 +17,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 LINES = json.loads((EXAMPLES / "examples.json").read_text())
 MAX_BYTES = 3_000_000
 PICTURES_OF_README = {
-    f"results/{name}" for name in ("before_after.png", "page.png", "expressions.jpg")
+    f"results/{name}" for name in ("before_after.jpg", "page.jpg", "expressions.jpg", "card.jpg")
 }
-BUILT_BY = {"README.md", "build.py", "examples.json", *PICTURES_OF_README}
+BUILT_BY = {"README.md", "build.py", "card.py", "examples.json", *PICTURES_OF_README}
 # How far beyond its box, in sides of the box, the surroundings of a face reach that may change.
 SURROUNDINGS = 0.5
 

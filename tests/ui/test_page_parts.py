@@ -54,6 +54,9 @@ def test_settings_come_from_the_environment() -> None:
     settings = PageSettings.from_environment({"MAP_RATE_LIMIT": "20/day", "MAP_CONCURRENCY": "3"})
     assert (settings.rate_limit, settings.rate_seconds, settings.concurrency) == (20, 86400, 3)
     assert PageSettings.from_environment({}) == PageSettings()
+    assert PageSettings.from_environment({"MAP_BATCH_PHOTOS": "25"}).batch_photos == 25
+    zero_gpu = PageSettings.from_environment({"SPACES_ZERO_GPU": "1"})
+    assert (zero_gpu.concurrency, zero_gpu.batch_seconds) == (8, 80)
 
 
 @pytest.mark.parametrize("text", ["20", "many/hour", "-1/hour", "20/week", ""])
@@ -62,10 +65,11 @@ def test_unreadable_rate_limit_is_told(text: str) -> None:
         PageSettings.from_environment({"MAP_RATE_LIMIT": text})
 
 
+@pytest.mark.parametrize("name", ["MAP_CONCURRENCY", "MAP_BATCH_PHOTOS"])
 @pytest.mark.parametrize("text", ["0", "two", "-1"])
-def test_unreadable_concurrency_is_told(text: str) -> None:
-    with pytest.raises(UnknownOptionError, match="MAP_CONCURRENCY"):
-        PageSettings.from_environment({"MAP_CONCURRENCY": text})
+def test_unreadable_number_is_told(name: str, text: str) -> None:
+    with pytest.raises(UnknownOptionError, match=name):
+        PageSettings.from_environment({name: text})
 
 
 def test_form_has_a_component_for_every_choice() -> None:
@@ -77,9 +81,17 @@ def test_form_has_a_component_for_every_choice() -> None:
     assert Choices(*defaults) == Choices()
     assert list(texts.MOVEMENTS) == list(ACTION_UNITS)
     amounts = [one.value for one in form.movements]
-    assert form.read([*defaults, *amounts]) == Choices(action_units={})
+    assert [*form.choices, form.whose, form.own, *form.movements] == form.given
+
+    def read(whose: int = 0, own: dict[str, str] | None = None) -> Choices:
+        return form.read([*defaults, whose, own or {}, *amounts])
+
+    assert read() == Choices(action_units={}, emotions={})
     amounts[0], amounts[-1] = 0.5, -1
-    assert form.read([*defaults, *amounts]).action_units == {"smile": 0.5, "smirk": -1}
+    assert read().action_units == {"smile": 0.5, "smirk": -1}
+    # The expression that is shown belongs to the face it's asked for.
+    both = read(2, {"0": "sad", "1": "fear", "2": "angry"})
+    assert [both.emotion_of(number) for number in (1, 2, 3)] == ["fear", "happy", "sad"]
 
 
 # Files of a result
@@ -162,6 +174,19 @@ def test_rate_limit_counts_each_visitor_and_forgets() -> None:
     limit.count("b")
     now[0] = 3601
     limit.count("a")
+
+
+def test_photos_of_a_batch_count_one_by_one_or_not_at_all() -> None:
+    now = [0.0]
+    limit = RateLimit(3, 3600, lambda: now[0])
+    limit.count("a", 2)
+    with pytest.raises(RateLimitError, match="1 of your 2 photos can be protected now"):
+        limit.count("a", 2)
+    limit.count("a", 1)
+    with pytest.raises(RateLimitError, match="come back in 60 minutes"):
+        limit.count("a", 2)
+    now[0] = 3601
+    limit.count("a", 3)
 
 
 def test_no_rate_limit_by_default() -> None:
@@ -254,8 +279,28 @@ def test_faces_are_outlined_numbered_and_named() -> None:
     assert all(f">{number}</text>" in drawn for number in (1, 2, 3))
     assert face_outlines.choices(found) == [("Face 1", 1), ("Face 2 (turned to the side)", 2)]
     assert "Face 3 can't be protected: too small." in face_outlines.summary(found)
-    assert face_outlines.note(found) == face_outlines.summary(found)
+    assert "Face 3 can't be protected: too small." in face_outlines.note(found)
+    assert "Face 2 may not work well: turned to the side." in face_outlines.note(found)
     assert face_outlines.note([face(1)]) == ""
+
+
+def test_outlines_tell_who_is_picked_and_with_which_expression() -> None:
+    found = [face(1), face(2, "too small", possible=False), face(3)]
+    first, second, third = re.findall(
+        r'<g class="map-face-(?:un)?clear.*?</g></g>',
+        face_outlines.outlines((400, 200), found, picked=[3], own={3: "sad"}, whose=3),
+    )
+    assert "map-face-left" in first
+    assert "map-face-left" in second
+    assert "map-face-left" not in third
+    # Places are those among the checkboxes, which only faces have that can be protected.
+    assert 'data-place="0"' in first
+    assert "data-place" not in second
+    assert 'data-place="1"' in third
+    assert "map-face-turn" in third
+    assert ">3 sad</text>" in third
+    assert "data-place" not in face_outlines.outlines((400, 200), [face(1)], [1])
+    assert face_outlines.turns(found, own=False) == [("All", 0), ("1", 1), ("3", 3)]
 
 
 def test_progress_names_the_face() -> None:
@@ -349,7 +394,7 @@ def test_unprotected_and_doubtful_faces_are_no_success() -> None:
     assert "map-verdict-protected" in results.verdict([good], "fast")
     assert "map-verdict-partly" in results.verdict([left], "fast")
     for text in (results.verdict([left], "fast"), results.plain_verdict([left])):
-        assert "2 of 3 faces found are left unprotected" in text
+        assert "1 of 3 faces protected; " in text
     doubt = replace(good, photo=PhotoReport(1, [], [(0.0, 0.0, 9.0, 9.0)] * 2))
     assert "map-verdict-partly" in results.verdict([doubt], "fast")
     for text in (results.verdict([doubt], "fast"), results.plain_verdict([doubt])):
@@ -474,8 +519,8 @@ def test_built_in_targets_are_those_of_the_checkpoint(
 def test_every_emotion_target_and_example_has_its_picture() -> None:
     targets = [one.picture for one in style.built_in_targets(PageSettings().checkpoint)]
     css = style.page_css(targets, targets[:2])
-    for tiles, count in (("emotion label", len(EMOTIONS)), ("examples button", 2)):
-        assert all(f"#{tiles}:nth-of-type({n + 1})" in css for n in range(count))
+    for tiles, count in ((".map-emotions label", len(EMOTIONS)), ("#examples button", 2)):
+        assert all(f"{tiles}:nth-of-type({n + 1})" in css for n in range(count))
     # "Nobody" and "Auto" have no picture.
     numbers = re.findall(r"#target label:nth-of-type\((\d+)\)::before { background-image", css)
     assert numbers == [str(n) for n in range(3, len(targets) + 3)]

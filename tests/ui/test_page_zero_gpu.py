@@ -100,9 +100,14 @@ def test_duration_fits_the_quota_in_every_mode(
     [(task, duration)] = decorated
     assert list(inspect.signature(task).parameters) == list(inspect.signature(duration).parameters)
     picture = Image.new("RGB", (64, 64))
-    asked = duration(Job(picture, "auto", ((0, 0, 9, 9),) * faces, Choices(mode=mode, steps=steps)))
+    choices = Choices(mode=mode, steps=steps)
+    job = Job(picture, "auto", ((0, 0, 9, 9),) * faces, ("happy",) * faces, choices)
+    asked = duration([job])
     assert 1 <= asked <= {"fast": 20, "strong": 60}[mode]
-    assert asked * SCHEDULED <= ANONYMOUS_QUOTA
+    for photos in (2, 10):
+        several = duration([job] * photos)
+        assert asked <= several
+        assert several * SCHEDULED <= ANONYMOUS_QUOTA
 
 
 @pytest.mark.slow
@@ -113,10 +118,10 @@ def test_everything_that_crosses_the_boundary_pickles(service: ProtectionService
     assert [getattr(received, one.name) for one in fields(Job)[1:]] == [
         getattr(sent, one.name) for one in fields(Job)[1:]
     ]
-    *told, result = (pickle.loads(pickle.dumps(one)) for one in service.run(received))
+    *told, result = (pickle.loads(pickle.dumps(one)) for one in service.run([received]))
     assert all(isinstance(one, Progress) for one in told)
     assert isinstance(result, Protected)
-    [here] = [one for one in service.run(sent) if isinstance(one, Protected)]
+    [here] = [one for one in service.run([sent]) if isinstance(one, Protected)]
     assert result.photo.tobytes() == here.photo.tobytes()
 
 
@@ -127,7 +132,7 @@ def test_only_the_gpu_function_runs_gradients(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A backward pass in the main process would break CUDA in the GPU process forked from it."""
-    protected = list(service.run(job(service, steps=1)))[-1]
+    protected = list(service.run([job(service, steps=1)]))[-1]
 
     def forbidden(*_args: Any, **_kwargs: Any) -> None:
         raise AssertionError("a backward pass outside of the GPU function")
@@ -139,7 +144,7 @@ def test_only_the_gpu_function_runs_gradients(
     service.compare(protected.photo, protected.photo)
     editing_service.preview(str(ASTRONAUT), Choices())
     with pytest.raises(AssertionError, match="outside of the GPU function"):
-        list(service.run(job(service, steps=1)))
+        list(service.run([job(service, steps=1)]))
 
 
 def test_models_load_in_the_calling_thread_before_the_page_is_launched(models: Models) -> None:

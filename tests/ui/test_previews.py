@@ -3,6 +3,7 @@
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,12 +39,39 @@ def test_preview_is_the_edit_of_the_pipeline(
         np.testing.assert_array_equal(pixels(shown), pixels(alone))
 
 
+def test_each_face_is_previewed_and_protected_with_its_own_expression(
+    service: ProtectionService,
+) -> None:
+    """In a photo of two, each face is as in the preview of its expression for both."""
+    group = ASTRONAUT.with_name("video-call.png")
+
+    def shown(**choices: Any) -> np.ndarray:
+        return pixels(service.preview(str(group), Choices(faces=[1, 3], **choices)))
+
+    first, third = (
+        tuple(round(corner) for corner in one.box)
+        for one in service.look(str(group), "auto").found
+        if one.number in (1, 3)
+    )
+    sad, angry, mixed = (
+        shown(emotion="sad"), shown(emotion="angry"), shown(emotion="sad", emotions={"3": "angry"})
+    )  # fmt: skip
+    for (x0, y0, x1, y1), alike in ((first, sad), (third, angry)):
+        inside = slice(y0, y1), slice(x0, x1)
+        np.testing.assert_array_equal(mixed[inside], alike[inside])
+        assert (sad[inside] != angry[inside]).any()
+    photo = Image.open(group).convert("RGB")
+    choices = Choices(faces=[1, 3], emotion="sad", emotions={"3": "angry"}, steps=1)
+    *_, protected = service.run([service.prepare(photo, None, choices)])
+    assert [one.emotion for one in protected.reports] == ["sad", "angry"]
+
+
 def test_single_movements_are_protected_as_previewed(
     service: ProtectionService, editing_pipeline: MAPPipeline
 ) -> None:
     photo = Image.open(ASTRONAUT).convert("RGB")
     choices = Choices(steps=1, action_units={"mouth_open": 1.0})
-    *_, protected = service.run(service.prepare(photo, None, choices))
+    *_, protected = service.run([service.prepare(photo, None, choices)])
     alone, without = (
         editing_pipeline(
             photo,
@@ -69,7 +97,7 @@ def test_copied_expression_is_previewed_and_protected_as_the_pipeline_does(
     [alone] = editing_pipeline.edit_expression(photo, strength=0.8, expression_of=model)
     np.testing.assert_array_equal(pixels(service.preview(str(ASTRONAUT), choices)), pixels(alone))
     assert (pixels(alone) != pixels(service.preview(str(ASTRONAUT), Choices()))).any()
-    *_, protected = service.run(service.prepare(photo, None, choices))
+    *_, protected = service.run([service.prepare(photo, None, choices)])
     expected = editing_pipeline(
         photo,
         mode="fast",

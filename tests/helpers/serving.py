@@ -1,0 +1,54 @@
+"""The page as programs call it, with a stand-in for what ZeroGPU does to its generator."""
+
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+import pytest
+import spaces
+
+import app
+from map_pipeline import MAPPipeline
+from map_pipeline.ui.models import prepare_models
+from map_pipeline.ui.settings import PageSettings
+
+# Every call over the boundary to the GPU process: duration asked for, faces of all photos, what
+# came back.
+gpu_calls: list[tuple[int, int, list]] = []
+
+
+def pickling_gpu(duration: Callable[..., int]) -> Callable:
+    """What `spaces.GPU` does to a generator on ZeroGPU, as far as a CPU can: ask for a duration
+    with exactly the call's arguments, and pass arguments, results and errors through pickle."""
+
+    def decorate(task: Callable) -> Callable:
+        def call(*args: Any) -> Iterator:
+            told: list = []
+            faces = sum(len(job.boxes) for job in args[0])
+            gpu_calls.append((duration(*args), faces, told))
+            try:
+                for item in task(*pickle.loads(pickle.dumps(args))):
+                    told.append(pickle.loads(pickle.dumps(item)))
+                    yield told[-1]
+            except GeneratorExit:
+                told.append("closed")
+                raise
+            except Exception as error:
+                raise pickle.loads(pickle.dumps(error)) from None
+
+        return call
+
+    return decorate
+
+
+def launch(patch: pytest.MonkeyPatch, settings: PageSettings, pipe: MAPPipeline) -> gr.Blocks:
+    patch.setattr(spaces, "GPU", pickling_gpu)
+    return app.start(
+        settings,
+        lambda: prepare_models(pipe, "cpu"),
+        prevent_thread_lock=True,
+        quiet=True,
+        server_name="127.0.0.1",
+        share=False,
+    )
