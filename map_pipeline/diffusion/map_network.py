@@ -2,8 +2,7 @@
 
 `map-protect train map` fine-tunes the score network's deep layers once. The change is kept as
 matrices of low rank (LoRA, Hu et al. 2022, https://arxiv.org/abs/2106.09685), for two reasons: the
-prior stays what it is, bit for bit, for inversion and the expression edit; and a network takes
-2 to 3 MB. The bundled checkpoint has none.
+prior stays what it is, bit for bit, for inversion; and a network takes 2 to 3 MB.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -117,8 +117,8 @@ def test_grey_photo_stays_grey() -> None:
 
 
 def test_picture_of_the_readme_shows_the_first_example() -> None:
-    both = pixels("results/before_after.png")
+    both = pixels("results/before_after.jpg").astype(int)
     width = both.shape[1] // 2
     for half, name in ((both[:, :width], "photo"), (both[:, width:], "protected")):
         whole = pixels(LINES[0][name])
-        np.testing.assert_array_equal(half, whole[: both.shape[0], 96 : 96 + width])
+        assert np.abs(half - whole[: both.shape[0], 96 : 96 + width]).mean() < 4  # a JPEG
