@@ -17,7 +17,7 @@ HIDE = "none"  # the `target` of a face that is only to be hidden
 # A composite draws the face towards itself: more of it changes, and fewer recognisers lose it.
 DEFAULT_TARGET = HIDE
 # How sure the protection shall be, see `MAPConfig.margin`.
-MARGINS = {"normal": 1.3, "high": 2.3}
+MARGINS = {"normal": 0.7, "high": 2.0}
 DEFAULT_MARGIN = "normal"
 MOST_STRENGTH = 1.5  # of an expression; beyond 1 it is exaggerated
 

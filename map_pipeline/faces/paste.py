@@ -36,8 +36,8 @@ MASK_EXPONENT = 2.5
 
 # What `quiet_features` keeps of a change, and how far nose, and eyes with their brows, reach, in
 # eye distances.
-ON_NOSE, ON_EYES = 0.0, 0.2
-BRIDGE_RADIUS, WINGS_RADIUS, EYE_RADIUS, EDGE = 0.2, 0.42, 0.4, 0.3
+ON_NOSE, ON_EYES = 0.05, 0.2
+BRIDGE_RADIUS, WINGS_RADIUS, EYE_RADIUS, EDGE = 0.15, 0.34, 0.45, 0.3
 
 
 def feather_mask(size: int, border: float = 0.3) -> Tensor:
