@@ -75,7 +75,7 @@ def draw_before_after() -> None:
     both = Image.new("RGB", (512, 256))
     for i, name in enumerate(("astronaut.png", "astronaut.protected.png")):
         both.paste(load_image(FOLDER / name).crop(HEAD), (256 * i, 0))
-    save_image(both, FOLDER / "results" / "before_after.jpg")
+    both.save(FOLDER / "results" / "before_after.jpg", quality=88, optimize=True)
 
 
 def main() -> None:

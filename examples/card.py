@@ -25,7 +25,7 @@ def draw_card() -> None:
     middle = (SIZE[0] // 2, (below + SIZE[1]) // 2)
     font = ImageFont.load_default(LETTERS)
     ImageDraw.Draw(card).text(middle, SENTENCE, "white", font, anchor="mm")
-    card.save(CARD, quality=90, optimize=True)
+    card.save(CARD, quality=80, optimize=True)
 
 
 if __name__ == "__main__":
