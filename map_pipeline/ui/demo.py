@@ -85,7 +85,7 @@ class Handlers:
             out.stronger: gr.Button(visible=found > 0 and result.mode == "fast"),
             out.slider: (files.before, files.after),
             out.download: page.download_button(files.after),
-            out.download_report: files.report,
+            out.download_report: gr.DownloadButton(value=files.report),
             out.recognisers: charts.similarity_chart(reports),
             out.expressions: charts.emotion_chart(reports),
             out.robustness: result.robustness or texts.NOT_TESTED,
