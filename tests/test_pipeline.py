@@ -906,7 +906,8 @@ def test_half_precision(photo: np.ndarray) -> None:
 
 def test_bundled_checkpoint(bundled_pipeline: MAPPipeline) -> None:
     generator = torch.Generator().manual_seed(0)
-    output = bundled_pipeline(ASTRONAUT, mode="fast", refine_steps=2, generator=generator)
+    settings = {"mode": "fast", "refine_steps": 2, "target": "auto"}
+    output = bundled_pipeline(ASTRONAUT, generator=generator, **settings)
     [result], [[report]] = output.images, output.reports
     assert bundled_pipeline.dtype == torch.float32
     for component in bundled_pipeline.components.values():
