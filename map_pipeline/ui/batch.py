@@ -121,9 +121,13 @@ class Batch:
     ) -> Iterator[Progress | Outcome]:
         waiting, started = list(jobs), False
         kept = [paths[number - 1] for number in waiting]
+        copied = jobs[waiting[0]].choices.expression_of
+        if copied:  # read again for every photo that comes minutes later
+            kept.append(copied["path"])
         keep(kept)
         try:
-            for update in self.run(list(jobs.values())):
+            todo = list(jobs.values())
+            for update in self.service.timed(todo, self.run(todo)):
                 started = True
                 number = waiting[0]
                 if isinstance(update, Progress):

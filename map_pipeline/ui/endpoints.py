@@ -85,7 +85,7 @@ class Endpoints:
             own, notes = read.pixels, [f"target picture: {note}" for note in read.notes]
         upload = read_upload(path)
         job = self._service.prepare(upload.photo.picture, own, choices.with_seed())
-        for update in self._service.timed(job, self._run([job])):
+        for update in self._service.timed([job], self._run([job])):
             if isinstance(update, Progress):
                 yield update
             else:

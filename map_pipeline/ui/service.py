@@ -25,6 +25,7 @@ from map_pipeline.errors import (
     naming_photo,
 )
 from map_pipeline.report import FaceReport, with_notes
+from map_pipeline.ui import texts
 from map_pipeline.ui.durations import Durations
 from map_pipeline.ui.face_choice import FoundFace, choose_faces
 from map_pipeline.ui.jobs import run_in_steps
@@ -272,20 +273,20 @@ class ProtectionService:
                     raise
                 yield Failed(plain_words(error))
 
-    def timed(
-        self, job: Job, updates: Iterator[Progress | Protected]
-    ) -> Iterator[Progress | Protected]:
-        """Pass on what a run of a job reports, and remember how long a face took.
+    def timed(self, jobs: Sequence[Job], updates: Iterator[Update]) -> Iterator[Update]:
+        """Pass on what a run of jobs reports, and remember how long a face of each took.
 
-        Not part of `run`, as on ZeroGPU that is in a process of its own. The time starts with the
-        first update, because before it a GPU is waited for.
+        Not part of `run`, as on ZeroGPU that is in a process of its own. The time of a job starts
+        with its first update, because before it a GPU is waited for.
         """
-        started = None
+        waiting, started = list(jobs), None
         for update in updates:
             started = time.perf_counter() if started is None else started
-            if isinstance(update, Protected) and not job.choices.steps:
-                seconds = time.perf_counter() - started
-                self._durations.add(job.choices.mode, seconds / len(job.boxes))
+            if not isinstance(update, Progress):
+                job, seconds = waiting.pop(0), time.perf_counter() - started
+                if isinstance(update, Protected) and not job.choices.steps:
+                    self._durations.add(job.choices.mode, seconds / len(job.boxes))
+                started = None
             yield update
 
     def expected_seconds(self) -> Mapping[str, float] | None:
@@ -371,7 +372,7 @@ class ProtectionService:
 
         def on_step(pipe: "MAPPipeline", step: int, _timestep: int, given: dict) -> dict:
             steps = pipe.num_timesteps
-            report(Progress(step + 1, steps, step_text(step + 1, steps, faces)))
+            report(Progress(step + 1, steps, texts.step(step + 1, steps, faces)))
             return given
 
         output = self.models.protecting[choices.detector](
@@ -443,11 +444,3 @@ def write_files(
     report = own / "report.json"
     report.write_text(json.dumps([one.to_dict() for one in protected.reports], indent=2))
     return Files(before, str(after), str(report)), protected
-
-
-def step_text(done: int, total: int, faces: int) -> str:
-    """What is going on after `done` of `total` fine-tuning steps of all faces."""
-    if done == total:
-        return "Checking the result"
-    number = done * faces // total + 1
-    return "Protecting the face" if faces == 1 else f"Protecting face {number} of {faces}"

@@ -151,6 +151,14 @@ def doubts(count: int) -> str:
     return f"There may be {faces}, turned or half hidden, which stayed as they were."
 
 
+def step(done: int, total: int, faces: int) -> str:
+    """What is going on after `done` of `total` fine-tuning steps of all faces."""
+    if done == total:
+        return "Checking the result"
+    number = done * faces // total + 1
+    return "Protecting the face" if faces == 1 else f"Protecting face {number} of {faces}"
+
+
 def _seconds(value: float) -> str:
     if value < 20:
         return f"{max(1, round(value))} s"

@@ -287,6 +287,42 @@ def test_minutes_until_deletion_count_from_the_end_of_the_work(
     assert not any(path.exists() for path in written)
 
 
+def test_photo_whose_expression_is_copied_outlasts_the_work(
+    editing_pipeline: MAPPipeline, tmp_path: Path, photos: list[Path]
+) -> None:
+    models = prepare_models(editing_pipeline, "cpu")
+    service = ProtectionService(lambda: models, background=False, keep_seconds=0.05)
+    uploads = tmp_path / "uploads"
+    uploads.mkdir()
+    other = uploads / "other.png"
+    Image.open(ASTRONAUT).save(other)
+
+    def run(jobs: Sequence[Job]) -> Iterator[Update]:
+        for job in jobs:
+            touched = other.stat().st_mtime - 400  # most of the minutes until deletion go by
+            os.utime(other, (touched, touched))
+            sweep(uploads, keep_seconds=600)
+            yield from service.run([job])
+
+    choices = replace(CHOICES, expression_of={"path": str(other)})
+    batch = batch_of(service, tmp_path, run=run)
+    assert all(one.files for one in work(batch, [photos[0], photos[3]], choices))
+
+
+def test_batch_tells_how_long_a_face_takes(
+    tiny_pipeline: MAPPipeline, tmp_path: Path, photos: list[Path]
+) -> None:
+    models = replace(prepare_models(tiny_pipeline, "cpu"), seconds=None)
+    service = ProtectionService(lambda: models, background=False)
+
+    def run(jobs: Sequence[Job]) -> Iterator[Update]:
+        return service.run([replace(job, choices=CHOICES) for job in jobs])
+
+    assert service.expected_seconds() is None
+    work(batch_of(service, tmp_path, run=run), [photos[0]], Choices())
+    assert service.expected_seconds()["fast"] > 0
+
+
 def test_page_has_a_line_per_photo_with_verdict_or_reason(
     service: ProtectionService, tmp_path: Path, photos: list[Path]
 ) -> None:

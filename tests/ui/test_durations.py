@@ -8,7 +8,7 @@ from PIL import Image
 
 from map_pipeline.ui import service as service_module
 from map_pipeline.ui.durations import FORWARDS, KEPT, Durations
-from map_pipeline.ui.service import Job, Progress, Protected, ProtectionService
+from map_pipeline.ui.service import Failed, Job, Progress, Protected, ProtectionService, Update
 from map_pipeline.ui.settings import Choices
 
 CALIBRATED = {"fast": 8.0, "strong": 35.0}
@@ -44,7 +44,7 @@ def test_one_slow_run_changes_little_and_old_ones_are_forgotten() -> None:
     assert durations.expected(None)["fast"] == pytest.approx(9.0)
 
 
-def updates(clock: list[float], work: float) -> Iterator[Progress | Protected]:
+def updates(clock: list[float], work: float) -> Iterator[Update]:
     clock[0] += 100  # waiting for a GPU
     yield Progress(0, 1, "working")
     clock[0] += work
@@ -61,6 +61,27 @@ def test_a_run_is_timed_from_its_first_update_and_per_face(
     service = ProtectionService(lambda: models, background=False)
     # Somebody's own number of steps tells nothing about the mode.
     job = Job(PHOTO, "auto", (BOX, BOX), ("happy", "happy"), Choices(mode="fast", steps=steps))
-    passed = list(service.timed(job, updates(clock, work=12.0)))
+    passed = list(service.timed([job], updates(clock, work=12.0)))
     assert [type(one) for one in passed] == [Progress, Protected]
     assert service.expected_seconds()["fast"] == pytest.approx(expected)
+
+
+def test_every_photo_of_a_batch_is_timed_by_itself_but_one_that_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(service_module.time, "perf_counter", lambda: clock[0])
+    service = ProtectionService(lambda: SimpleNamespace(seconds=CALIBRATED), background=False)
+    one, two = (
+        Job(PHOTO, "auto", (BOX,) * faces, ("happy",) * faces, Choices()) for faces in (1, 2)
+    )
+
+    def run() -> Iterator[Update]:
+        yield from updates(clock, work=4.0)
+        yield Progress(0, 1, "working")
+        clock[0] += 90
+        yield Failed("too dark")
+        yield from updates(clock, work=12.0)
+
+    assert len(list(service.timed([one, one, two], run()))) == 6
+    assert service.expected_seconds()["fast"] == pytest.approx(5.0)  # of 4 and 6

@@ -41,7 +41,6 @@ from map_pipeline.ui.service import (
     Protected,
     choose_faces,
     read_upload,
-    step_text,
     write_files,
 )
 from map_pipeline.ui.settings import Choices, PageSettings
@@ -304,7 +303,7 @@ def test_outlines_tell_who_is_picked_and_with_which_expression() -> None:
 
 
 def test_progress_names_the_face() -> None:
-    told = [step_text(done, 6, faces=3) for done in range(7)]
+    told = [texts.step(done, 6, faces=3) for done in range(7)]
     first, second, third = (f"Protecting face {number} of 3" for number in (1, 2, 3))
     assert told == [first, first, second, second, third, third, "Checking the result"]
 
