@@ -17,7 +17,7 @@ HIDE = "none"  # the `target` of a face that is only to be hidden
 # A composite draws the face towards itself: more of it changes, and fewer recognisers lose it.
 DEFAULT_TARGET = HIDE
 # How sure the protection shall be, see `MAPConfig.margin`.
-MARGINS = {"normal": 0.7, "high": 2.0}
+MARGINS = {"normal": 1.2, "high": 2.0}
 DEFAULT_MARGIN = "normal"
 MOST_STRENGTH = 1.5  # of an expression; beyond 1 it is exaggerated
 
@@ -69,8 +69,8 @@ class MAPConfig:
     expression_strength: float = 0.8
     objectives: Literal["projected", "summed"] = "projected"
     learning_rate: float = 3e-4
-    motion_rate: float = 0.12
-    max_motion: float = 0.3
+    motion_rate: float = 0.25
+    max_motion: float = 0.8
     adam_betas: tuple[float, float] = (0.5, 0.9)
     max_expression_grad_ratio: float = 0.25
     projection: bool = True
@@ -113,11 +113,10 @@ MODES = {
     "fast": MAPConfig(
         num_inversion_steps=6,
         objectives="summed",
-        refine_steps=12,
+        refine_steps=14,
         steps_saved=6,
         learning_rate=5e-4,
-        motion_rate=0.15,
-        max_motion=0.18,
+        motion_rate=0.35,
         num_eot_views=1,
         max_expression_grad_ratio=0.0,
     ),

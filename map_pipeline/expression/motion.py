@@ -1,14 +1,14 @@
 """Small motions of a face's features, found for the sake of its identity.
 
 Recognisers hang on where features are, and people much less: every smile moves them. So the
-cheapest protection is a motion. Two kinds are added up, both alike on the left and on the right:
+cheapest protection is a motion. Three kinds are added up, all alike on the left and on the right:
 
-- the principal components of real people's expressions (`ExpressionSpace.motions`), and
-- a coarse grid of free shifts, which moves cheeks, forehead, mouth and chin by a hundredth of the
-  face's width.
+- the principal components of real people's expressions (`ExpressionSpace.motions`),
+- a coarse grid of free shifts, which moves cheeks, forehead, mouth and chin, and
+- the face's `proportions`: how far apart, how high and how large features are.
 
-Nose, eyes and brows hardly take part: people know a face by their shape. The outline of the head
-stays where it is.
+Nose, eyes and brows hardly take part in the first two: people know a face by their shape, so they
+move as wholes. All together nothing moves farther than `MOST`. The outline of the head stays.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from map_pipeline.expression.proportions import PROPORTIONS, proportions
 from map_pipeline.expression.space import ExpressionSpace, straighten
 from map_pipeline.expression.warp import GRID, enlarge, flow_grid, spread
 from map_pipeline.faces.align import apply_affine, invert_affine
@@ -27,9 +28,11 @@ from map_pipeline.faces.paste import feather_mask, quiet_features
 # between the features goes along, so that no line is bent and no feature doubled.
 REACH = 0.2
 
-# The free shifts, in units of the crop's side, in the upright frame: how far one unit moves, where
-# the grid's rows lie, and its columns from the face's middle line outwards.
-FREE_UNIT = 0.0234
+# How far one unit of a free shift or a proportion moves, and how far anything may, as shares of the
+# crop's side: 3 and 2.5 of 128 px. At 3 px faces begin to look like caricatures.
+FREE_UNIT, MOST = 0.0234, 0.0195
+# The free shifts, in the upright frame, in units of the side: where the grid's rows lie, and its
+# columns from the face's middle line outwards.
 ROWS, COLUMNS = torch.linspace(0.12, 0.95, 7), torch.linspace(0, 0.42, 4)
 WIDTH = 0.11  # standard deviation of the Gaussian that spreads a shift: .8 of the grid's spacing
 
@@ -52,14 +55,19 @@ class FaceMotions:
     size: int
 
     def flow(self, coefficients: Tensor) -> Tensor:
-        """The flow `[B,2,2s,2s]` (see `warp`) of motions `[B,K]`, in their units."""
+        """The flow `[B,2,2s,2s]` (see `warp`) of motions `[B,K]`, in their units.
+
+        It is shorter than `MOST` everywhere; small flows stay nearly as they are.
+        """
         coarse = torch.einsum("bk,bkcyx->bcyx", coefficients, self.flows.to(coefficients))
-        return enlarge(coarse, self.size) * feather_mask(2 * self.size).to(coarse)
+        flow = enlarge(coarse, self.size) * feather_mask(2 * self.size).to(coarse)
+        lengths = flow.square().sum(1, keepdim=True) / (MOST * self.size) ** 2
+        return flow / (1 + lengths).sqrt()
 
 
 def count_motions(shapes: ExpressionSpace) -> int:
     """K: how many motions `face_motions` finds."""
-    return len(shapes.motions) + len(ROWS) * (2 * len(COLUMNS) - 1)
+    return len(shapes.motions) + len(ROWS) * (2 * len(COLUMNS) - 1) + len(PROPORTIONS)
 
 
 def face_motions(shapes: ExpressionSpace, landmarks68: Tensor, size: int) -> FaceMotions:
@@ -71,17 +79,22 @@ def face_motions(shapes: ExpressionSpace, landmarks68: Tensor, size: int) -> Fac
     """
     landmarks = landmarks68.detach().double()
     neutral = shapes.neutral.to(landmarks)
-    _, to_frame = straighten(landmarks / size, neutral)  # [B,2,3]
+    upright, to_frame = straighten(landmarks / size, neutral)  # [B,68,2], [B,2,3]
+    middle = float(neutral[NOSE_BRIDGE, 0])
     # From the upright frame, in units of the side, to crop px.
     turn = (invert_affine(to_frame)[..., :2] * size).transpose(-1, -2)[:, None]  # [B,1,2,2]
-    motions = shapes.motions.to(landmarks) @ turn  # [B,K,68,2]
-    motions[:, :, list(EYES_AND_BROWS)] *= LEFT_TO_THEM
+    expressions = shapes.motions.to(landmarks) @ turn  # [B,K,68,2]
+    expressions[:, :, list(EYES_AND_BROWS)] *= LEFT_TO_THEM
+    proportional = FREE_UNIT * proportions(upright, middle) @ turn
     shares = spread(landmarks, size, flow_grid(size).to(landmarks.device), REACH)  # [B,M,68]
-    by_expressions = torch.einsum("bmp,bkpc->bkmc", shares, motions)
-    by_grid = _free_shifts(to_frame, float(neutral[NOSE_BRIDGE, 0]), size) @ turn
+    by_landmarks = (
+        torch.einsum("bmp,bkpc->bkmc", shares, motions) for motions in (expressions, proportional)
+    )
+    by_expressions, by_proportions = by_landmarks
+    by_grid = _free_shifts(to_frame, middle, size) @ turn
     by_grid = by_grid * _freedom(landmarks, size)[:, None, :, None]
     # What appears at a place comes from where the motion started: hence the sign.
-    flows = -torch.cat([by_expressions, by_grid], 1).transpose(2, 3)  # [B,K,2,M]
+    flows = -torch.cat([by_expressions, by_grid, by_proportions], 1).transpose(2, 3)  # [B,K,2,M]
     coarse = 2 * size // GRID
     return FaceMotions(flows.unflatten(3, (coarse, coarse)).float(), size)
 

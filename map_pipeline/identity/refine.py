@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DModel
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ from map_pipeline.identity.objectives import (
     needs,
 )
 from map_pipeline.identity.recognisers import FaceRecogniser
-from map_pipeline.identity.tone import in_own_colour
+from map_pipeline.identity.tone import as_shading
 from map_pipeline.identity.views import jitter_landmarks, random_view
 
 
@@ -162,7 +163,7 @@ class InvertedFace:
         with record_function("generate"), _autocast(latents.device, self.config):
             generated = generate(self.unet, self.scheduler, latents, *schedule, self.condition)
         change = unpatchify(generated, patch_size(self.unet)) - self.reconstruction  # [1,3,s,s]
-        residual = in_own_colour(change, self.source)
+        residual = as_shading(change, self.source)
         return FaceChange(residual, limit(motion, self.config.max_motion))
 
 
@@ -189,9 +190,11 @@ def refine(
         return best
     face = invert_face(networks, target, config)
     if networks.map_network is not None and free.numel():
-        free = networks.map_network.motion(
+        learned = networks.map_network.motion(
             target.source_embeddings, target.target_embeddings, config.margin
         )
+        # What a network doesn't know of, for it's older, comes last and starts at 0.
+        free = F.pad(learned, (0, free.shape[1] - learned.shape[1]))
     free = nn.Parameter(free.detach().to(target.source_crop).float(), False)
     if config.refine_steps == 0:
         return face.change(face.latents, free)

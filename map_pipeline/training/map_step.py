@@ -27,7 +27,7 @@ from map_pipeline.identity.objectives import (
     RefineTarget,
 )
 from map_pipeline.identity.recognisers import FaceRecogniser
-from map_pipeline.identity.tone import in_own_colour
+from map_pipeline.identity.tone import as_shading
 from map_pipeline.identity.views import jitter_landmarks, random_view
 from map_pipeline.training.augment import Batch, mirror
 from map_pipeline.training.config import MAPTrainingConfig
@@ -211,7 +211,7 @@ class Step:
         margins = margins.to(device)
         encoded = self._network.encode(source, targets, margins)
         condition = self._model.conditioner(condition) + encoded
-        change = in_own_colour(self._change(rows, condition), crops) * faces.masks[rows].float()
+        change = as_shading(self._change(rows, condition), crops) * faces.masks[rows].float()
         motion = self._network.motion(source, targets, margins).float()
         motion = limit(motion, self._config.protection.max_motion)
         moved, region, landmarks = self._move(rows, crops, motion)
