@@ -21,7 +21,8 @@ from map_pipeline.faces.paste import feather_mask
 WINDOW = 9  # px; colour is averaged over it, so that no noise is multiplied
 LEVELS = 17  # of luma, from 0 to 1, at which a face's colours are read
 SPREAD = 0.06  # of luma, over which they are averaged
-BORROWED = 0.02  # weight of the face's mean hue where few pixels are that bright, share of all
+DARKEST = 0.08  # luma; below, colour is noise
+BORROWED = 0.005  # weight of the face's mean hue where few pixels are that bright, share of all
 
 FINE = 1 / 32  # of the side, 4 px of 128: what a Gaussian of this deviation leaves out is fine
 NEAR = 1 / 64  # of the side: deviation of the window that the photo's contrast is measured in
@@ -79,13 +80,14 @@ def chroma_by_luma(face: Tensor) -> Tensor:
     colours = face.flatten(2) - luma  # [B,3,N]
     levels = torch.linspace(0, 1, LEVELS, device=face.device)
     weight = feather_mask(face.shape[-1], border=0.8).flatten(2).to(face)
-    near = torch.exp(-((luma - levels[None, :, None]) / SPREAD).square() / 2) * weight  # [B,K,N]
-    near = near / weight.sum()
+    weight = weight / weight.sum()
+    near = weight * torch.exp(-((luma - levels[:, None]) / SPREAD).square() / 2)  # [B,K,N]
+    # Ratios to luma are averaged, so that a toned grey picture keeps exactly its tone.
+    hue = (colours * weight).sum(-1) / (luma * weight).sum(-1).clamp(min=DARKEST)  # [B,3]
     own = torch.einsum("bcn,bkn->bck", colours, near)
-    # Black has no colour, so hue is a ratio to luma.
-    hue = (colours * weight).sum(-1) / (luma * weight).sum(-1).clamp(min=1e-3)  # [B,3]
-    borrowed = hue[..., None] * levels
-    return (own + BORROWED * borrowed) / (near.sum(-1)[:, None] + BORROWED)
+    own_luma = torch.einsum("bcn,bkn->bck", luma, near)
+    borrowed = BORROWED * levels.clamp(min=DARKEST)
+    return (own + hue[..., None] * borrowed) / (own_luma + borrowed) * levels
 
 
 def _look_up(table: Tensor, luma: Tensor) -> Tensor:
