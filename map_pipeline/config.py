@@ -66,7 +66,7 @@ class MAPConfig:
     use_map_network: bool = True
     steps_saved: int = 0
     refine_steps: int = 20
-    expression_strength: float = 0.8
+    expression_strength: float = 0.6
     objectives: Literal["projected", "summed"] = "projected"
     learning_rate: float = 3e-4
     motion_rate: float = 0.25

@@ -36,7 +36,9 @@ FREE_UNIT, MOST = 0.0234, 0.0195
 ROWS, COLUMNS = torch.linspace(0.12, 0.95, 7), torch.linspace(0, 0.42, 4)
 WIDTH = 0.11  # standard deviation of the Gaussian that spreads a shift: .8 of the grid's spacing
 
-# Share of their motion that is left to eyes and brows, of the 68 landmarks.
+# How far one unit of an expression's component goes, in its standard deviations: with more of them,
+# smiles that were asked for turn sour. And what is left of that to eyes and brows, of the 68.
+EXPRESSION_UNIT = 0.3
 EYES_AND_BROWS, LEFT_TO_THEM = (*range(17, 27), *range(36, 48)), 0.3
 NOSE_BRIDGE = 27
 
@@ -47,7 +49,7 @@ class FaceMotions:
 
     Attributes:
         flows: `[B,K,2,c,c]` crop px, what one unit of each motion does, on `warp.flow_grid`. The
-            unit is a standard deviation of real expressions, or `FREE_UNIT` of the side.
+            unit is `EXPRESSION_UNIT` or `FREE_UNIT`.
         size: s, side of the crop, px.
     """
 
@@ -83,7 +85,7 @@ def face_motions(shapes: ExpressionSpace, landmarks68: Tensor, size: int) -> Fac
     middle = float(neutral[NOSE_BRIDGE, 0])
     # From the upright frame, in units of the side, to crop px.
     turn = (invert_affine(to_frame)[..., :2] * size).transpose(-1, -2)[:, None]  # [B,1,2,2]
-    expressions = shapes.motions.to(landmarks) @ turn  # [B,K,68,2]
+    expressions = EXPRESSION_UNIT * shapes.motions.to(landmarks) @ turn  # [B,K,68,2]
     expressions[:, :, list(EYES_AND_BROWS)] *= LEFT_TO_THEM
     proportional = FREE_UNIT * proportions(upright, middle) @ turn
     shares = spread(landmarks, size, flow_grid(size).to(landmarks.device), REACH)  # [B,M,68]

@@ -12,6 +12,8 @@ from torch import Tensor
 LEFT_BROW, RIGHT_BROW = range(17, 22), range(22, 27)
 LEFT_EYE, RIGHT_EYE = range(36, 42), range(42, 48)
 NOSE, NOSTRILS, BRIDGE, NOSE_BASE = range(27, 36), range(31, 36), 27, 33
+# Eyes get larger or smaller by less than half of what the other features move: one sees it first.
+LARGER_EYES = 0.4
 MOUTH, UPPER_LIP, LOWER_LIP = range(48, 68), range(49, 54), range(55, 60)
 PROPORTIONS = (
     "eyes apart",
@@ -30,7 +32,7 @@ PROPORTIONS = (
 
 
 def proportions(shapes: Tensor, middle: float) -> Tensor:
-    """How landmarks move when a proportion grows, `[B,P,68,2]`; the farthest one by 1.
+    """How landmarks move when a proportion grows, `[B,P,68,2]`; by 1 at most.
 
     Args:
         shapes: `[B,68,2]` landmarks in the upright frame.
@@ -48,7 +50,7 @@ def proportions(shapes: Tensor, middle: float) -> Tensor:
     moves = {
         "eyes apart": (both_eyes, outwards, none),
         "eyes lower": (both_eyes, none, all_alike),
-        "eyes larger": (both_eyes, eyes[..., 0], eyes[..., 1]),
+        "eyes larger": (both_eyes, *(LARGER_EYES * eyes).unbind(2)),
         "brows apart": (both_brows, outwards, none),
         "brows lower": (both_brows, none, all_alike),
         "brows flatter": (both_brows, none, 1 - 2 * brows.square()),

@@ -44,7 +44,7 @@ def within_contrast(change: Tensor, source: Tensor) -> Tensor:
         source: `[B,3,s,s]` in [0,1], what it is to be added to.
     """
     side = source.shape[-1]
-    brightness, luma = to_grey(change.float()), to_grey(source.float())
+    brightness, luma = to_grey(change.float().clamp(-1, 1)), to_grey(source.float())
     broad = smooth(brightness, FINE * side)
     mean = smooth(luma, NEAR * side)
     contrast = (smooth(luma.square(), NEAR * side) - mean.square()).clamp(min=1e-8).sqrt()

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from map_pipeline.config import MAPConfig
 from map_pipeline.expression.motion import (
+    EXPRESSION_UNIT,
     FREE_UNIT,
     MOST,
     count_motions,
@@ -72,7 +73,7 @@ def test_a_motion_moves_its_point_in_the_faces_own_frame(
     came_from = _sample(flow, points[MOUTH : MOUTH + 1])[0, :, 0]
     angle = math.radians(degrees)
     down = torch.tensor([-math.sin(angle), math.cos(angle)])
-    assert came_from @ down == pytest.approx(0.002 * SIZE, rel=0.2)
+    assert came_from @ down == pytest.approx(0.1 * EXPRESSION_UNIT * 0.02 * SIZE, rel=0.2)
     assert came_from.norm() == pytest.approx(float(came_from @ down), rel=0.05)
 
 
@@ -89,7 +90,7 @@ def test_nothing_moves_far_or_folds(face: ExpressionSpace) -> None:
         mixed = torch.randn(1, count_motions(face), generator=torch.manual_seed(seed))
         mixed = limit(mixed, MAPConfig.max_motion)
         flow = motions.flow(mixed)
-        assert 0.8 * MOST * SIZE < flow.norm(dim=1).max() <= MOST * SIZE
+        assert 0.5 * MOST * SIZE < flow.norm(dim=1).max() <= MOST * SIZE
         assert least_area(flow) > 0.05
 
 

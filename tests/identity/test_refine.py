@@ -210,7 +210,7 @@ def test_a_face_that_reaches_its_goals_stays_as_it_is(face: Face) -> None:
 
 
 def test_it_stops_when_nothing_gets_better(face: Face) -> None:
-    config = dataclasses.replace(QUICK, refine_steps=20, learning_rate=10.0, patience=3)
+    config = dataclasses.replace(QUICK, refine_steps=20, learning_rate=1.0, patience=3)
     near = Objective("near", "-", "prior", 1.0, lambda c, _: (c.crop - c.moved).square().mean())
     _, steps = run(face, config, [near, only("dodging")[1]])
     assert 3 <= len(steps) < 20
