@@ -146,5 +146,6 @@ def _more(counted: Mapping[str, tuple[int, int]], shown: str, plain: str) -> str
 def _percent(successes: int, trials: int) -> str:
     if not trials:
         return "-"
-    low, high = wilson(successes, trials)
-    return f"{successes / trials:.0%} ({100 * low:.0f}-{100 * high:.0f}), {successes} of {trials}"
+    numbers = (successes / trials, *wilson(successes, trials))
+    share, low, high = (f"{100 * one:.0f}" for one in numbers)
+    return f"{share} % ({low}-{high}), {successes} of {trials}"

@@ -29,15 +29,21 @@ from map_pipeline.expression.editor import (
     CLOSED_GAP,
     FINE,
     GAMMA,
+    LOWER_LIP,
     OWN_TEETH,
+    SEEN_LESS,
+    UPPER_LIP,
     EditableFace,
     ExpressionEdit,
+    ExpressionModel,
     apply_edit,
+    copied_change,
     edit_expression,
     lip_gap,
     move_edit,
     no_edit,
 )
+from map_pipeline.expression.head_turn import about, landmark_depth
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.expression.warp import _sample, deform_photo, least_area
 from map_pipeline.faces.align import Alignment, apply_affine
@@ -140,6 +146,62 @@ def test_features_go_where_the_space_says(space: ExpressionSpace) -> None:
     assert up[SAD] == pytest.approx(-1.5 * float(space.moving[DOWN, 48, 1]), rel=0.2)
     assert lip_gap(found[SURPRISE]) > lip_gap(space.mean) + 0.01
     assert (found[SURPRISE][17:27, 1] < space.mean[17:27, 1] - 0.003).all()
+
+
+def copied_to(
+    space: ExpressionSpace, shape: Tensor, other: EditableFace, strength: float = 1.0
+) -> Tensor:
+    """Where the landmarks `[68,2]` are when the expression of another photo is copied."""
+    model = ExpressionModel(other, same_person=True)
+    edit = edit_expression(space, None, face(shape), None, strength, model=model)
+    return landmarks_after(edit, shape)
+
+
+def test_a_copy_goes_as_far_as_networks_must_see(space: ExpressionSpace) -> None:
+    shape = space.mean + 0.5 * space.moving[OPEN]
+    smile = shape + 0.8 * space.moving[SMILE]
+    wanted = (smile - shape)[[48, 54], 1].mean()
+    for strength in (0.5, 1.0):
+        found = copied_to(space, shape, face(smile), strength)
+        up = (found - shape[:POINTS])[[48, 54], 1].mean()
+        assert float(up / wanted) == pytest.approx(strength * SEEN_LESS, rel=0.2)
+
+
+def test_lips_part_as_far_as_in_the_photo(space: ExpressionSpace) -> None:
+    """Also where the space's axes know nothing of it."""
+    shape = space.mean + 0.5 * space.moving[OPEN]
+    parted = shape.clone()
+    parted[list(UPPER_LIP), 1] -= 0.007
+    parted[list(LOWER_LIP), 1] += 0.007
+    space.reading.zero_()
+    found = lip_gap(copied_to(space, shape, face(parted))) - lip_gap(shape)
+    assert float(found) == pytest.approx(SEEN_LESS * 0.014, rel=0.2)
+    closing, _ = copied_change(space, face(parted), ExpressionModel(face(space.mean), True), 1.0)
+    assert lip_gap((parted + closing)[:POINTS]) < lip_gap(space.mean)
+
+
+def test_a_face_shows_its_own_expression_already(space: ExpressionSpace) -> None:
+    one = face(space.mean + space.moving[SMILE])
+    edit = edit_expression(space, None, one, None, 1.0, model=ExpressionModel(one, True))
+    assert not edit.flow.any()
+    assert not edit.painting.any()
+
+
+def test_a_turned_head_is_no_expression(space: ExpressionSpace) -> None:
+    """As far as the turn is known, from the depth of both."""
+    shape = space.mean * SIZE
+    depth = (shape[POINTS:] - shape[30]).square().sum(1) / 80
+    turn = about(torch.tensor([0.0, 1.0, 0.0]), 0.5)
+    points = torch.cat([shape, torch.cat([landmark_depth(shape, depth), depth])[:, None]], 1)
+    seen = (points - points.mean(0)) @ turn.T + points.mean(0)
+    one = EditableFace(ALIGNMENT, texture(), shape, depth)
+    known = EditableFace(ALIGNMENT, texture(), seen[:, :2], seen[POINTS:, 2])
+    unknown = EditableFace(ALIGNMENT, texture(), seen[:, :2])
+    moved = [
+        copied_change(space, one, ExpressionModel(other, True), 1.0)[0].norm()
+        for other in (known, unknown)
+    ]
+    assert moved[0] < 0.4 * moved[1]
 
 
 def test_parted_lips_open_as_far_as_asked(space: ExpressionSpace) -> None:
