@@ -4,12 +4,13 @@
    say where its points go, and the photo is deformed at its own resolution (`expression.warp`).
 2. The same axes say where skin gets darker or lighter: folds and cheeks. That multiplies the
    photo's own brightness, so that every pore and every skin tone stays what it is.
-3. Between lips that part, a small diffusion network paints teeth and the dark of the mouth
+3. An upper lid may come down over its eye (`expression.eyelids`).
+4. Between lips that part, a small diffusion network paints teeth and the dark of the mouth
    (`expression.mouth`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,12 +20,14 @@ from torch import Tensor
 
 from map_pipeline.diffusion.conditioner import POINTS
 from map_pipeline.expression.action_units import (
-    ONE_SIDED,
+    WINKS,
     displacement_of,
     mirrored,
+    moves_one_half,
     shown_by,
     side_of,
 )
+from map_pipeline.expression.eyelids import cover, find_eye, lid_flow
 from map_pipeline.expression.head_turn import without_turn
 from map_pipeline.expression.mouth import paint_mouth, shows_teeth
 from map_pipeline.expression.space import ExpressionSpace, straighten
@@ -98,10 +101,13 @@ class ExpressionEdit:
         flow: `[1,2,2s,2s]` crop px, see `expression.warp`.
         painting: `[1,3,2s,2s]` in [-1,1], what is added to the deformed crop, at twice its
             resolution.
+        covering: `[1,3,2s,2s]` in [-1,1], what is added before it's deformed, see
+            `expression.eyelids`; None for nothing.
     """
 
     flow: Tensor
     painting: Tensor
+    covering: Tensor | None = None
 
 
 @torch.no_grad()
@@ -138,7 +144,14 @@ def edit_expression(
     flow, places = displacement(
         face.shape.cpu()[controls], in_crop[controls], size, mouth_painter is not None
     )
-    warped = deform(face.crop, fine_to_crop(), flow)
+    closed = {left: (action_units or {}).get(name, 0.0) for name, left in WINKS.items()}
+    closed = {left: min(amount, 1.0) for left, amount in closed.items() if amount > 0}
+    crop, covering = face.crop, None
+    if closed:
+        eyes = [find_eye(face.shape.cpu()[:POINTS], *one) for one in closed.items()]
+        covering = cover(crop.cpu(), eyes, invert_affine(fine_to_crop()))
+        crop = (crop + covering.to(crop)).clamp(0, 1)
+    warped = deform(crop, fine_to_crop(), flow)
     shade = shading_map(space, shading, places, to_frame[0], size)
     painted = (warped * shade.exp().to(warped)).clamp(0, 1)
     if mouth_painter is not None:
@@ -146,7 +159,12 @@ def edit_expression(
         most = OWN_TEETH if shows_teeth(face.crop, before * FINE) else OWN_DARK
         opacity = _opening(before / size, places[:POINTS] / size, most)
         painted = paint_mouth(mouth_painter, painted, places[:POINTS] * FINE, opacity)
-    return ExpressionEdit(flow, (painted - warped).cpu())
+    edit = ExpressionEdit(flow, (painted - warped).cpu(), covering)
+    if not closed:
+        return edit
+    return move_edit(
+        edit, lid_flow([find_eye(places[:POINTS], *one) for one in closed.items()], size)
+    )
 
 
 def movement(space: ExpressionSpace, name: str, amount: float) -> tuple[Tensor, Tensor]:
@@ -157,7 +175,7 @@ def movement(space: ExpressionSpace, name: str, amount: float) -> tuple[Tensor, 
     """
     landmarks = displacement_of(name, amount)
     # People's axes know no halves: take what both would do, and show it on one.
-    both = landmarks + mirrored(landmarks) if name in ONE_SIDED else landmarks
+    both = landmarks + mirrored(landmarks) if moves_one_half(name) else landmarks
     likely = space.complete(both)
     shown = shown_by(name, space.mean) * side_of(name, amount, space.mean[:, :1])
     skin = space.move(likely) * shown
@@ -176,9 +194,11 @@ def apply_edit(
         alignment: where the crop lies in the photo.
         mask: `[1,1,s,s]`, see `faces.paste.feather_mask`.
     """
-    deformed = deform_photo(photo, alignment, edit.flow)
     fine = fine_alignment(alignment)
     fine_mask = F.interpolate(mask, scale_factor=FINE, mode="bilinear")
+    if edit.covering is not None:
+        photo = paste_residual(photo, edit.covering, fine, fine_mask)
+    deformed = deform_photo(photo, alignment, edit.flow)
     return paste_residual(deformed, edit.painting, fine, fine_mask, in_place=True)
 
 
@@ -192,7 +212,7 @@ def move_edit(edit: ExpressionEdit, flow: Tensor) -> ExpressionEdit:
     """An edit whose result is deformed once more by a flow `[1,2,2s,2s]`, the painting with it."""
     # The painting is negative in places, and `deform` keeps pictures in [0,1].
     painting = 2 * deform((edit.painting + 1) / 2, fine_to_crop(), flow) - 1
-    return ExpressionEdit(join_flows(edit.flow, flow), painting)
+    return replace(edit, flow=join_flows(edit.flow, flow), painting=painting)
 
 
 def fine_to_crop() -> Tensor:

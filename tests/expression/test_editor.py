@@ -39,6 +39,7 @@ from map_pipeline.expression.editor import (
     apply_edit,
     copied_change,
     edit_expression,
+    fine_alignment,
     lip_gap,
     move_edit,
     no_edit,
@@ -47,7 +48,7 @@ from map_pipeline.expression.head_turn import about, landmark_depth
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.expression.warp import _sample, deform_photo, least_area
 from map_pipeline.faces.align import Alignment, apply_affine
-from map_pipeline.faces.paste import feather_mask
+from map_pipeline.faces.paste import feather_mask, paste_residual
 
 SIZE = 128
 PLACE = torch.tensor([[1.0, 0.0, 100.0], [0.0, 1.0, 90.0]])
@@ -473,3 +474,44 @@ def test_crop_of_a_face_at_another_place_gets_the_same_edit(space: ExpressionSpa
     other = apply_edit(photo[::-1, ::-1].copy(), Alignment(back, place, SIZE), edit, mask)
     assert (upright != photo).any()
     assert np.abs(other[::-1, ::-1] - upright).max() <= 1
+
+
+def eyes_in(shape: Tensor) -> list[tuple[slice, slice]]:
+    """Rows and columns of the pupils' surroundings in a fine crop, left and right."""
+    boxes = []
+    for eye in (range(36, 42), range(42, 48)):
+        x, y = (shape[list(eye)].mean(0) * SIZE * FINE).int().tolist()
+        boxes.append((slice(y - 4, y + 5), slice(x - 4, x + 5)))
+    return boxes
+
+
+def test_a_wink_hides_one_eye_and_leaves_the_other(space: ExpressionSpace) -> None:
+    """Eyes are white here, and skin is not."""
+    crop = plain(DARK_SKIN)
+    eyes = eyes_in(space.mean)
+    for rows, columns in eyes:
+        crop[..., rows, columns] = 1.0
+    one = face(space.mean, crop)
+    photo = np.full((360, 360, 3), 90, np.uint8)
+    photo = paste_residual(
+        photo, crop - 90 / 255, fine_alignment(ALIGNMENT), torch.ones(1, 1, 256, 256)
+    )
+    for name, (hidden, seen) in (("wink_left", eyes), ("wink_right", eyes[::-1])):
+        edit = edit_expression(space, None, one, None, 1.0, {name: 1.0})
+        after = apply_edit(photo, ALIGNMENT, edit, feather_mask(SIZE))[CROP]
+        shown = [
+            after[
+                rows.start // FINE : rows.stop // FINE, columns.start // FINE : columns.stop // FINE
+            ]
+            for rows, columns in (hidden, seen)
+        ]
+        assert shown[0].max() < 130, "nothing white is left"
+        assert shown[1].max() == 255
+
+
+def test_a_wink_below_zero_covers_nothing(space: ExpressionSpace) -> None:
+    edit = edit_expression(space, None, face(space.mean), None, 1.0, {"wink_left": -1.0})
+    assert edit.covering is None
+    after = landmarks_after(edit, space.mean)
+    assert (after[[37, 38], 1] < space.mean[[37, 38], 1] - 0.003).all()
+    torch.testing.assert_close(after[42:48], space.mean[42:48], atol=2e-3, rtol=0)
