@@ -27,7 +27,7 @@ from map_pipeline.expression.action_units import (
     shown_by,
     side_of,
 )
-from map_pipeline.expression.eyelids import cover, find_eye, lid_flow
+from map_pipeline.expression.eyelids import cover, find_eye, lid_flow, shut
 from map_pipeline.expression.head_turn import without_turn
 from map_pipeline.expression.mouth import paint_mouth, shows_teeth
 from map_pipeline.expression.space import ExpressionSpace, straighten
@@ -144,8 +144,7 @@ def edit_expression(
     flow, places = displacement(
         face.shape.cpu()[controls], in_crop[controls], size, mouth_painter is not None
     )
-    closed = {left: (action_units or {}).get(name, 0.0) for name, left in WINKS.items()}
-    closed = {left: min(amount, 1.0) for left, amount in closed.items() if amount > 0}
+    closed = closed_eyes(face, strength, action_units or {}, model)
     crop, covering = face.crop, None
     if closed:
         eyes = [find_eye(face.shape.cpu()[:POINTS], *one) for one in closed.items()]
@@ -183,6 +182,26 @@ def movement(space: ExpressionSpace, name: str, amount: float) -> tuple[Tensor, 
     shading = space.shade(likely)
     columns = (torch.arange(shading.shape[-1]) + 0.5) / shading.shape[-1]
     return skin, shading * side_of(name, amount, columns)
+
+
+def closed_eyes(
+    face: EditableFace,
+    strength: float,
+    action_units: Mapping[str, float],
+    model: ExpressionModel | None = None,
+) -> dict[bool, float]:
+    """Which eyes close (True for that at the left of the image), and how far, in (0,1].
+
+    Those that are shut already stay as they are.
+    """
+    closed = {}
+    for name, left in WINKS.items():
+        amount = action_units.get(name, 0.0)
+        if model is not None:
+            amount = max(amount, strength * shut(model.face.shape.cpu()[:POINTS], left))
+        if amount > 0 and shut(face.shape.cpu()[:POINTS], left) == 0:
+            closed[left] = min(amount, 1.0)
+    return closed
 
 
 def apply_edit(

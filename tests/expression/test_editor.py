@@ -494,16 +494,17 @@ def test_a_wink_hides_one_eye_and_leaves_the_other(space: ExpressionSpace) -> No
     one = face(space.mean, crop)
     photo = np.full((360, 360, 3), 90, np.uint8)
     photo = paste_residual(
-        photo, crop - 90 / 255, fine_alignment(ALIGNMENT), torch.ones(1, 1, 256, 256)
+        photo,
+        crop - 90 / 255,
+        fine_alignment(ALIGNMENT),
+        torch.ones(1, 1, FINE * SIZE, FINE * SIZE),
     )
     for name, (hidden, seen) in (("wink_left", eyes), ("wink_right", eyes[::-1])):
         edit = edit_expression(space, None, one, None, 1.0, {name: 1.0})
         after = apply_edit(photo, ALIGNMENT, edit, feather_mask(SIZE))[CROP]
         shown = [
-            after[
-                rows.start // FINE : rows.stop // FINE, columns.start // FINE : columns.stop // FINE
-            ]
-            for rows, columns in (hidden, seen)
+            after[tuple(slice(part.start // FINE, part.stop // FINE) for part in box)]
+            for box in (hidden, seen)
         ]
         assert shown[0].max() < 130, "nothing white is left"
         assert shown[1].max() == 255
@@ -515,3 +516,17 @@ def test_a_wink_below_zero_covers_nothing(space: ExpressionSpace) -> None:
     after = landmarks_after(edit, space.mean)
     assert (after[[37, 38], 1] < space.mean[[37, 38], 1] - 0.003).all()
     torch.testing.assert_close(after[42:48], space.mean[42:48], atol=2e-3, rtol=0)
+
+
+def test_eyes_that_another_photo_shows_shut_close(space: ExpressionSpace) -> None:
+    shape = space.mean.clone()
+    shape[[37, 38], 1] = shape[[41, 40], 1] - 0.003
+    other, one = face(shape), face(space.mean)
+    copy = lambda to, model: edit_expression(  # noqa: E731
+        space, None, to, None, 1.0, model=ExpressionModel(model, True)
+    )
+    assert copy(one, other).covering[..., : FINE * SIZE // 2].any()
+    assert not copy(one, other).covering[..., FINE * SIZE // 2 :].any()
+    assert copy(other, one).covering is None
+    again = edit_expression(space, None, other, None, 1.0, {"wink_left": 1.0})
+    assert again.covering is None, "it's shut already"
