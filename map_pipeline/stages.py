@@ -35,6 +35,7 @@ from map_pipeline.expression.motion import face_motions
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import (
     Alignment,
+    affine_scale,
     apply_affine,
     compose_affine,
     extract_region,
@@ -251,9 +252,11 @@ class FaceStages:
         crop = warp_affine(image, fine[None], size, "reflection")
         five = torch.from_numpy(five_points(landmarks68.numpy()))
         in_region = compose_affine(alignment.crop_to_image, region.photo_to_region)
-        mesh = self.face_mesh.find(image, apply_affine(in_region, five)[None].to(image))[0].cpu()
-        in_crop = apply_affine(invert_affine(in_region), mesh)
-        return EditableFace(alignment, crop, torch.cat([landmarks68.float(), in_crop]))
+        there = apply_affine(in_region, five)[None].to(image)
+        mesh = self.face_mesh.find_in_depth(image, there)[0].cpu()
+        in_crop = apply_affine(invert_affine(in_region), mesh[:, :2])
+        shape, depth = torch.cat([landmarks68.float(), in_crop]), mesh[:, 2]
+        return EditableFace(alignment, crop, shape, depth / affine_scale(in_region))
 
     def change_identity(
         self,

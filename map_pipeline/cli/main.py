@@ -19,7 +19,7 @@ COMMANDS = {
     "compare": "ask every recogniser about two photos",
     "evaluate": "measure how well photos are protected",
     "profile": "show where the time of a protection goes",
-    "lineup": "let people find protected faces in line-ups",
+    "lineup": "let people judge protected and edited faces",
     "train": "train the networks of a checkpoint",
     "targets": "list the built-in targets",
     "info": "show versions, device and checkpoint",

@@ -54,8 +54,9 @@ class Options:
         expression_strength: How far the expression is changed, 0 to 1 (as far as people do) or 1.5.
         action_units: Single movements besides the emotion, each from -1 to 1, such as smile=0.5
             brows_up=-0.3: smile, mouth_open, brows_up, inner_brows, eyes_wide, squint,
-            nose_wrinkle, lip_corners_down, pucker, lips_pressed, or smirk, where 1 is the corner of
-            the mouth at the left of the photo and -1 the one at the right.
+            nose_wrinkle, lip_corners_down, pucker, lips_pressed, wink_left, wink_right (sides of
+            the photo; below 0 the eye opens wide), or smirk, where 1 is the corner of the mouth at
+            the left of the photo and -1 the one at the right.
         expression_of: Photo whose expression is copied in place of the emotion, as far as the
             strength says; best one of the same person.
         refine_steps: Most fine-tuning steps on each face; 0 changes the expression only, unless the

@@ -6,7 +6,15 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from map_pipeline.evaluation.expression_truth import MEAN, NEUTRAL, NO_EDIT, RETAKE, Row, Truth
+from map_pipeline.evaluation.expression_truth import (
+    MEAN,
+    NEUTRAL,
+    NO_EDIT,
+    RETAKE,
+    Row,
+    Truth,
+    face_cutter,
+)
 from map_pipeline.expression.people import LabelledPhoto, PeoplePhotos
 from map_pipeline.images import to_pil
 
@@ -79,16 +87,17 @@ def sheet(
     truth: Truth, people: PeoplePhotos, persons: Sequence[Sequence[LabelledPhoto]]
 ) -> Image.Image:
     """A line for each person and emotion: neutral photo, edit at each strength, real photo."""
-    lines = []
+    lines, cut_out = [], face_cutter(truth.pipe)
     for photos in persons:
         firsts = {photo.emotion: photo for photo in reversed(photos)}
         neutral = people.read(firsts.pop(NEUTRAL))
         for emotion, real in sorted(firsts.items()):
-            line = [(photos[0].subject, neutral)]
-            line += [
-                (f"{emotion}, {s:g}", truth.edit(neutral, emotion, s)) for s in truth.strengths
-            ]
-            lines.append([*line, ("the real photo", people.read(real))])
+            line = [(photos[0].subject, cut_out(neutral, neutral))]
+            for strength in truth.strengths:
+                edited = truth.edit(neutral, emotion, strength)
+                line.append((f"{emotion}, {strength:g}", cut_out(edited, neutral)))
+            true = people.read(real)
+            lines.append([*line, ("the real photo", cut_out(true, true))])
     width, height = SIDE + GAP, SIDE + CAPTION + GAP
     result = Image.new("RGB", (len(lines[0]) * width, len(lines) * height), "white")
     draw, font = ImageDraw.Draw(result), ImageFont.load_default(CAPTION - 8)
@@ -96,6 +105,7 @@ def sheet(
         for column, (caption, photo) in enumerate(line):
             left, top = column * width, row * height
             draw.text((left + SIDE / 2, top + 2), caption, "black", font, anchor="ma")
-            face = ImageOps.pad(to_pil(truth.cut_out(photo)), (SIDE, SIDE), color="white")
-            result.paste(face, (left, top + CAPTION))
+            if photo is not None:
+                face = ImageOps.pad(to_pil(photo), (SIDE, SIDE), color="white")
+                result.paste(face, (left, top + CAPTION))
     return result

@@ -32,6 +32,8 @@ Edit = Callable[[np.ndarray, str, float], np.ndarray]
 """A photo `uint8 [H,W,3]`, an emotion and a strength in, the edited photo out."""
 Copy = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Two photos `uint8 [H,W,3]` in, the first one with the expression of the second out."""
+CutOut = Callable[[np.ndarray, np.ndarray], np.ndarray | None]
+"""A part `uint8 [h,w,3]` of a photo `uint8 [H,W,3]`; the same photo unedited says which."""
 FindLandmarks = Callable[[np.ndarray], np.ndarray | None]
 """The 68 landmarks `[68,2]` px of the largest face of a photo `uint8 [H,W,3]`; None if none."""
 Row = dict[str, Any]
@@ -84,6 +86,19 @@ def pipeline_copy(pipe: MAPPipeline) -> Copy:
         return to_array(pipe.edit_expression(photo, strength=1.0, expression_of=real)[0])
 
     return copy
+
+
+def face_cutter(pipe: MAPPipeline) -> CutOut:
+    """The largest face with its surroundings; None where the unedited photo shows none."""
+
+    def cut_out(photo: np.ndarray, before: np.ndarray) -> np.ndarray | None:
+        faces = pipe.find_faces(before)
+        if not faces:
+            return None
+        x0, y0, x1, y1 = extract_region(uint8_tensor(before), faces[0].landmarks).box
+        return photo[y0:y1, x0:x1]
+
+    return cut_out
 
 
 def landmark_finder(pipe: MAPPipeline, name: str) -> FindLandmarks:
@@ -197,14 +212,6 @@ class Truth:
         shape = torch.from_numpy(landmarks68)
         judged = {name: judge(photo, shape) for name, judge in self.judges.items()}
         return Seen(shape, face.embeddings, answers, judged)
-
-    def cut_out(self, photo: np.ndarray) -> np.ndarray:
-        """The largest face of a photo `uint8 [H,W,3]` with its surroundings; else all of it."""
-        faces = self.pipe.find_faces(photo)
-        if not faces:
-            return photo
-        x0, y0, x1, y1 = extract_region(uint8_tensor(photo), faces[0].landmarks).box
-        return photo[y0:y1, x0:x1]
 
     def shapes(
         self, people: PeoplePhotos, persons: Iterable[Iterable[LabelledPhoto]]

@@ -3,11 +3,9 @@
 Each question shows one inner face (an ellipse without hair and background) of an evaluation, and
 six inner faces to choose from: another photo of the person and the five people whom the recognisers
 find most alike. Protected photos are mixed with untouched ones, which nothing on the sheet tells
-apart; only the key file does. `score` compares a viewer's answers with the key.
+apart; only the key file does. `answers.score` compares a viewer's answers with the key.
 """
 
-import csv
-import io
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,11 +16,20 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import InvalidImageError, UnknownOptionError
+from map_pipeline.evaluation.answers import (
+    ANSWERS,
+    EDITED,
+    EMOTION,
+    KEY,
+    LETTERS,
+    NUMBER,
+    PERSON,
+    UNTOUCHED,
+    write_table,
+)
 from map_pipeline.evaluation.dataset import PhotoSet
 from map_pipeline.evaluation.gallery import Embeddings
-from map_pipeline.evaluation.protocol import wilson
 from map_pipeline.evaluation.results import PhotoRow, photo_file, photos_file, read_rows
 from map_pipeline.faces.align import (
     arcface_template,
@@ -32,11 +39,9 @@ from map_pipeline.faces.align import (
     warp_affine,
 )
 from map_pipeline.faces.detect import FaceDetector
-from map_pipeline.files import write_atomically
 from map_pipeline.images import load_image, save_image, to_array, to_pil, uint8_tensor
 
-CANDIDATES = 6
-LETTERS = "ABCDEF"
+CANDIDATES = len(LETTERS)
 QUESTIONS = 6  # on one sheet
 FACE, GAP, CAPTION = 224, 12, 30  # px
 EYE_DISTANCE = 100  # px; about that of a face of `FACE` px, so that larger ones are reduced first
@@ -44,9 +49,6 @@ EYE_DISTANCE = 100  # px; about that of a face of `FACE` px, so that larger ones
 # up by `RAISE` of it.
 CENTRE, AXES, RAISE = (0.5, 0.57), (0.36, 0.42), 0.02
 BACKGROUND = 0.5
-KEY, ANSWERS = "key.csv", "answers.csv"
-ANSWER_HEADER = ("number", "person", "emotion", "edited")
-UNTOUCHED = "untouched"
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,10 @@ def make_sheets(
         faces = [_faces(run, photos, seconds, detector, one) for one in part]
         sheets.append(out / f"sheet-{len(sheets) + 1}.png")
         save_image(_sheet(part, faces), sheets[-1])
-    _write(out / ANSWERS, ANSWER_HEADER, [[str(one.number), "", "", ""] for one in questions])
+    header = (NUMBER, PERSON, EMOTION, EDITED)
+    write_table(out / ANSWERS, header, [(one.number, "", "", "") for one in questions])
     names = [field.name for field in fields(Question)]
-    _write(out / KEY, names, [[str(getattr(one, name)) for name in names] for one in questions])
+    write_table(out / KEY, names, [[getattr(one, name) for name in names] for one in questions])
     return sheets
 
 
@@ -251,103 +254,3 @@ def _sheet(questions: Sequence[Question], faces: Sequence[Sequence[Image.Image]]
             draw.text((left + cell / 2, top + 2), word, "black", font, anchor="ma")
             sheet.paste(face, (left + GAP // 2, top + CAPTION))
     return sheet
-
-
-def score(folder: Path, answers: Path) -> str:
-    """Compare answers with the key, as a Markdown table.
-
-    Args:
-        folder: of `make_sheets`.
-        answers: CSV file with the columns number, person (A to F), emotion and edited (yes or no),
-            one line for each question; emotion may be empty.
-
-    Raises:
-        UnknownOptionError: a file is missing or isn't of that form, or the answers don't fit.
-    """
-    lines = _read(folder / KEY, ("number", "person", "shown", "emotion"), "`DIR` must hold a key")
-    key = {int(line["number"]): line for line in lines}
-    given = read_answers(answers, key)
-    table = ["| shown | n | person found | looks edited | emotion named |", "|---|---|---|---|---|"]
-    found, edited = {}, {}
-    for shown in dict.fromkeys(line["shown"] for line in lines):
-        numbers = [n for n, line in key.items() if line["shown"] == shown]
-        right = sum(given[n]["person"] == key[n]["person"] for n in numbers)
-        looks = sum(given[n]["edited"] == "yes" for n in numbers)
-        named = [n for n in numbers if key[n]["emotion"] and given[n]["emotion"]]
-        emotion = sum(given[n]["emotion"] == key[n]["emotion"] for n in named)
-        found[shown], edited[shown] = right / len(numbers), looks / len(numbers)
-        cells = [_percent(right, len(numbers)), _percent(looks, len(numbers))]
-        cells.append(_percent(emotion, len(named)) if named else "-")
-        table.append(f"| {shown} | {len(numbers)} | {' | '.join(cells)} |")
-    text = "\n".join(table) + f"\n\nBy chance {100 / CANDIDATES:.0f} % find the person. Brackets "
-    text += "hold 95 % intervals (Wilson)."
-    if UNTOUCHED in found and found[UNTOUCHED] > 0:
-        for shown in found:
-            if shown != UNTOUCHED:
-                relative = 100 * found[shown] / found[UNTOUCHED]
-                more = 100 * (edited[shown] - edited[UNTOUCHED])
-                text += f"\n{shown}: found in {relative:.0f} % of the cases in which untouched "
-                text += f"photos are; called edited {more:+.0f} points more often."
-    return text
-
-
-def read_answers(path: Path, numbers: Mapping[int, Mapping[str, str]]) -> dict[int, dict[str, str]]:
-    """Number -> answers of a file that names each question exactly once.
-
-    Raises:
-        UnknownOptionError: the file is missing or isn't of that form, with the line.
-    """
-    allowed = {
-        "person": tuple(LETTERS.lower()),
-        "emotion": ("", *EMOTIONS),
-        "edited": ("yes", "no"),
-    }
-    answers: dict[int, dict[str, str]] = {}
-    for line_number, line in enumerate(
-        _read(path, ANSWER_HEADER, "`ANSWERS` must be a CSV file"), 2
-    ):
-        rule = f"`ANSWERS` must {{}}, got {{!r}} in line {line_number} of {path.name}."
-        number = line["number"].strip()
-        if not number.isdecimal() or int(number) not in numbers:
-            raise UnknownOptionError(rule.format("hold numbers of the sheets", number))
-        if int(number) in answers:
-            raise UnknownOptionError(rule.format("answer each question once", number))
-        given = {name: line[name].strip().lower() for name in allowed}
-        for name, value in given.items():
-            if value not in allowed[name]:
-                choices = ", ".join(one for one in allowed[name] if one)
-                raise UnknownOptionError(rule.format(f"have a {name} among {choices}", value))
-        answers[int(number)] = {**given, "person": given["person"].upper()}
-    if missing := sorted(set(numbers) - set(answers)):
-        raise UnknownOptionError(
-            f"`ANSWERS` must answer every question, got none for "
-            f"{', '.join(map(str, missing))} in {path.name}."
-        )
-    return answers
-
-
-def _percent(successes: int, trials: int) -> str:
-    low, high = wilson(successes, trials)
-    share = f"{100 * successes / trials:.0f} %" if trials else "-"
-    return f"{share} ({100 * low:.0f}-{100 * high:.0f}), {successes} of {trials}"
-
-
-def _read(path: Path, columns: Sequence[str], rule: str) -> list[dict[str, str]]:
-    """The lines of a CSV file with at least these columns."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark in front
-    except (OSError, UnicodeDecodeError) as error:
-        why = "no text" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise UnknownOptionError(f"{rule}, got {path.name!r} ({why}).") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
-    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-    if not set(columns) <= set(reader.fieldnames):
-        got = ",".join(reader.fieldnames) or "none"
-        raise UnknownOptionError(f"{rule} with the columns {','.join(columns)}; got {got}.")
-    return list(reader)
-
-
-def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer).writerows([header, *rows])
-    write_atomically(path, buffer.getvalue().encode())

@@ -1,9 +1,10 @@
 """Single movements of a face, as the sliders of expression editors have them.
 
 Each is put together from action units of the Facial Action Coding System (Ekman, Friesen and Hager
-2002). A table says how far the landmarks of the image's left half go; the right half does the same,
-but in movements of `ONE_SIDED`, which move one half: the left one above 0, the right one below.
-Skin and shading follow as they do in people (`ExpressionSpace.complete`).
+2002). A table says how far the landmarks of the image's left half go; the right half does the same.
+Movements of `ONE_SIDED` move one half: the left one above 0, the right one below. `WINKS` close an
+eye above 0 and open it wide below. Skin and shading follow as they do in people
+(`ExpressionSpace.complete`).
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,15 @@ PIXEL = 1 / 128  # of the crop's side, the unit of the tables
 # around which skin goes along.
 Motion = Mapping[int, tuple[float, float]]
 BROWS, EYES, NOSE, MOUTH = range(17, 27), range(36, 48), range(27, 36), range(48, 68)
+WINK: Motion = {
+    37: (0, -1.0),
+    38: (0, -1.0),
+    40: (0, 0.6),
+    41: (0, 0.6),
+    **dict.fromkeys(range(17, 22), (0.0, -0.5)),
+    48: (0.4, 0.7),
+    60: (0.3, 0.6),
+}
 UNITS: Mapping[str, tuple[Motion, range]] = {
     "smile": (
         {
@@ -129,9 +139,14 @@ UNITS: Mapping[str, tuple[Motion, range]] = {
         },
         MOUTH,
     ),
+    # What goes along when an eye closes; the lids themselves are those of `expression.eyelids`.
+    "wink_left": (WINK, EYES),
+    "wink_right": (WINK, EYES),
 }
 ACTION_UNITS = tuple(UNITS)
+# Moved is one half: by the sign of the amount, or always the one at the left of the image (True).
 ONE_SIDED = frozenset({"smirk"})
+WINKS = {"wink_left": True, "wink_right": False}
 LEAST, MOST = -1.0, 1.0
 FAR = 0.12  # how far from its landmarks the skin goes along, of the side
 MIDDLE, FADE = 0.5, 0.08  # where the halves of an upright face meet, and how wide the seam is
@@ -160,11 +175,18 @@ def displacement_of(name: str, amount: float) -> Tensor:
     moved = torch.zeros(POINTS, 2)
     for point, (outwards, up) in UNITS[name][0].items():
         moved[point] = torch.tensor([-outwards, -up]) * PIXEL
+    if name in WINKS:
+        return amount * (moved if WINKS[name] else mirrored(moved))
     if name in ONE_SIDED:
         return abs(amount) * (moved if amount > 0 else mirrored(moved))
     # A point on the middle line is its own counterpart and must not count twice.
     middle = torch.as_tensor(MIRRORED) == torch.arange(POINTS)
     return amount * torch.where(middle[:, None], moved, moved + mirrored(moved))
+
+
+def moves_one_half(name: str) -> bool:
+    """Whether a movement is one of the left or the right half alone."""
+    return name in ONE_SIDED or name in WINKS
 
 
 def mirrored(moved: Tensor) -> Tensor:
@@ -189,9 +211,9 @@ def side_of(name: str, amount: float, x: Tensor) -> Tensor:
     Args:
         x: of the side, 0 at the left of the image.
     """
-    if name not in ONE_SIDED:
+    if not moves_one_half(name):
         return torch.ones_like(x)
-    inwards = MIDDLE - x if amount > 0 else x - MIDDLE
+    inwards = MIDDLE - x if WINKS.get(name, amount > 0) else x - MIDDLE
     return _smooth(0.5 + inwards / FADE)
 
 

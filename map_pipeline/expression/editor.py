@@ -4,12 +4,13 @@
    say where its points go, and the photo is deformed at its own resolution (`expression.warp`).
 2. The same axes say where skin gets darker or lighter: folds and cheeks. That multiplies the
    photo's own brightness, so that every pore and every skin tone stays what it is.
-3. Between lips that part, a small diffusion network paints teeth and the dark of the mouth
+3. An upper lid may come down over its eye (`expression.eyelids`).
+4. Between lips that part, a small diffusion network paints teeth and the dark of the mouth
    (`expression.mouth`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,12 +20,15 @@ from torch import Tensor
 
 from map_pipeline.diffusion.conditioner import POINTS
 from map_pipeline.expression.action_units import (
-    ONE_SIDED,
+    WINKS,
     displacement_of,
     mirrored,
+    moves_one_half,
     shown_by,
     side_of,
 )
+from map_pipeline.expression.eyelids import cover, find_eye, lid_flow, shut
+from map_pipeline.expression.head_turn import without_turn
 from map_pipeline.expression.mouth import paint_mouth, shows_teeth
 from map_pipeline.expression.space import ExpressionSpace, straighten
 from map_pipeline.expression.warp import (
@@ -45,6 +49,13 @@ GAMMA = 2.2  # of sRGB, roughly: shading is a factor of linear brightness
 REACH = 0.35  # of the interpolation that lays shading on a face, of the side
 # How far the outline of the jaw goes along; all of it would drag neck and collar.
 JAW_MOBILITY = 0.7
+# The outline beside eyes and cheeks, pairs from the top: how far it goes along, by itself and where
+# an expression is copied.
+SIDES = ((0, 16), (1, 15), (2, 14), (3, 13))
+SIDES_MOBILITY, SIDES_COPIED = (0.0, 0.0, 0.0, 0.5), (0.25, 0.25, 0.5, 0.75)
+# Landmark networks know which faces are likely, so of a deformed face they see about three quarters
+# of the deformation, as they do of a real one: a copy goes as much further.
+SEEN_LESS = 1.3
 # Facing pairs of the inner lips; points of the upper and of the lower lip.
 INNER_UPPER, INNER_LOWER = (61, 62, 63), (67, 66, 65)
 UPPER_LIP = (49, 50, 51, 52, 53, 61, 62, 63)
@@ -65,11 +76,13 @@ class EditableFace:
         alignment: where the crop of side s lies in the photo.
         crop: `[1,3,2s,2s]` in [0,1], the same crop at twice the resolution.
         shape: `[536,2]` landmarks and mesh, crop px.
+        depth: `[468]` crop px, of the mesh; None if it isn't known.
     """
 
     alignment: Alignment
     crop: Tensor
     shape: Tensor
+    depth: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +101,13 @@ class ExpressionEdit:
         flow: `[1,2,2s,2s]` crop px, see `expression.warp`.
         painting: `[1,3,2s,2s]` in [-1,1], what is added to the deformed crop, at twice its
             resolution.
+        covering: `[1,3,2s,2s]` in [-1,1], what is added before it's deformed, see
+            `expression.eyelids`; None for nothing.
     """
 
     flow: Tensor
     painting: Tensor
+    covering: Tensor | None = None
 
 
 @torch.no_grad()
@@ -117,17 +133,24 @@ def edit_expression(
     size = face.alignment.size
     shape, to_frame = straighten(face.shape[None].cpu() / size, space.mean)
     shape = shape[0]
-    moved, shading = asked_change(space, shape, emotion, strength, action_units or {}, model)
+    copied = None if model is None else copied_change(space, face, model, strength)
+    moved, shading = asked_change(space, shape, emotion, strength, action_units or {}, copied)
     if not moved.any():
         return no_edit(size)
-    reached = shape + moved * mobility()
+    reached = shape + moved * mobility(copied is not None)
     reached[:POINTS] = _closed_at_most(shape[:POINTS], reached[:POINTS])
     in_crop = apply_affine(invert_affine(to_frame[0]), reached) * size
     controls = space.controls
     flow, places = displacement(
         face.shape.cpu()[controls], in_crop[controls], size, mouth_painter is not None
     )
-    warped = deform(face.crop, fine_to_crop(), flow)
+    closed = closed_eyes(face, strength, action_units or {}, model)
+    crop, covering = face.crop, None
+    if closed:
+        eyes = [find_eye(face.shape.cpu()[:POINTS], *one) for one in closed.items()]
+        covering = cover(crop.cpu(), eyes, invert_affine(fine_to_crop()))
+        crop = (crop + covering.to(crop)).clamp(0, 1)
+    warped = deform(crop, fine_to_crop(), flow)
     shade = shading_map(space, shading, places, to_frame[0], size)
     painted = (warped * shade.exp().to(warped)).clamp(0, 1)
     if mouth_painter is not None:
@@ -135,7 +158,12 @@ def edit_expression(
         most = OWN_TEETH if shows_teeth(face.crop, before * FINE) else OWN_DARK
         opacity = _opening(before / size, places[:POINTS] / size, most)
         painted = paint_mouth(mouth_painter, painted, places[:POINTS] * FINE, opacity)
-    return ExpressionEdit(flow, (painted - warped).cpu())
+    edit = ExpressionEdit(flow, (painted - warped).cpu(), covering)
+    if not closed:
+        return edit
+    return move_edit(
+        edit, lid_flow([find_eye(places[:POINTS], *one) for one in closed.items()], size)
+    )
 
 
 def movement(space: ExpressionSpace, name: str, amount: float) -> tuple[Tensor, Tensor]:
@@ -146,7 +174,7 @@ def movement(space: ExpressionSpace, name: str, amount: float) -> tuple[Tensor, 
     """
     landmarks = displacement_of(name, amount)
     # People's axes know no halves: take what both would do, and show it on one.
-    both = landmarks + mirrored(landmarks) if name in ONE_SIDED else landmarks
+    both = landmarks + mirrored(landmarks) if moves_one_half(name) else landmarks
     likely = space.complete(both)
     shown = shown_by(name, space.mean) * side_of(name, amount, space.mean[:, :1])
     skin = space.move(likely) * shown
@@ -154,6 +182,26 @@ def movement(space: ExpressionSpace, name: str, amount: float) -> tuple[Tensor, 
     shading = space.shade(likely)
     columns = (torch.arange(shading.shape[-1]) + 0.5) / shading.shape[-1]
     return skin, shading * side_of(name, amount, columns)
+
+
+def closed_eyes(
+    face: EditableFace,
+    strength: float,
+    action_units: Mapping[str, float],
+    model: ExpressionModel | None = None,
+) -> dict[bool, float]:
+    """Which eyes close (True for that at the left of the image), and how far, in (0,1].
+
+    Those that are shut already stay as they are.
+    """
+    closed = {}
+    for name, left in WINKS.items():
+        amount = action_units.get(name, 0.0)
+        if model is not None:
+            amount = max(amount, strength * shut(model.face.shape.cpu()[:POINTS], left))
+        if amount > 0 and shut(face.shape.cpu()[:POINTS], left) == 0:
+            closed[left] = min(amount, 1.0)
+    return closed
 
 
 def apply_edit(
@@ -165,9 +213,11 @@ def apply_edit(
         alignment: where the crop lies in the photo.
         mask: `[1,1,s,s]`, see `faces.paste.feather_mask`.
     """
-    deformed = deform_photo(photo, alignment, edit.flow)
     fine = fine_alignment(alignment)
     fine_mask = F.interpolate(mask, scale_factor=FINE, mode="bilinear")
+    if edit.covering is not None:
+        photo = paste_residual(photo, edit.covering, fine, fine_mask)
+    deformed = deform_photo(photo, alignment, edit.flow)
     return paste_residual(deformed, edit.painting, fine, fine_mask, in_place=True)
 
 
@@ -181,7 +231,7 @@ def move_edit(edit: ExpressionEdit, flow: Tensor) -> ExpressionEdit:
     """An edit whose result is deformed once more by a flow `[1,2,2s,2s]`, the painting with it."""
     # The painting is negative in places, and `deform` keeps pictures in [0,1].
     painting = 2 * deform((edit.painting + 1) / 2, fine_to_crop(), flow) - 1
-    return ExpressionEdit(join_flows(edit.flow, flow), painting)
+    return replace(edit, flow=join_flows(edit.flow, flow), painting=painting)
 
 
 def fine_to_crop() -> Tensor:
@@ -195,12 +245,18 @@ def fine_alignment(alignment: Alignment) -> Alignment:
     return Alignment(invert_affine(to_image), to_image, FINE * alignment.size)
 
 
-def mobility() -> Tensor:
-    """`[536,1]` in [0,1]: share of its motion that a point makes; 0 where only the head moves."""
+def mobility(copied: bool = False) -> Tensor:
+    """`[536,1]` in [0,1]: share of its motion that a point makes; 0 where only the head moves.
+
+    Args:
+        copied: the motion is that of a photo, whose outline is seen.
+    """
     weights = torch.ones(POINTS, 1)
-    weights[[0, 1, 2, 14, 15, 16, 27, 28]] = 0
-    weights[[3, 13, 29, 30]] = 0.5
-    weights[4:13] = JAW_MOBILITY
+    weights[[27, 28]] = 0
+    weights[[29, 30]] = 0.5
+    weights[4:13] = 1.0 if copied else JAW_MOBILITY
+    for pair, share in zip(SIDES, SIDES_COPIED if copied else SIDES_MOBILITY, strict=True):
+        weights[list(pair)] = share
     return F.pad(weights, [0, 0, 0, 468], value=1.0)
 
 
@@ -212,11 +268,15 @@ def lip_gap(shape: Tensor) -> Tensor:
 def _closed_at_most(before: Tensor, after: Tensor) -> Tensor:
     """Landmarks `[68,2]` whose lips don't cross, nor part by an error of the landmarks."""
     wanted = lip_gap(after).clamp(min=min(float(lip_gap(before)), CLOSED_GAP))
-    missing = wanted - lip_gap(after)
     result = after.clone()
-    result[list(UPPER_LIP), 1] -= missing / 2
-    result[list(LOWER_LIP), 1] += missing / 2
+    _part_lips(result, wanted - lip_gap(after))
     return result
+
+
+def _part_lips(points: Tensor, by: Tensor) -> None:
+    """Move the lips of `points` `[68 or more,2]` apart, in place."""
+    points[list(UPPER_LIP), 1] -= by / 2
+    points[list(LOWER_LIP), 1] += by / 2
 
 
 def _opening(before: Tensor, after: Tensor, most: float) -> float:
@@ -236,25 +296,52 @@ def asked_change(
     emotion: int | None,
     strength: float,
     action_units: Mapping[str, float],
-    model: ExpressionModel | None = None,
+    copied: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What an expression does to an upright face: displacement `[536,2]`, shading `[1,1,S,S]`.
 
     Args:
         shape: `[536,2]` of the face, in units of the crop's side.
-        emotion, strength, action_units, model: see `edit_expression`.
+        emotion, strength, action_units: see `edit_expression`.
+        copied: what takes the place of the emotion, see `copied_change`.
     """
-    axes = torch.zeros(space.config.axis_count)
-    if model is not None:
-        other = straighten(model.face.shape[None].cpu() / model.face.alignment.size, space.mean)[0]
-        axes = strength * space.copied(shape, other[0], model.same_person)
-    elif emotion is not None and strength:
-        axes = space.towards(shape, emotion, strength)
-    moved, shading = space.move(axes), space.shade(axes)
+    if copied is not None:
+        moved, shading = copied
+    else:
+        axes = torch.zeros(space.config.axis_count)
+        if emotion is not None and strength:
+            axes = space.towards(shape, emotion, strength)
+        moved, shading = space.move(axes), space.shade(axes)
     for name, amount in action_units.items():
         skin, folds = movement(space, name, amount)
         moved, shading = moved + skin, shading + folds
     return moved, shading
+
+
+def copied_change(
+    space: ExpressionSpace, face: EditableFace, model: ExpressionModel, strength: float
+) -> tuple[Tensor, Tensor]:
+    """What the expression of another photo does to an upright face, as `asked_change` gives it.
+
+    Args:
+        strength: 1 for the expression as it's seen there.
+    """
+    shape = face.shape.cpu() / face.alignment.size
+    other = model.face.shape.cpu() / model.face.alignment.size
+    if face.depth is not None and model.face.depth is not None:
+        other = without_turn(
+            other,
+            model.face.depth.cpu() / model.face.alignment.size,
+            shape,
+            face.depth.cpu() / face.alignment.size,
+        )
+    straight, there = straighten(torch.stack([shape, other]), space.mean)[0]
+    axes = strength * space.copied(straight, there, model.same_person)
+    moved = SEEN_LESS * space.move(axes)
+    # How far lips part shows most, and it's seen in the photo itself.
+    before, wanted, after = (lip_gap(one[:POINTS]) for one in (straight, there, straight + moved))
+    _part_lips(moved, before + SEEN_LESS * strength * (wanted - before) - after)
+    return moved, space.shade(axes)
 
 
 def shading_map(

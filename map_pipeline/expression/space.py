@@ -23,6 +23,8 @@ SHAPE_POINTS = POINTS + MESH_POINTS
 # How much of a motion that landmarks ask for must be likely: variance of their error over that of
 # one axis, see `complete`.
 RIDGE = 0.05
+# A photo whose expression is copied was chosen for it; see `ExpressionSpace.present`.
+CHOSEN = 5.0
 
 
 class ExpressionSpace(ModelMixin, ConfigMixin):
@@ -81,9 +83,18 @@ class ExpressionSpace(ModelMixin, ConfigMixin):
         """Axes `[K]` of a difference `[536,2]` of two shapes of one person."""
         return self.reading @ difference.flatten()
 
-    def present(self, shape: Tensor) -> Tensor:
-        """Axes `[K]` of the expression that a shape `[536,2]` shows, as far as it can be told."""
-        return self.estimator @ self.read(shape - self.mean)
+    def present(self, shape: Tensor, expressive: float = 1.0) -> Tensor:
+        """Axes `[K]` of the expression that a shape `[536,2]` shows, as far as it can be told.
+
+        Args:
+            expressive: variance of the expression that is expected, over that in everyday photos.
+        """
+        seen = self.read(shape - self.mean)
+        if expressive == 1:
+            return self.estimator @ seen
+        # With E (E + I)^-1 as the estimator, this is E (E + I / expressive)^-1.
+        rest = (torch.eye(len(seen)).to(seen) - self.estimator) / expressive
+        return self.estimator @ torch.linalg.solve(self.estimator + rest, seen)
 
     def towards(self, shape: Tensor, emotion: int, strength: float) -> Tensor:
         """Axes `[K]` to go from the expression of a shape `[536,2]` to another.
@@ -105,7 +116,7 @@ class ExpressionSpace(ModelMixin, ConfigMixin):
         """
         if same_person:
             return self.read(other - shape)
-        return self.present(other) - self.present(shape)
+        return self.present(other, CHOSEN) - self.present(shape)
 
     def move(self, axes: Tensor) -> Tensor:
         """Displacement `[536,2]` of axes `[K]`."""

@@ -12,7 +12,13 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from map_pipeline.faces.align import apply_affine, invert_affine, similarity_transform, warp_affine
+from map_pipeline.faces.align import (
+    affine_scale,
+    apply_affine,
+    invert_affine,
+    similarity_transform,
+    warp_affine,
+)
 from map_pipeline.graph.executor import GraphNetwork
 
 MESH_POINTS = 468
@@ -66,9 +72,15 @@ class FaceMesh(ModelMixin, ConfigMixin):
             images: `[B,3,H,W]` in [0,1], of about the network's own resolution.
             landmarks: `[B,5,2]` px: eyes, nose tip, mouth corners.
         """
+        return self.find_in_depth(images, landmarks)[..., :2]
+
+    @torch.no_grad()
+    def find_in_depth(self, images: Tensor, landmarks: Tensor) -> Tensor:
+        """The points with their depth as third coordinate, `[B,468,3]` px, see `find`."""
         template = torch.tensor(self.config.template).to(images.device)
         to_image = invert_affine(similarity_transform(landmarks.to(template), template))
         size = (self.config.input_size, self.config.input_size)
         crops = warp_affine(images.float(), to_image, size, "border")
-        points = self.network(crops.to(self.dtype)).float().view(-1, MESH_POINTS, 3)[..., :2]
-        return apply_affine(to_image, points)
+        points = self.network(crops.to(self.dtype)).float().view(-1, MESH_POINTS, 3)
+        scale = affine_scale(to_image)[:, None, None]
+        return torch.cat([apply_affine(to_image, points[..., :2]), points[..., 2:] * scale], -1)

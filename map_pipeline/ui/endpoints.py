@@ -146,7 +146,8 @@ class Endpoints:
                 `emotion`, as far as `expression_strength` says; best one of the same person.
             action_units: single movements besides the emotion, each in [-1, 1], such as
                 {"smile": 0.5}: smile, mouth_open, brows_up, inner_brows, eyes_wide, squint,
-                nose_wrinkle, lip_corners_down, pucker, lips_pressed, smirk.
+                nose_wrinkle, lip_corners_down, pucker, lips_pressed, smirk,
+                wink_left, wink_right.
             emotions: emotions of single faces in place of `emotion`, by their number, such as
                 {"2": "sad"}.
 

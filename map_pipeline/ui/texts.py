@@ -85,6 +85,8 @@ MOVEMENTS = {
     "pucker": "Lips puckered",
     "lips_pressed": "Lips pressed together",
     "smirk": "One corner of the mouth up",
+    "wink_left": "Wink, left in the photo",
+    "wink_right": "Wink, right in the photo",
 }
 MOVEMENTS_INFO = (
     "Added to the expression; below 0 is the opposite movement, or the other corner of the mouth."

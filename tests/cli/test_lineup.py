@@ -11,17 +11,16 @@ from synthetic import make_rows
 
 from map_pipeline.cli.main import main
 from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
+from map_pipeline.evaluation.answers import LETTERS, score
 from map_pipeline.evaluation.dataset import PhotoSet
 from map_pipeline.evaluation.lineup import (
     CAPTION,
     FACE,
     GAP,
-    LETTERS,
     QUESTIONS,
     alike,
     inner_face,
     make_sheets,
-    score,
 )
 from map_pipeline.evaluation.results import append_rows, photo_file, photos_file
 from map_pipeline.faces.align import arcface_template

@@ -12,6 +12,7 @@ from map_pipeline.expression.action_units import (
     FAR,
     ONE_SIDED,
     UNITS,
+    WINKS,
     check_action_units,
     displacement_of,
     mirrored,
@@ -46,7 +47,7 @@ def test_what_is_unknown_or_out_of_range_is_named(units: dict, match: str) -> No
         check_action_units(units)
 
 
-@pytest.mark.parametrize("name", sorted(set(UNITS) - ONE_SIDED))
+@pytest.mark.parametrize("name", sorted(set(UNITS) - ONE_SIDED - set(WINKS)))
 def test_both_halves_do_the_same(name: str) -> None:
     moved = displacement_of(name, 0.7)
     assert moved.abs().max() > 0.001
@@ -61,6 +62,18 @@ def test_one_half_does_it_alone_and_below_zero_the_other(name: str) -> None:
     assert not moved[~left].any()
     torch.testing.assert_close(other, mirrored(moved))
     torch.testing.assert_close(displacement_of(name, 0.35), moved / 2)
+
+
+@pytest.mark.parametrize("amount", [-0.7, 0.7])
+def test_a_wink_is_of_one_half_alone_whatever_its_sign(amount: float) -> None:
+    left, right = (displacement_of(name, amount) for name in ("wink_left", "wink_right"))
+    half = MEAN[:68, 0] < 0.5
+    assert left[half].abs().max() > 0.001
+    assert not left[~half].any()
+    torch.testing.assert_close(right, mirrored(left))
+    x = torch.linspace(0, 1, 101)
+    assert (side_of("wink_left", amount, x)[[20, 80]] == torch.tensor([1, 0])).all()
+    assert (side_of("wink_right", amount, x)[[20, 80]] == torch.tensor([0, 1])).all()
 
 
 def test_skin_of_the_other_half_stays() -> None:

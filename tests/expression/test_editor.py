@@ -29,19 +29,26 @@ from map_pipeline.expression.editor import (
     CLOSED_GAP,
     FINE,
     GAMMA,
+    LOWER_LIP,
     OWN_TEETH,
+    SEEN_LESS,
+    UPPER_LIP,
     EditableFace,
     ExpressionEdit,
+    ExpressionModel,
     apply_edit,
+    copied_change,
     edit_expression,
+    fine_alignment,
     lip_gap,
     move_edit,
     no_edit,
 )
+from map_pipeline.expression.head_turn import about, landmark_depth
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.expression.warp import _sample, deform_photo, least_area
 from map_pipeline.faces.align import Alignment, apply_affine
-from map_pipeline.faces.paste import feather_mask
+from map_pipeline.faces.paste import feather_mask, paste_residual
 
 SIZE = 128
 PLACE = torch.tensor([[1.0, 0.0, 100.0], [0.0, 1.0, 90.0]])
@@ -140,6 +147,62 @@ def test_features_go_where_the_space_says(space: ExpressionSpace) -> None:
     assert up[SAD] == pytest.approx(-1.5 * float(space.moving[DOWN, 48, 1]), rel=0.2)
     assert lip_gap(found[SURPRISE]) > lip_gap(space.mean) + 0.01
     assert (found[SURPRISE][17:27, 1] < space.mean[17:27, 1] - 0.003).all()
+
+
+def copied_to(
+    space: ExpressionSpace, shape: Tensor, other: EditableFace, strength: float = 1.0
+) -> Tensor:
+    """Where the landmarks `[68,2]` are when the expression of another photo is copied."""
+    model = ExpressionModel(other, same_person=True)
+    edit = edit_expression(space, None, face(shape), None, strength, model=model)
+    return landmarks_after(edit, shape)
+
+
+def test_a_copy_goes_as_far_as_networks_must_see(space: ExpressionSpace) -> None:
+    shape = space.mean + 0.5 * space.moving[OPEN]
+    smile = shape + 0.8 * space.moving[SMILE]
+    wanted = (smile - shape)[[48, 54], 1].mean()
+    for strength in (0.5, 1.0):
+        found = copied_to(space, shape, face(smile), strength)
+        up = (found - shape[:POINTS])[[48, 54], 1].mean()
+        assert float(up / wanted) == pytest.approx(strength * SEEN_LESS, rel=0.2)
+
+
+def test_lips_part_as_far_as_in_the_photo(space: ExpressionSpace) -> None:
+    """Also where the space's axes know nothing of it."""
+    shape = space.mean + 0.5 * space.moving[OPEN]
+    parted = shape.clone()
+    parted[list(UPPER_LIP), 1] -= 0.007
+    parted[list(LOWER_LIP), 1] += 0.007
+    space.reading.zero_()
+    found = lip_gap(copied_to(space, shape, face(parted))) - lip_gap(shape)
+    assert float(found) == pytest.approx(SEEN_LESS * 0.014, rel=0.2)
+    closing, _ = copied_change(space, face(parted), ExpressionModel(face(space.mean), True), 1.0)
+    assert lip_gap((parted + closing)[:POINTS]) < lip_gap(space.mean)
+
+
+def test_a_face_shows_its_own_expression_already(space: ExpressionSpace) -> None:
+    one = face(space.mean + space.moving[SMILE])
+    edit = edit_expression(space, None, one, None, 1.0, model=ExpressionModel(one, True))
+    assert not edit.flow.any()
+    assert not edit.painting.any()
+
+
+def test_a_turned_head_is_no_expression(space: ExpressionSpace) -> None:
+    """As far as the turn is known, from the depth of both."""
+    shape = space.mean * SIZE
+    depth = (shape[POINTS:] - shape[30]).square().sum(1) / 80
+    turn = about(torch.tensor([0.0, 1.0, 0.0]), 0.5)
+    points = torch.cat([shape, torch.cat([landmark_depth(shape, depth), depth])[:, None]], 1)
+    seen = (points - points.mean(0)) @ turn.T + points.mean(0)
+    one = EditableFace(ALIGNMENT, texture(), shape, depth)
+    known = EditableFace(ALIGNMENT, texture(), seen[:, :2], seen[POINTS:, 2])
+    unknown = EditableFace(ALIGNMENT, texture(), seen[:, :2])
+    moved = [
+        copied_change(space, one, ExpressionModel(other, True), 1.0)[0].norm()
+        for other in (known, unknown)
+    ]
+    assert moved[0] < 0.4 * moved[1]
 
 
 def test_parted_lips_open_as_far_as_asked(space: ExpressionSpace) -> None:
@@ -411,3 +474,59 @@ def test_crop_of_a_face_at_another_place_gets_the_same_edit(space: ExpressionSpa
     other = apply_edit(photo[::-1, ::-1].copy(), Alignment(back, place, SIZE), edit, mask)
     assert (upright != photo).any()
     assert np.abs(other[::-1, ::-1] - upright).max() <= 1
+
+
+def eyes_in(shape: Tensor) -> list[tuple[slice, slice]]:
+    """Rows and columns of the pupils' surroundings in a fine crop, left and right."""
+    boxes = []
+    for eye in (range(36, 42), range(42, 48)):
+        x, y = (shape[list(eye)].mean(0) * SIZE * FINE).int().tolist()
+        boxes.append((slice(y - 4, y + 5), slice(x - 4, x + 5)))
+    return boxes
+
+
+def test_a_wink_hides_one_eye_and_leaves_the_other(space: ExpressionSpace) -> None:
+    """Eyes are white here, and skin is not."""
+    crop = plain(DARK_SKIN)
+    eyes = eyes_in(space.mean)
+    for rows, columns in eyes:
+        crop[..., rows, columns] = 1.0
+    one = face(space.mean, crop)
+    photo = np.full((360, 360, 3), 90, np.uint8)
+    photo = paste_residual(
+        photo,
+        crop - 90 / 255,
+        fine_alignment(ALIGNMENT),
+        torch.ones(1, 1, FINE * SIZE, FINE * SIZE),
+    )
+    for name, (hidden, seen) in (("wink_left", eyes), ("wink_right", eyes[::-1])):
+        edit = edit_expression(space, None, one, None, 1.0, {name: 1.0})
+        after = apply_edit(photo, ALIGNMENT, edit, feather_mask(SIZE))[CROP]
+        shown = [
+            after[tuple(slice(part.start // FINE, part.stop // FINE) for part in box)]
+            for box in (hidden, seen)
+        ]
+        assert shown[0].max() < 130, "nothing white is left"
+        assert shown[1].max() == 255
+
+
+def test_a_wink_below_zero_covers_nothing(space: ExpressionSpace) -> None:
+    edit = edit_expression(space, None, face(space.mean), None, 1.0, {"wink_left": -1.0})
+    assert edit.covering is None
+    after = landmarks_after(edit, space.mean)
+    assert (after[[37, 38], 1] < space.mean[[37, 38], 1] - 0.003).all()
+    torch.testing.assert_close(after[42:48], space.mean[42:48], atol=2e-3, rtol=0)
+
+
+def test_eyes_that_another_photo_shows_shut_close(space: ExpressionSpace) -> None:
+    shape = space.mean.clone()
+    shape[[37, 38], 1] = shape[[41, 40], 1] - 0.003
+    other, one = face(shape), face(space.mean)
+    copy = lambda to, model: edit_expression(  # noqa: E731
+        space, None, to, None, 1.0, model=ExpressionModel(model, True)
+    )
+    assert copy(one, other).covering[..., : FINE * SIZE // 2].any()
+    assert not copy(one, other).covering[..., FINE * SIZE // 2 :].any()
+    assert copy(other, one).covering is None
+    again = edit_expression(space, None, other, None, 1.0, {"wink_left": 1.0})
+    assert again.covering is None, "it's shut already"

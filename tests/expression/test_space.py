@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_up_space import AXES, DOWN, HAPPY, NEUTRAL, SAD, SMILE, tiny_space
+from made_up_space import AXES, BROWS, DOWN, HAPPY, NEUTRAL, OPEN, SAD, SMILE, tiny_space
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS
 from map_pipeline.diffusion.conditioner import POINTS
-from map_pipeline.expression.space import ExpressionSpace, straighten
+from map_pipeline.expression.space import CHOSEN, ExpressionSpace, straighten
 from map_pipeline.faces.align import apply_affine
 
 SOME_AXES = torch.tensor([0.8, -0.4, 1.3, 0.2])
@@ -38,6 +38,14 @@ def test_present_expression_is_the_part_that_the_estimator_lets_through(
     torch.testing.assert_close(present, torch.tensor([0.4, -0.4, 0.0, 0.2]), atol=1e-4, rtol=0)
 
 
+def test_more_is_let_through_where_more_expression_is_expected(space: ExpressionSpace) -> None:
+    # An estimator of V / (V + 1), where V is the variance of expressions over that of people.
+    space.estimator.copy_(torch.diag(torch.tensor([0.5, 1.0, 0.0, 0.2])))
+    present = space.present(space.mean + space.move(SOME_AXES), expressive=4)
+    wanted = SOME_AXES * torch.tensor([0.8, 1.0, 0.0, 0.5])
+    torch.testing.assert_close(present, wanted, atol=1e-4, rtol=0)
+
+
 def test_all_that_differs_in_one_person_is_copied(space: ExpressionSpace) -> None:
     shape = showing(space, DOWN, 0.7)
     axes = space.copied(shape, shape + space.move(SOME_AXES), same_person=True)
@@ -46,8 +54,14 @@ def test_all_that_differs_in_one_person_is_copied(space: ExpressionSpace) -> Non
 
 def test_only_what_is_expression_is_copied_from_others(space: ExpressionSpace) -> None:
     space.estimator.copy_(torch.diag(torch.tensor([0.5, 1.0, 0.0, 1.0])))
-    axes = space.copied(space.mean, space.mean + space.move(SOME_AXES), same_person=False)
-    torch.testing.assert_close(axes, torch.tensor([0.4, -0.4, 0.0, 0.2]), atol=1e-4, rtol=0)
+    shape, other = showing(space, SMILE, 0.6), space.mean + space.move(SOME_AXES)
+    axes = space.copied(shape, other, same_person=False)
+    assert axes[SMILE] == pytest.approx(
+        CHOSEN / (CHOSEN + 1) * float(SOME_AXES[SMILE]) - 0.3, abs=1e-4
+    )
+    others = torch.tensor([OPEN, BROWS, DOWN])
+    wanted = torch.tensor([-0.4, 0.0, 0.2])
+    torch.testing.assert_close(axes[others], wanted, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("emotion", range(len(EMOTIONS)))

@@ -87,7 +87,7 @@ def test_form_has_a_component_for_every_choice() -> None:
 
     assert read() == Choices(action_units={}, emotions={})
     amounts[0], amounts[-1] = 0.5, -1
-    assert read().action_units == {"smile": 0.5, "smirk": -1}
+    assert read().action_units == {"smile": 0.5, list(texts.MOVEMENTS)[-1]: -1}
     # The expression that is shown belongs to the face it's asked for.
     both = read(2, {"0": "sad", "1": "fear", "2": "angry"})
     assert [both.emotion_of(number) for number in (1, 2, 3)] == ["fear", "happy", "sad"]
