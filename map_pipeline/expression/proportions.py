@@ -5,6 +5,8 @@ the shape of its features and hardly notice a hundredth more between them. Both 
 The outline of the head isn't among them, nor how steep eyes and brows are, which reads as a mood.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -47,10 +49,10 @@ def proportions(shapes: Tensor, middle: float) -> Tensor:
     outwards[:, [*LEFT_EYE, *LEFT_BROW]], outwards[:, [*RIGHT_EYE, *RIGHT_BROW]] = -1.0, 1.0
     both_eyes, both_brows = (*LEFT_EYE, *RIGHT_EYE), (*LEFT_BROW, *RIGHT_BROW)
     none, all_alike = torch.zeros_like(across), torch.ones_like(across)
-    moves = {
+    moves: dict[str, tuple[Sequence[int], Tensor, Tensor]] = {
         "eyes apart": (both_eyes, outwards, none),
         "eyes lower": (both_eyes, none, all_alike),
-        "eyes larger": (both_eyes, *(LARGER_EYES * eyes).unbind(2)),
+        "eyes larger": (both_eyes, LARGER_EYES * eyes[..., 0], LARGER_EYES * eyes[..., 1]),
         "brows apart": (both_brows, outwards, none),
         "brows lower": (both_brows, none, all_alike),
         "brows flatter": (both_brows, none, 1 - 2 * brows.square()),

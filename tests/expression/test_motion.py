@@ -108,7 +108,8 @@ def test_free_shifts_are_small_and_alike_on_both_sides(face: ExpressionSpace) ->
 
 def test_free_shifts_spare_nose_eyes_brows_and_surroundings(face: ExpressionSpace) -> None:
     motions = face_motions(face, landmarks(face)[None], SIZE)
-    free = motions.flows[0, 1 : -len(PROPORTIONS)].norm(dim=1).amax(0)[None, None]  # the greatest shift anywhere
+    shifts = motions.flows[0, 1 : -len(PROPORTIONS)]
+    free = shifts.norm(dim=1).amax(0)[None, None]  # the greatest shift anywhere
 
     def greatest(*places: tuple[float, float]) -> float:
         return float(_sample(enlarge(free, SIZE), torch.tensor(places) * SIZE).max())

@@ -44,7 +44,7 @@ def test_both_sides_do_the_same_and_none_moves_farther_than_its_unit(
     assert float(moves[name].abs().max()) == pytest.approx(farthest, abs=1e-4)
 
 
-def test_eyes_move_apart_as_wholes(face: Tensor, moves: dict[str, Tensor]) -> None:
+def test_eyes_move_apart_as_wholes(moves: dict[str, Tensor]) -> None:
     left, right = (moves["eyes apart"][list(eye)] for eye in (LEFT_EYE, RIGHT_EYE))
     torch.testing.assert_close(left, torch.tensor([-1.0, 0.0]).expand_as(left))
     torch.testing.assert_close(right, torch.tensor([1.0, 0.0]).expand_as(right))
@@ -68,5 +68,5 @@ def test_a_longer_nose_keeps_its_bridge(moves: dict[str, Tensor]) -> None:
 def test_a_proportion_moves_nothing_else(moves: dict[str, Tensor]) -> None:
     others = [point for point in range(68) if point not in MOUTH]
     assert not moves["mouth wider"][others].any()
-    assert not moves["brows lower"][[p for p in range(17)]].any()
+    assert not moves["brows lower"][:17].any()
     assert (moves["brows lower"][list(LEFT_BROW), 1] == 1).all()
