@@ -25,8 +25,8 @@ from fuzz_cases import (
 )
 from fuzz_package import GIANT, ROOT
 
-# Rounds until the page's memory counts: Gradio has forty threads, and each keeps some from its first
-# photo on. After one round the page grew by 200 MB in a campaign, after five by 10 MB.
+# Rounds until the page's memory counts: Gradio has forty threads, and each keeps some from its
+# first photo on. After one round the page grew by 200 MB in a campaign, after five by 10 MB.
 WARMING = 5
 # Names that an upload may claim; a browser sends any text.
 UPLOADS = [name for name in hostile.NAMES if len(name) < 300 and name.isprintable() and name]
