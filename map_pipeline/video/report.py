@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from map_pipeline.report import format_table, join_names
+from map_pipeline.report import asked_expression, format_table, join_names
 
 # Of the frames that were looked at; the clip's mean counts by itself.
 ENOUGH_FRAMES = 0.9
@@ -50,7 +50,10 @@ class PersonReport:
     """One protected person of a clip.
 
     Attributes:
-        emotion: asked for; target: name of the target, None if the person was only hidden.
+        emotion: asked for, or seen in the photo whose expression was copied.
+        action_units: single movements besides it; expression_of: name of the photo it was copied
+            from, or None.
+        target: name of the target, None if the person was only hidden.
         frames: in how many frames they were changed.
         key_frames: seconds of the frames on which the change was found.
         spans: from and to when they're seen, seconds.
@@ -58,11 +61,18 @@ class PersonReport:
     """
 
     emotion: str
+    action_units: dict[str, float]
+    expression_of: str | None
     target: str | None
     frames: int
     key_frames: list[float]
     spans: list[tuple[float, float]]
     recognisers: list[ClipVerdict] = field(default_factory=list)
+
+    @property
+    def asked(self) -> str:
+        """The asked expression in words, with the single movements."""
+        return asked_expression(self.emotion, self.expression_of, self.action_units)
 
 
 @dataclass(frozen=True)
@@ -144,7 +154,7 @@ class VideoReport:
             times = ", ".join(f"{clock(a)} to {clock(b)}" for a, b in person.spans)
             lines += [
                 "",
-                f"person {number}: {times}; {person.frames} frames, emotion {person.emotion}, "
+                f"person {number}: {times}; {person.frames} frames, {person.asked}, "
                 f"target {person.target or 'none'}, found on {len(person.key_frames)} frames",
                 "",
                 *format_table(HEADER, [_row(one) for one in person.recognisers]),

@@ -135,12 +135,18 @@ class Role:
     ) -> KeyChange:
         """The asked expression on a frame; none where it can't be made."""
         strength, space = self.plan.config.expression_strength, self.stages.expression_space
-        face = self.stages.editable(frame, alignment) if strength and space else None
+        asked_for = strength or self.plan.action_units
+        face = self.stages.editable(frame, alignment) if asked_for and space else None
         if face is None or space is None:
             return unchanged(landmarks, alignment.size, index)
         straight, _ = straighten(face.shape[None].cpu().float() / alignment.size, space.mean)
-        start, movements = ingredients(self.plan.emotion, strength, self.plan.action_units)
-        asked = asked_change(space, straight[0], start, strength, movements)
+        shown, model = self.plan.shown, None
+        if shown is not None:
+            model = shown.model_for(self.source, self.stages.recognisers)
+        start, movements = ingredients(
+            self.plan.emotion, strength, self.plan.action_units, copied=model is not None
+        )
+        asked = asked_change(space, straight[0], start, strength, movements, model)
         return express(space, face, asked, index)
 
 
