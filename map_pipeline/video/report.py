@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from map_pipeline.report import asked_expression, format_table, join_names
+from map_pipeline.report import (
+    LEVELS,
+    Level,
+    asked_expression,
+    format_table,
+    join_names,
+    protection_level,
+)
 
 # Of the frames that were looked at; the clip's mean counts by itself.
 ENOUGH_FRAMES = 0.9
@@ -119,19 +126,30 @@ class VideoReport:
         verdicts = (one for person in self.people for one in person.recognisers)
         return list(dict.fromkeys(one.title for one in verdicts if not one.meets(requirement)))
 
+    @property
+    def level(self) -> Level:
+        """How well the clip is protected; what can't be said, or is only true of some: partly."""
+        if not self._judges:
+            return "partly"
+        level = protection_level(len(self.failed("dodging")), self._judges)
+        return "partly" if level == "protected" and self.unprotected else level
+
+    @property
+    def _judges(self) -> int:
+        """How many recognisers have a threshold to judge by."""
+        verdicts = [one for person in self.people for one in person.recognisers]
+        return len({one.name for one in verdicts if one.threshold is not None})
+
     def headline(self) -> str:
         """One sentence or two: how many recognisers still match, and what is unprotected."""
-        verdicts = [one for person in self.people for one in person.recognisers]
-        judges = len({one.name for one in verdicts if one.threshold is not None})
-        failed = self.failed("dodging")
+        judges, failed = self._judges, self.failed("dodging")
         if not judges:
             text = "Done, but no recognition program here can say whether it protects."
         elif not failed:
             text = f"Protected: none of {judges} recognition programs still finds you."
         else:
-            level = "Not protected" if 2 * len(failed) > judges else "Partly protected"
             text = (
-                f"{level}: {len(failed)} of {judges} recognition programs still "
+                f"{LEVELS[self.level]}: {len(failed)} of {judges} recognition programs still "
                 f"find{'s' if len(failed) == 1 else ''} you ({join_names(failed)})."
             )
         if not self.unprotected:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from map_pipeline.expression.composed import ingredients
-from map_pipeline.expression.editor import asked_change
-from map_pipeline.expression.space import straighten
+from map_pipeline.expression.editor import EditableFace, ExpressionModel, asked_change
+from map_pipeline.expression.space import ExpressionSpace, straighten
 from map_pipeline.faces.align import Alignment, apply_affine
 from map_pipeline.faces.face import Face
 from map_pipeline.faces.landmarks import five_points
@@ -139,15 +139,32 @@ class Role:
         face = self.stages.editable(frame, alignment) if asked_for and space else None
         if face is None or space is None:
             return unchanged(landmarks, alignment.size, index)
-        straight, _ = straighten(face.shape[None].cpu().float() / alignment.size, space.mean)
         shown, model = self.plan.shown, None
         if shown is not None:
             model = shown.model_for(self.source, self.stages.recognisers)
-        start, movements = ingredients(
-            self.plan.emotion, strength, self.plan.action_units, copied=model is not None
-        )
-        asked = asked_change(space, straight[0], start, strength, movements, model)
-        return express(space, face, asked, index)
+        emotion, movements = self.plan.emotion, self.plan.action_units
+        return express_face(space, face, emotion, strength, movements, model, index)
+
+
+def express_face(
+    space: ExpressionSpace,
+    face: EditableFace,
+    emotion: str,
+    strength: float,
+    action_units: Mapping[str, float],
+    model: ExpressionModel | None = None,
+    frame: int = 0,
+) -> KeyChange:
+    """The change that gives a face of a clip another expression, see `change.express`.
+
+    Args:
+        model: whose expression is copied in place of the emotion; None copies none.
+        frame: index of the frame that shows the face.
+    """
+    straight, _ = straighten(face.shape[None].cpu().float() / face.alignment.size, space.mean)
+    start, movements = ingredients(emotion, strength, action_units, copied=model is not None)
+    asked = asked_change(space, straight[0], start, strength, movements, model)
+    return express(space, face, asked, frame)
 
 
 def key_frames(person: Person, seconds: np.ndarray) -> list[int]:
