@@ -51,13 +51,15 @@ def clip_tab(settings: PageSettings) -> ClipArea | None:
         return None
     with gr.Row():
         with gr.Column(scale=5):
-            clip = gr.Video(
-                label=f"Your clip: {texts.clip_limits(settings.clip_seconds, settings.clip_size)}",
-                sources=["upload"], height=260, buttons=[], elem_id="clip",
-            )  # fmt: skip
+            limits = texts.clip_limits(settings.clip_seconds, settings.clip_size)
+            with gr.Row():
+                clip = gr.Video(
+                    label=f"Your clip: {limits}", sources=["upload"], height=200, buttons=[],
+                    min_width=240, elem_id="clip",
+                )  # fmt: skip
+                preview = gr.HTML(elem_id="clip-preview", padding=False, min_width=200)
             frame = gr.State("")  # path of the first frame
             looks = gr.State(0)  # how often a first frame came
-            preview = gr.HTML(elem_id="clip-preview", padding=False)
             note = gr.HTML(elem_id="clip-note", padding=False)
             emotion = gr.Radio(
                 page.EMOTION_CHOICES, value=page.DEFAULT.emotion, label="New expression",

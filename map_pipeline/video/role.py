@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -75,7 +75,10 @@ class Role:
         if self.keys and self._is_as_good(self._similarities(index, shown)):
             return
         face = Face((0, 0, 0, 0), five_points(self.places[index]), 1.0)
-        task = FaceTask(face, self.source, self.target, self.plan)
+        # Other frames may lack so much of this one's protection, so it goes as much further.
+        config = replace(self.plan.config, margin=self.plan.config.margin + TOLERANCE)
+        plan = replace(self.plan, config=config)
+        task = FaceTask(face, self.source, self.target, plan)
         found = self.stages.find_change(shown, alignment, task, generator, on_step)
         key = joined(base, found)
         if not self.keys:
