@@ -51,10 +51,9 @@ def clip_tab(settings: PageSettings) -> ClipArea | None:
         return None
     with gr.Row():
         with gr.Column(scale=5):
-            limits = texts.clip_limits(settings.clip_seconds, settings.clip_size)
-            with gr.Row():
+            with gr.Row(elem_id="clip-pictures"):
                 clip = gr.Video(
-                    label=f"Your clip: {limits}", sources=["upload"], height=200, buttons=[],
+                    label="Your clip", sources=["upload"], height=200, buttons=[],
                     min_width=240, elem_id="clip",
                 )  # fmt: skip
                 preview = gr.HTML(elem_id="clip-preview", padding=False, min_width=200)
@@ -81,7 +80,8 @@ def clip_tab(settings: PageSettings) -> ClipArea | None:
                 [(mode.capitalize(), mode) for mode in MODES], value=page.DEFAULT.mode,
                 label="How thorough", info=texts.MODE_INFO,
             )  # fmt: skip
-            gr.Markdown(texts.CLIP_INTRO, elem_classes="map-note")
+            limits = texts.clip_limits(settings.clip_seconds, settings.clip_size)
+            gr.Markdown(f"{limits} {texts.CLIP_INTRO}", elem_classes="map-note")
         with gr.Column(scale=6, elem_id="clip-result"):
             status = gr.HTML(
                 f'<div class="map-empty"><p>{texts.CLIP_HINT}</p></div>',

@@ -201,9 +201,9 @@ def _clip_lines(report: "VideoReport") -> list[str]:
     for number, person in enumerate(report.people, 1):
         judges = [one for one in person.recognisers if one.threshold is not None]
         found = sum(not one.meets("dodging") for one in judges)
-        text = f"Found by {found} of {len(judges)}. " if judges else ""
+        text = ""
         if len(report.people) > 1:
-            text = f"Person {number}: {text}"
+            text = f"Person {number}: " + (f"Found by {found} of {len(judges)}. " if judges else "")
         lines.append(f"{text}Changed in {person.frames} of {report.frames} frames: {person.asked}.")
     unused = _unused_line(report.people[0].recognisers)
     return [*lines, unused, texts.SAME_CLIP]

@@ -151,7 +151,7 @@ def expected(seconds: Mapping[str, float] | None) -> str:
 
 def clip_limits(seconds: float, size: tuple[int, int]) -> str:
     """How long and large a clip may be."""
-    return f"{seconds:g} s and {size[0]} x {size[1]} px at most"
+    return f"A clip may have {seconds:g} s and {size[0]} x {size[1]} px."
 
 
 def caption(target: str) -> str:
