@@ -14,6 +14,7 @@ from PIL import Image
 from map_pipeline.ui import page, style
 from map_pipeline.ui.batch import total_gpu_seconds
 from map_pipeline.ui.cache import use_own_cache
+from map_pipeline.ui.clip import ClipJob, clip_gpu_seconds, protect_clip
 from map_pipeline.ui.demo import build_page
 from map_pipeline.ui.examples import load_examples
 from map_pipeline.ui.memory import keep_memory_flat
@@ -39,7 +40,13 @@ def build_demo(settings: PageSettings, load: Callable[[], Any]) -> gr.Blocks:
         with errors_in_plain_words():
             yield from service.run(jobs)
 
-    return build_page(settings, service, run, style.built_in_targets(settings.checkpoint))
+    @spaces.GPU(duration=clip_gpu_seconds)
+    def run_clip(job: ClipJob) -> Generator[Any, None, None]:
+        with errors_in_plain_words():
+            yield from protect_clip(service, job)
+
+    targets = style.built_in_targets(settings.checkpoint)
+    return build_page(settings, service, run, run_clip, targets)
 
 
 def start(settings: PageSettings, load: Callable[[], Any], **options: Any) -> gr.Blocks:

@@ -1,7 +1,7 @@
 """The report of a protected face: plain data, JSON and a text table."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -132,10 +132,7 @@ class FaceReport:
     @property
     def asked(self) -> str:
         """The asked expression in words, with the single movements."""
-        copied = f"expression of {self.expression_of}"
-        text = f"emotion {self.emotion}" if self.expression_of is None else copied
-        moved = ", ".join(f"{name} {amount:+g}" for name, amount in self.action_units.items())
-        return f"{text} with {moved}" if moved else text
+        return asked_expression(self.emotion, self.expression_of, self.action_units)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, fit for JSON (an infinite PSNR becomes None)."""
@@ -355,3 +352,17 @@ def _four(box: Sequence[float]) -> FourNumbers:
 
 def _verdict(value: bool | None) -> str:
     return "-" if value is None else "yes" if value else "NO"
+
+
+def asked_expression(
+    emotion: str, expression_of: str | None, action_units: Mapping[str, float]
+) -> str:
+    """An asked expression in words.
+
+    Args:
+        expression_of: name of the photo it's copied from in place of the emotion, or None.
+        action_units: single movements besides it.
+    """
+    text = f"emotion {emotion}" if expression_of is None else f"expression of {expression_of}"
+    moved = ", ".join(f"{name} {amount:+g}" for name, amount in action_units.items())
+    return f"{text} with {moved}" if moved else text

@@ -40,6 +40,8 @@ def run_clip(options: "Options") -> int:
         faces=options.faces,
         margin=options.margin,
         expression_strength=options.expression_strength,
+        action_units=options.action_units,
+        expression_of=options.expression_of,
         refine_steps=options.refine_steps,
         config=replace(MODES[options.mode], compile=options.compile),
         generator=torch.Generator().manual_seed(options.seed),

@@ -8,8 +8,9 @@ from typing import Any
 import gradio as gr
 
 from map_pipeline.report import count_matches, join_names
-from map_pipeline.ui import batch_page, charts, page, results, texts
+from map_pipeline.ui import batch_page, charts, clip_page, page, results, texts
 from map_pipeline.ui.batch import Run
+from map_pipeline.ui.clip import RunClip
 from map_pipeline.ui.endpoints import Endpoints, File
 from map_pipeline.ui.examples import Example, load_examples
 from map_pipeline.ui.limits import RateLimit
@@ -187,13 +188,14 @@ def build_page(
     settings: PageSettings,
     service: ProtectionService,
     run: Run,
+    run_clip: RunClip,
     targets: Sequence[TargetCard],
 ) -> gr.Blocks:
     """Lay out the page and connect it; launching it is up to the caller.
 
     Args:
         settings: what distinguishes this deployment.
-        service: the models; run: does a job with them.
+        service: the models; run: does jobs with them; run_clip: the same with a clip.
         targets: the built-in targets of the gallery.
     """
     examples = load_examples(settings.examples)
@@ -212,13 +214,16 @@ def build_page(
                 example = page.examples_row(examples)
         with gr.Tab("Many photos"):
             several = batch_page.batch_tab(settings.batch_photos)
+        with gr.Tab("A clip"):
+            moving = clip_page.clip_tab(settings)
         with gr.Tab("Check a photo"):
             check = page.check_tab()
         with gr.Tab("About"):
             page.explanations()
 
         limit = RateLimit(settings.rate_limit, settings.rate_seconds)
-        endpoints = Endpoints(service, run, limit, targets, top.photo.GRADIO_CACHE, settings)
+        cache = top.photo.GRADIO_CACHE
+        endpoints = Endpoints(service, run, run_clip, limit, targets, cache, settings)
         parts = SimpleNamespace(top=top, form=form, out=out)
         handlers = Handlers(service, endpoints, examples, parts)
         _connect_photo(demo, handlers, parts)
@@ -226,6 +231,7 @@ def build_page(
         _connect_protection(handlers, parts)
         _connect_results(handlers, parts, example)
         batch_page.connect(several, form, endpoints)
+        clip_page.connect(moving, form, endpoints)
         first, second, compare_button, answer = check
         compare_button.click(
             handlers.compare_on_page, [first, second], answer, preprocess=False, **AT_ONCE
@@ -339,9 +345,16 @@ def _add_endpoints(
     file, text = gr.File(visible=False), gr.Textbox(visible=False)
     action_units, emotions = gr.JSON(visible=False), gr.JSON(visible=False)
     photos = gr.File(file_count="multiple", visible=False)
+    clip, people = gr.File(visible=False), gr.Textbox("largest", visible=False)
     common = [one for one in form.choices if one is not form.faces]
     protect = [top.photo, form.own_target, *form.choices, action_units, emotions]
     batch = [photos, form.own_target, *common, action_units]
+    names = ("emotion", "expression_strength", "target", "consent")
+    rest = ("mode", "margin", "steps", "detector", "seed", "random_seed", "expression_of")
+    moving = [
+        clip, form.own_target, *(getattr(form, name) for name in names), people,
+        *(getattr(form, name) for name in rest), action_units,
+    ]  # fmt: skip
     preview = [
         top.photo, form.emotion, form.expression_strength, form.faces, form.detector, form.rotate,
         form.expression_of, action_units, emotions,
@@ -349,11 +362,12 @@ def _add_endpoints(
     for endpoint, given, returned, name in (
         (endpoints.protect, protect, [file, text, data, form.seed], "protect"),
         (endpoints.protect_batch, batch, [file, text, data, form.seed], "protect_batch"),
+        (endpoints.protect_clip, moving, [file, text, data, form.seed], "protect_clip"),
         (endpoints.preview, preview, file, "preview"),
         (endpoints.detect, [top.photo, form.detector, form.rotate], data, "detect"),
         (endpoints.compare, [first, second, form.rotate], data, "compare"),
         (endpoints.targets, None, data, "targets"),
     ):
-        # A batch waits with those who want a single photo.
-        line = "protect" if name == "protect_batch" else name
+        # A batch or a clip waits with those who want a single photo.
+        line = "protect" if name.startswith("protect") else name
         api.click(endpoint, given, returned, preprocess=False, api_name=name, concurrency_id=line)

@@ -15,6 +15,7 @@ import gradio as gr
 from map_pipeline.report import with_notes
 from map_pipeline.ui import results, texts
 from map_pipeline.ui.batch import Batch, Outcome, Run
+from map_pipeline.ui.clip import ClipJob, Clips, RunClip
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words, visitor
 from map_pipeline.ui.service import (
@@ -31,6 +32,7 @@ from map_pipeline.ui.style import TargetCard
 
 if TYPE_CHECKING:
     from map_pipeline.compare import PhotoComparison
+    from map_pipeline.video.report import VideoReport
 
 DEFAULT = Choices()
 File = dict[str, Any] | None  # an upload as Gradio sends it, with its "path"
@@ -41,7 +43,7 @@ class Endpoints:
 
     Args:
         service: the models.
-        run: does jobs where the GPU is.
+        run: does jobs where the GPU is; run_clip: the same with a clip.
         limit: how often a visitor may have a photo protected.
         targets: the built-in targets.
         folder: where results are written; Gradio has to know it, or it doesn't hand them out.
@@ -52,6 +54,7 @@ class Endpoints:
         self,
         service: ProtectionService,
         run: Run,
+        run_clip: RunClip,
         limit: RateLimit,
         targets: Sequence[TargetCard],
         folder: str,
@@ -61,6 +64,7 @@ class Endpoints:
         self._targets, self._folder = targets, folder
         self._max_bytes = settings.max_upload_bytes
         self._batch = Batch(service, run, settings, folder)
+        self.clips = Clips(service, run_clip, settings, folder)
 
     def work(
         self, photo: File, own_target: File, choices: Choices, request: gr.Request
@@ -252,6 +256,75 @@ class Endpoints:
         with errors_in_plain_words():
             file = self.archive(outcomes)
         yield file, text, [one.to_dict() for one in outcomes], choices.seed
+
+    def work_clip(
+        self, clip: File, own_target: File, choices: Choices, faces: str, request: gr.Request
+    ) -> "Iterator[Progress | tuple[ClipJob, VideoReport]]":
+        """From the upload of a clip to the result, for the page and the API alike."""
+        with errors_in_plain_words():
+            if not clip:
+                raise gr.Error(texts.CHOOSE_CLIP, print_exception=False)
+            self.clips.open(clip["path"])  # what is too long isn't counted
+            self._limit.count(visitor(request))
+            if self._service.loading:
+                yield Progress(0, 1, "Loading the networks")
+            target = own_target and own_target["path"]
+            yield from self.clips.work(clip["path"], target, choices.with_seed(), faces)
+
+    def protect_clip(
+        self,
+        clip: File,
+        own_target: File = None,
+        emotion: str = DEFAULT.emotion,
+        expression_strength: float = DEFAULT.expression_strength,
+        target: str = DEFAULT.target,
+        consent: bool = DEFAULT.consent,
+        faces: str = "largest",
+        mode: str = DEFAULT.mode,
+        margin: str = DEFAULT.margin,
+        steps: int = DEFAULT.steps,
+        detector: str = DEFAULT.detector,
+        seed: int = DEFAULT.seed,
+        random_seed: bool = DEFAULT.random_seed,
+        expression_of: File = DEFAULT.expression_of,
+        action_units: dict[str, float] | None = DEFAULT.action_units,
+        request: gr.Request = None,
+    ) -> Iterator[tuple]:
+        """Protect the people in a short clip: each keeps one expression for all of it.
+
+        Args:
+            clip: MP4, MOV, Matroska, WebM or AVI; 10 s and 1280 x 720 px at most, or as much as
+                this page allows.
+            own_target: see `/protect`.
+            emotion: see `/protect`; lips part no more than the speaker's own do.
+            expression_strength: see `/protect`.
+            target: see `/protect`.
+            consent: see `/protect`.
+            faces: "largest" is the person who is seen most and nearest, "all" is everyone.
+            mode: see `/protect`.
+            margin: see `/protect`.
+            steps: see `/protect`.
+            detector: see `/protect`.
+            seed: see `/protect`.
+            random_seed: see `/protect`.
+            expression_of: see `/protect`.
+            action_units: see `/protect`.
+
+        Returns:
+            The protected clip as an MP4 file with its sound, the verdict, a report with an entry
+            per person, and the seed used.
+        """
+        choices = Choices(
+            emotion, expression_strength, target, consent, (), mode, margin, steps, detector,
+            seed, random_seed, expression_of=expression_of, action_units=action_units,
+        )  # fmt: skip
+        for update in self.work_clip(clip, own_target, choices, faces, request):
+            if isinstance(update, Progress):
+                yield gr.skip(), update.text, gr.skip(), gr.skip()
+            else:
+                job, report = update
+                text = results.plain_clip_verdict(report)
+                yield job.output, text, report.to_dict(), job.choices.seed
 
     def preview(
         self,

@@ -21,7 +21,7 @@ DEFAULT = Choices()
 SHOW_RESULT = """() => { setTimeout(() => {
     for (const one of document.querySelectorAll("#results [aria-label]"))
         one.removeAttribute("aria-label");
-    const shown = [...document.querySelectorAll("#result, #batch-result")];
+    const shown = [...document.querySelectorAll("#result, #batch-result, #clip-result")];
     shown.find(one => one.checkVisibility())?.scrollIntoView({behavior: "smooth", block: "start"});
 }, 300) }"""
 # Gradio's messages have a button around another one, which screen readers can't tell apart. Here

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from map_pipeline.copying import ShownExpression
-    from map_pipeline.expression.editor import EditableFace
+    from map_pipeline.expression.editor import EditableFace, ExpressionModel
     from map_pipeline.faces.face import Face
     from map_pipeline.pipeline import MAPPipeline
     from map_pipeline.ui.face_choice import FoundFace
@@ -69,22 +69,35 @@ class Sitting:
         """
         from map_pipeline.images import to_array, to_pil
 
-        pixels = to_array(self.photo)
-        for number in numbers:
-            if number not in self.prepared:
-                self.prepared[number] = pipe.prepare_faces(pixels, [self.faces[number - 1]])
         rest = choices.expression_strength, choices.action_units
-        result = pixels
+        result = to_array(self.photo)
         for number in numbers:
-            model = None
-            if shown is not None:
-                if number not in self.sources:
-                    view = pipe.view(pixels, self.faces[number - 1].landmarks)
-                    self.sources[number] = pipe.embed(view)
-                model = shown.model_for(self.sources[number], pipe.recognisers)
-            emotion, face = choices.emotion_of(number), self.prepared[number]
+            emotion, model = choices.emotion_of(number), self.model_for(pipe, number, shown)
+            face = self.prepare(pipe, number)
             result = pipe.express_faces(result, face, emotion, *rest, model)
         return to_pil(result)
+
+    def prepare(self, pipe: "MAPPipeline", number: int) -> list["EditableFace"]:
+        """What edits of the face of this number need; nothing for a half hidden one."""
+        from map_pipeline.images import to_array
+
+        if number not in self.prepared:
+            face = self.faces[number - 1]
+            self.prepared[number] = pipe.prepare_faces(to_array(self.photo), [face])
+        return self.prepared[number]
+
+    def model_for(
+        self, pipe: "MAPPipeline", number: int, shown: "ShownExpression | None"
+    ) -> "ExpressionModel | None":
+        """What is copied to the face of this number; None where nothing is."""
+        from map_pipeline.images import to_array
+
+        if shown is None:
+            return None
+        if number not in self.sources:
+            view = pipe.view(to_array(self.photo), self.faces[number - 1].landmarks)
+            self.sources[number] = pipe.embed(view)
+        return shown.model_for(self.sources[number], pipe.recognisers)
 
 
 class RecentUploads(Generic[Made]):

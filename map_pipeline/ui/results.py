@@ -35,6 +35,8 @@ from map_pipeline.ui.settings import Choices
 # The page is shown before torch is loaded, which this module needs.
 if TYPE_CHECKING:
     from map_pipeline.compare import Comparison, PhotoComparison, PhotoFaces
+    from map_pipeline.report import RecogniserReport
+    from map_pipeline.video.report import ClipVerdict, VideoReport
 
 
 def verdict(reports: Sequence[FaceReport], mode: str) -> str:
@@ -48,10 +50,10 @@ def verdict(reports: Sequence[FaceReport], mode: str) -> str:
     found, total = count_matches(reports)
     level = verdict_level(reports)
     if total == 0:
-        return _box(level, headline(reports), lines)
+        return box(level, headline(reports), lines)
     # What helps in fast mode is a button beside the verdict.
     more = [texts.SAME_PHOTO, *([texts.ADVICE] if found and mode != "fast" else [])]
-    return _box(level, headline(reports), [*lines, *more])
+    return box(level, headline(reports), [*lines, *more])
 
 
 def verdict_level(reports: Sequence[FaceReport]) -> Level:
@@ -75,20 +77,30 @@ def verdict_by_other(
     """
     knew = [one for one in before if one.matches]
     if not knew:
-        return _box("partly", texts.STRANGER, [texts.STRANGER_HINT])
+        return box("partly", texts.STRANGER, [texts.STRANGER_HINT])
     names = {one.name for one in knew}
     still = [one.title for one in after if one.name in names and one.matches]
     level = protection_level(len(still), len(knew))
     text = f"{LEVELS[level]}: {count_text(len(knew), still, len(still))}"
     judges = sum(one.matches is not None for one in before)
     compared = f"Compared with your other photo, by which {len(knew)} of {judges} found you before."
-    return _box(level, text, [compared, *_doubts(reports), *_face_lines(reports)])
+    return box(level, text, [compared, *_doubts(reports), *_face_lines(reports)])
 
 
 def plain_verdict(reports: Sequence[FaceReport]) -> str:
     """The verdict as text for clients of the API: of the photo, then a line for each face."""
     lines = [*_doubts(reports), *_face_lines(reports), *_notes(reports)]
     return "\n".join([headline(reports), *lines])
+
+
+def clip_verdict(report: "VideoReport") -> str:
+    """Would software still find the people of a clip? The answer as HTML, with its reasons."""
+    return box(report.level, report.headline(), _clip_lines(report))
+
+
+def plain_clip_verdict(report: "VideoReport") -> str:
+    """The same as text for clients of the API."""
+    return "\n".join([report.headline(), *_clip_lines(report)])
 
 
 def tables(reports: Sequence[FaceReport]) -> str:
@@ -147,6 +159,7 @@ def progress_bar(progress: Progress) -> str:
     """What is going on while a visitor waits, as HTML."""
     percent = round(100 * progress.done / max(progress.total, 1))
     steps = f"step {progress.done} of {progress.total}" if progress.total > 1 else ""
+    steps = steps if progress.left is None else progress.left
     return (
         '<div class="map-progress" role="status"><div class="map-progress-text">'
         f"<span>{escape(progress.text)} …</span><span>{steps}</span></div>"
@@ -166,13 +179,13 @@ def compared_faces(found: "PhotoComparison") -> str:
         for face in seen.faces
         if face.compared and face.problems
     ]
-    box = _box("partly", UNCLEAR_FACE, problems, question="") if problems else ""
-    return box + "".join(f'<p class="map-note">{escape(note)}</p>' for note in notes)
+    warning = box("partly", UNCLEAR_FACE, problems, question="") if problems else ""
+    return warning + "".join(f'<p class="map-note">{escape(note)}</p>' for note in notes)
 
 
 def _compared(seen: "PhotoFaces") -> str:
-    [box] = [face.box for face in seen.faces if face.compared]
-    x0, y0, x1, y1 = (round(corner) for corner in box)
+    [compared] = [face.box for face in seen.faces if face.compared]
+    x0, y0, x1, y1 = (round(corner) for corner in compared)
     text = "1 face found"
     if len(seen.faces) > 1:
         text = (
@@ -180,6 +193,20 @@ def _compared(seen: "PhotoFaces") -> str:
         )
     more = len(seen.doubtful)
     return f"{text}; there may be {more} more, turned or half hidden" if more else text
+
+
+def _clip_lines(report: "VideoReport") -> list[str]:
+    """A line for each person of a clip, and what the figures are about."""
+    lines = []
+    for number, person in enumerate(report.people, 1):
+        judges = [one for one in person.recognisers if one.threshold is not None]
+        found = sum(not one.meets("dodging") for one in judges)
+        text = ""
+        if len(report.people) > 1:
+            text = f"Person {number}: " + (f"Found by {found} of {len(judges)}. " if judges else "")
+        lines.append(f"{text}Changed in {person.frames} of {report.frames} frames: {person.asked}.")
+    unused = _unused_line(report.people[0].recognisers)
+    return [*lines, unused, texts.SAME_CLIP]
 
 
 def _notes(reports: Sequence[FaceReport]) -> list[str]:
@@ -200,7 +227,7 @@ def _face_lines(reports: Sequence[FaceReport]) -> list[str]:
             f"Face {number}: {_found(face)}{_programs_line(face)} {_people_line(face)}"
             for number, face in zip(face_numbers(reports), reports, strict=True)
         ]
-    return [*(one for one in lines if one), _unused_line(reports[0])]
+    return [*(one for one in lines if one), _unused_line(reports[0].recognisers)]
 
 
 def _found(face: FaceReport) -> str:
@@ -216,8 +243,8 @@ def _programs_line(face: FaceReport) -> str:
     return f"{fooled} of {len(judges)} take it for the stand-in, “{texts.caption(face.target)}”."
 
 
-def _unused_line(face: FaceReport) -> str:
-    unseen = [one.title for one in face.recognisers if not one.used_in_optimisation]
+def _unused_line(recognisers: "Sequence[RecogniserReport | ClipVerdict]") -> str:
+    unseen = [one.title for one in recognisers if not one.used_in_optimisation]
     if not unseen:
         return "All programs here were used in the editing; others may notice less of it."
     verb = "was" if len(unseen) == 1 else "were"
@@ -240,7 +267,8 @@ def _people_line(face: FaceReport) -> str:
     return f"Meant to be {asked} face, looks more like {seen} one; {changed}"
 
 
-def _box(level: Level, headline: str, lines: Sequence[str], question: str = texts.QUESTION) -> str:
+def box(level: Level, headline: str, lines: Sequence[str], question: str = texts.QUESTION) -> str:
+    """The answer to a question as HTML, with a mark and the reasons."""
     mark = {"protected": "✓", "partly": "!", "not": "✗"}[level]
     asked = f"<p>{question}</p>" if question else ""
     body = "".join(f"<p>{escape(line)}</p>" for line in lines)

@@ -70,11 +70,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a protection is: `done` of `total` steps, and what is going on."""
+    """How far a protection is: `done` of `total` steps, and what is going on.
+
+    Attributes:
+        left: how long it will go on, told in place of the steps; None tells the steps.
+    """
 
     done: int
     total: int
     text: str
+    left: str | None = None
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,10 @@ class PageSettings:
         concurrency: how many photos are protected at once.
         batch_photos: how many photos a visitor may have protected in one go.
         batch_seconds: how much GPU time they may ask for, seconds.
-        rate_limit: how many photos one visitor may have protected in `rate_seconds`; 0: no limit.
+        clip_seconds: how long a clip may be, seconds.
+        clip_size: longer and shorter side of the largest clip, px.
+        rate_limit: how many photos or clips one visitor may have protected in `rate_seconds`; 0: no
+            limit.
         rate_seconds: the time the limit counts for, seconds.
     """
 
@@ -55,6 +58,8 @@ class PageSettings:
     concurrency: int = 1
     batch_photos: int = 10
     batch_seconds: float = math.inf
+    clip_seconds: int = 10
+    clip_size: tuple[int, int] = (1280, 720)
     rate_limit: int = 0
     rate_seconds: int = 3600
 
@@ -65,8 +70,8 @@ class PageSettings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """The defaults, changed by `MAP_RATE_LIMIT` ("20/hour"), `MAP_CONCURRENCY` ("2") and
-        `MAP_BATCH_PHOTOS` ("10").
+        """The defaults, changed by `MAP_RATE_LIMIT` ("20/hour"), `MAP_CONCURRENCY` ("2"),
+        `MAP_BATCH_PHOTOS` ("10") and `MAP_CLIP_SECONDS` ("10").
 
         ZeroGPU gives every run a process of its own, so there several photos are protected at once;
         and it ends a run that takes longer than it may ask for.
@@ -81,6 +86,7 @@ class PageSettings:
             concurrency=_count(environment, "MAP_CONCURRENCY", concurrency),
             batch_photos=_count(environment, "MAP_BATCH_PHOTOS", cls.batch_photos),
             batch_seconds=MAX_BATCH_GPU_SECONDS if zero_gpu else cls.batch_seconds,
+            clip_seconds=_count(environment, "MAP_CLIP_SECONDS", cls.clip_seconds),
             rate_limit=calls,
             rate_seconds=seconds,
         )

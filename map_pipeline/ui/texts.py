@@ -116,6 +116,15 @@ CHOOSE_PHOTOS = "Choose some photos first."
 BATCH_INTRO = """All clear faces of all photos get this expression. Everything else is as chosen
 under *More* on the *Protect* page."""
 BATCH_HINT = "Results appear here, one after another. A photo that can't be protected is named."
+CHOOSE_CLIP = "Choose a clip first."
+CLIP_FACES = [("The main person", "largest"), ("Everyone", "all")]
+CLIP_INTRO = """Each person keeps one expression for the whole clip, added to what they do and say;
+the sound stays as it is. Everything else is as chosen under *More* on the *Protect* page."""
+CLIP_HINT = "The protected clip appears here."
+NO_CLIPS = """Clips need **PyAV**, which isn't installed here: run
+`pip install 'map-pipeline[video]'`, then start this page again."""
+NO_FACE_YET = "No face in the first frame, so there is no preview."
+SAME_CLIP = "Compared with the very same clip, which is the hardest test."
 NO_TIME_LEFT = (
     "There is no time left for this photo in one go here. Protect it in another, or in Fast mode."
 )
@@ -140,6 +149,11 @@ def expected(seconds: Mapping[str, float] | None) -> str:
         return ""
     fast, strong = _seconds(seconds["fast"]), _seconds(seconds["strong"])
     return f'<p class="map-note">Takes about {fast} a face; in Strong mode about {strong}.</p>'
+
+
+def clip_limits(seconds: float, size: tuple[int, int]) -> str:
+    """How long and large a clip may be."""
+    return f"A clip may have {seconds:g} s and {size[0]} x {size[1]} px."
 
 
 def caption(target: str) -> str:

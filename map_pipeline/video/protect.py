@@ -10,6 +10,7 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +27,9 @@ from map_pipeline.config import (
     check_emotion,
     resolve_config,
 )
+from map_pipeline.copying import ShownExpression
 from map_pipeline.errors import UnknownOptionError
+from map_pipeline.expression.action_units import check_action_units
 from map_pipeline.faces.landmarks import LandmarkFinder, five_points
 from map_pipeline.identity.recognisers import RecogniserEnsemble
 from map_pipeline.identity.refine import RefineStep
@@ -66,6 +69,7 @@ class VideoMixin:
     embed: Callable[[View], dict[str, Tensor]]
     read_target: Callable[[str | ImageInput | None], TargetChoice]
     target_of: Callable[[TargetChoice, Mapping[str, Tensor]], Target | None]
+    read_expression: Callable[[ImageInput | ShownExpression], ShownExpression]
     check_inputs: Callable[..., None]
     face_detector: Any  # loaded on first use
     maybe_free_model_hooks: Callable[[], None]
@@ -92,6 +96,8 @@ class VideoMixin:
         mode: str = DEFAULT_MODE,
         margin: str | float | None = None,
         expression_strength: float | None = None,
+        action_units: Mapping[str, float] | None = None,
+        expression_of: ImageInput | ShownExpression | None = None,
         refine_steps: int | None = None,
         surrogates: Sequence[str] | None = None,
         config: MAPConfig | None = None,
@@ -111,33 +117,38 @@ class VideoMixin:
             target: as for photos.
             faces: "largest" (also None) is the person who is seen most and nearest, "all" everyone.
             mode, margin, expression_strength, refine_steps, surrogates, config: as for photos.
+            action_units, expression_of: as for photos, and added to what the speaker does, too.
             generator: source of randomness.
             overwrite: an existing `output` may be replaced; never the clip itself.
             on_progress: called with the share that is done, in [0,1].
 
         Raises:
-            InvalidVideoError, NoFaceError, FaceTooSmallError, UnknownOptionError: see their texts.
+            InvalidVideoError, InvalidImageError, NoFaceError, FaceTooSmallError,
+                UnknownOptionError: see their texts.
+            CheckpointError: an expression is to be copied, and the checkpoint can't edit any.
             ModuleNotFoundError: PyAV isn't installed.
             OSError: a file can't be read or written.
         """
         # 0. Check everything that can be checked without running a network.
         started = time.perf_counter()
         output = Path(output)
+        if faces not in ("largest", "all", None):
+            raise UnknownOptionError(f"`faces` must be 'largest' or 'all', got {faces!r}.")
+        check_output(output)
+        _check_replaces_nothing(Path(clip), output, overwrite)
+        opened = open_clip(clip)
         plan, aim = self._video_plan(
             emotion,
             target,
             mode,
             surrogates,
             config,
+            action_units or {},
+            expression_of,
             margin=margin,
             expression_strength=expression_strength,
             refine_steps=refine_steps,
         )
-        if faces not in ("largest", "all", None):
-            raise UnknownOptionError(f"`faces` must be 'largest' or 'all', got {faces!r}.")
-        check_output(output)
-        _check_replaces_nothing(Path(clip), output, overwrite)
-        opened = open_clip(clip)
         with self.progress_bar(total=100) as bar:
             progress = _Progress(bar, on_progress)
             followed, found = expected_shares(opened.frame_count, plan.config.refine_steps)
@@ -178,6 +189,8 @@ class VideoMixin:
         mode: str,
         surrogates: Sequence[str] | None,
         config: MAPConfig | None,
+        action_units: Mapping[str, float],
+        expression_of: ImageInput | ShownExpression | None,
         **settings: Any,
     ) -> tuple[Plan, TargetChoice]:
         check_emotion(emotion)
@@ -185,9 +198,12 @@ class VideoMixin:
         config = resolve_config(config, mode, levels, **settings)
         surrogates = list(self.surrogates if surrogates is None else surrogates)
         self.check_inputs(emotion, surrogates, "pil")
+        check_action_units(action_units)
         aim = self.read_target(target)
+        shown = None if expression_of is None else self.read_expression(expression_of)
         plan = make_plan(emotion, surrogates, None, config, self.map_network, aim.hide)
-        return plan, aim
+        movements = {name: float(amount) for name, amount in action_units.items() if amount}
+        return replace(plan, action_units=movements, shown=shown), aim
 
     def _same_person(self) -> float:
         """Mean similarity from which two faces are one person's, of `_embed_all`."""
@@ -274,7 +290,9 @@ class VideoMixin:
         used = plan.networks_used(())
         frames = [self._split(joint) for joint in measured.embeddings]
         return PersonReport(
-            emotion=plan.emotion,
+            emotion=plan.shown_emotion,
+            action_units=dict(plan.action_units),
+            expression_of=None if plan.shown is None else plan.shown.name,
             target=None if role.target is None else role.target.name,
             frames=len(role.places),
             key_frames=[float(seconds[key.frame]) for key in role.keys],

@@ -24,6 +24,7 @@ SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 MAX_SIDE = 4096  # px; 4K is accepted, one frame of it takes 25 MB
 MIN_SIDE = 32
+MAX_RATE = 1000  # frames per second; what announces more is wrong
 BT709 = 1  # FFmpeg's number of the colour matrix of HD video; others are read as BT.601
 
 
@@ -82,6 +83,21 @@ class Clip:
             video = container.streams.video[0]
             yield from numbered(self, container.decode(video))
 
+    def measure(self) -> tuple[int, float]:
+        """How many frames are stored, and for how many seconds they're shown; decodes none.
+
+        Unlike what the file announces, which may be anything.
+
+        Raises:
+            InvalidVideoError: the file is damaged.
+        """
+        with opened(self.path) as container:
+            packets = container.demux(container.streams.video[0])
+            times = [one.pts for one in packets if one.size]
+        known = [pts for pts in times if pts is not None]
+        shown = float((max(known) - min(known)) * self.time_base) if known else 0.0
+        return len(times), max(shown + float(1 / self.rate), len(times) / MAX_RATE)
+
 
 def open_clip(path: str | os.PathLike[str]) -> Clip:
     """Look into a video file.
@@ -106,7 +122,7 @@ def open_clip(path: str | os.PathLike[str]) -> Clip:
                 f"`clip` must have sides of {MIN_SIDE} to {MAX_SIDE} px, got {size[0]} x {size[1]}."
             )
         rate = video.average_rate or video.guessed_rate or Fraction(25)
-        if not 0 < rate <= 1000:
+        if not 0 < rate <= MAX_RATE:
             rate = Fraction(25)
         aspect = first.sample_aspect_ratio if hasattr(first, "sample_aspect_ratio") else None
         aspect = aspect or video.sample_aspect_ratio

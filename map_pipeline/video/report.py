@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from map_pipeline.report import format_table, join_names
+from map_pipeline.report import (
+    LEVELS,
+    Level,
+    asked_expression,
+    format_table,
+    join_names,
+    protection_level,
+)
 
 # Of the frames that were looked at; the clip's mean counts by itself.
 ENOUGH_FRAMES = 0.9
@@ -50,7 +57,10 @@ class PersonReport:
     """One protected person of a clip.
 
     Attributes:
-        emotion: asked for; target: name of the target, None if the person was only hidden.
+        emotion: asked for, or seen in the photo whose expression was copied.
+        action_units: single movements besides it; expression_of: name of the photo it was copied
+            from, or None.
+        target: name of the target, None if the person was only hidden.
         frames: in how many frames they were changed.
         key_frames: seconds of the frames on which the change was found.
         spans: from and to when they're seen, seconds.
@@ -58,11 +68,18 @@ class PersonReport:
     """
 
     emotion: str
+    action_units: dict[str, float]
+    expression_of: str | None
     target: str | None
     frames: int
     key_frames: list[float]
     spans: list[tuple[float, float]]
     recognisers: list[ClipVerdict] = field(default_factory=list)
+
+    @property
+    def asked(self) -> str:
+        """The asked expression in words, with the single movements."""
+        return asked_expression(self.emotion, self.expression_of, self.action_units)
 
 
 @dataclass(frozen=True)
@@ -109,19 +126,30 @@ class VideoReport:
         verdicts = (one for person in self.people for one in person.recognisers)
         return list(dict.fromkeys(one.title for one in verdicts if not one.meets(requirement)))
 
+    @property
+    def level(self) -> Level:
+        """How well the clip is protected; what can't be said, or is only true of some: partly."""
+        if not self._judges:
+            return "partly"
+        level = protection_level(len(self.failed("dodging")), self._judges)
+        return "partly" if level == "protected" and self.unprotected else level
+
+    @property
+    def _judges(self) -> int:
+        """How many recognisers have a threshold to judge by."""
+        verdicts = [one for person in self.people for one in person.recognisers]
+        return len({one.name for one in verdicts if one.threshold is not None})
+
     def headline(self) -> str:
         """One sentence or two: how many recognisers still match, and what is unprotected."""
-        verdicts = [one for person in self.people for one in person.recognisers]
-        judges = len({one.name for one in verdicts if one.threshold is not None})
-        failed = self.failed("dodging")
+        judges, failed = self._judges, self.failed("dodging")
         if not judges:
             text = "Done, but no recognition program here can say whether it protects."
         elif not failed:
             text = f"Protected: none of {judges} recognition programs still finds you."
         else:
-            level = "Not protected" if 2 * len(failed) > judges else "Partly protected"
             text = (
-                f"{level}: {len(failed)} of {judges} recognition programs still "
+                f"{LEVELS[self.level]}: {len(failed)} of {judges} recognition programs still "
                 f"find{'s' if len(failed) == 1 else ''} you ({join_names(failed)})."
             )
         if not self.unprotected:
@@ -144,7 +172,7 @@ class VideoReport:
             times = ", ".join(f"{clock(a)} to {clock(b)}" for a, b in person.spans)
             lines += [
                 "",
-                f"person {number}: {times}; {person.frames} frames, emotion {person.emotion}, "
+                f"person {number}: {times}; {person.frames} frames, {person.asked}, "
                 f"target {person.target or 'none'}, found on {len(person.key_frames)} frames",
                 "",
                 *format_table(HEADER, [_row(one) for one in person.recognisers]),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from map_pipeline.expression.composed import ingredients
-from map_pipeline.expression.editor import asked_change
-from map_pipeline.expression.space import straighten
+from map_pipeline.expression.editor import EditableFace, ExpressionModel, asked_change
+from map_pipeline.expression.space import ExpressionSpace, straighten
 from map_pipeline.faces.align import Alignment, apply_affine
 from map_pipeline.faces.face import Face
 from map_pipeline.faces.landmarks import five_points
@@ -75,7 +75,10 @@ class Role:
         if self.keys and self._is_as_good(self._similarities(index, shown)):
             return
         face = Face((0, 0, 0, 0), five_points(self.places[index]), 1.0)
-        task = FaceTask(face, self.source, self.target, self.plan)
+        # Other frames may lack so much of this one's protection, so it goes as much further.
+        config = replace(self.plan.config, margin=self.plan.config.margin + TOLERANCE)
+        plan = replace(self.plan, config=config)
+        task = FaceTask(face, self.source, self.target, plan)
         found = self.stages.find_change(shown, alignment, task, generator, on_step)
         key = joined(base, found)
         if not self.keys:
@@ -135,13 +138,36 @@ class Role:
     ) -> KeyChange:
         """The asked expression on a frame; none where it can't be made."""
         strength, space = self.plan.config.expression_strength, self.stages.expression_space
-        face = self.stages.editable(frame, alignment) if strength and space else None
+        asked_for = strength or self.plan.action_units
+        face = self.stages.editable(frame, alignment) if asked_for and space else None
         if face is None or space is None:
             return unchanged(landmarks, alignment.size, index)
-        straight, _ = straighten(face.shape[None].cpu().float() / alignment.size, space.mean)
-        start, movements = ingredients(self.plan.emotion, strength, self.plan.action_units)
-        asked = asked_change(space, straight[0], start, strength, movements)
-        return express(space, face, asked, index)
+        shown, model = self.plan.shown, None
+        if shown is not None:
+            model = shown.model_for(self.source, self.stages.recognisers)
+        emotion, movements = self.plan.emotion, self.plan.action_units
+        return express_face(space, face, emotion, strength, movements, model, index)
+
+
+def express_face(
+    space: ExpressionSpace,
+    face: EditableFace,
+    emotion: str,
+    strength: float,
+    action_units: Mapping[str, float],
+    model: ExpressionModel | None = None,
+    frame: int = 0,
+) -> KeyChange:
+    """The change that gives a face of a clip another expression, see `change.express`.
+
+    Args:
+        model: whose expression is copied in place of the emotion; None copies none.
+        frame: index of the frame that shows the face.
+    """
+    straight, _ = straighten(face.shape[None].cpu().float() / face.alignment.size, space.mean)
+    start, movements = ingredients(emotion, strength, action_units, copied=model is not None)
+    asked = asked_change(space, straight[0], start, strength, movements, model)
+    return express(space, face, asked, frame)
 
 
 def key_frames(person: Person, seconds: np.ndarray) -> list[int]:

@@ -10,10 +10,11 @@ import spaces
 
 import app
 from map_pipeline import MAPPipeline
+from map_pipeline.ui.clip import ClipJob
 from map_pipeline.ui.models import prepare_models
 from map_pipeline.ui.settings import PageSettings
 
-# Every call over the boundary to the GPU process: duration asked for, faces of all photos, what
+# Every call over the boundary to the GPU process: duration asked for, faces or people, what
 # came back.
 gpu_calls: list[tuple[int, int, list]] = []
 
@@ -25,7 +26,8 @@ def pickling_gpu(duration: Callable[..., int]) -> Callable:
     def decorate(task: Callable) -> Callable:
         def call(*args: Any) -> Iterator:
             told: list = []
-            faces = sum(len(job.boxes) for job in args[0])
+            [asked] = args
+            faces = asked.people if isinstance(asked, ClipJob) else sum(len(j.boxes) for j in asked)
             gpu_calls.append((duration(*args), faces, told))
             try:
                 for item in task(*pickle.loads(pickle.dumps(args))):

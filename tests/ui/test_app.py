@@ -108,8 +108,8 @@ def test_a_new_seed_is_told_and_gives_the_same_again(client: Client) -> None:
 
 def test_programs_find_the_endpoints_with_their_descriptions(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    names = {"/protect", "/protect_batch", "/preview", "/detect", "/compare", "/targets"}
-    assert set(endpoints) == names
+    names = ("protect", "protect_batch", "protect_clip", "preview", "detect", "compare", "targets")
+    assert set(endpoints) == {f"/{name}" for name in names}
     assert all(one["description"] for one in endpoints.values())
     parameters = {one["parameter_name"]: one for one in endpoints["/protect"]["parameters"]}
     required = [name for name, one in parameters.items() if not one["parameter_has_default"]]

@@ -20,7 +20,7 @@ from browsing import (
 from map_pipeline import MAPPipeline
 from map_pipeline.ui.settings import PageSettings
 
-TABS = ("Protect", "Many photos", "Check a photo", "About")
+TABS = ("Protect", "Many photos", "A clip", "Check a photo", "About")
 FORM_SECTIONS = ("More", "Single movements")
 RESULT_SECTIONS = ("After sharing", "Expression", "All numbers")
 

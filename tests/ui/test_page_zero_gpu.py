@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from PIL import Image
 import app
 from map_pipeline import MAPPipeline
 from map_pipeline.config import MODES
+from map_pipeline.ui.clip import ClipJob
 from map_pipeline.ui.models import Models, prepare_models
 from map_pipeline.ui.service import Job, Progress, Protected, ProtectionService
 from map_pipeline.ui.settings import MAX_STEPS, Choices, PageSettings
@@ -86,9 +87,20 @@ def test_spaces_is_imported_before_everything_else() -> None:
     assert imports[0].startswith("import spaces")
 
 
-def test_one_generator_asks_for_the_gpu(decorated: list[tuple[Callable, Callable]]) -> None:
-    [(task, _)] = decorated
-    assert inspect.isgeneratorfunction(task)  # a plain function couldn't be stopped
+def test_generators_ask_for_the_gpu(decorated: list[tuple[Callable, Callable]]) -> None:
+    """One for photos and one for clips; a plain function couldn't be stopped."""
+    assert [inspect.isgeneratorfunction(task) for task, _ in decorated] == [True, True]
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+def test_duration_of_a_clip_fits_the_quota(
+    decorated: list[tuple[Callable, Callable]], mode: str
+) -> None:
+    _, (task, duration) = decorated
+    assert list(inspect.signature(task).parameters) == list(inspect.signature(duration).parameters)
+    job = ClipJob("in", "out", "auto", "all", Choices(mode=mode), 250, 10.0, people=1)
+    assert job.gpu_seconds_wanted < duration(job) + 1  # the usual clip needs no less than it gets
+    assert duration(replace(job, frames=2000, people=8)) * SCHEDULED <= ANONYMOUS_QUOTA
 
 
 @pytest.mark.parametrize("mode", list(MODES))
@@ -97,7 +109,7 @@ def test_one_generator_asks_for_the_gpu(decorated: list[tuple[Callable, Callable
 def test_duration_fits_the_quota_in_every_mode(
     decorated: list[tuple[Callable, Callable]], mode: str, steps: int, faces: int
 ) -> None:
-    [(task, duration)] = decorated
+    (task, duration), _ = decorated
     assert list(inspect.signature(task).parameters) == list(inspect.signature(duration).parameters)
     picture = Image.new("RGB", (64, 64))
     choices = Choices(mode=mode, steps=steps)

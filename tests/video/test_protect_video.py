@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clips import paste, placed, portrait, read_clip, still, swaying, write_clip
+from clips import EXAMPLES, paste, placed, portrait, read_clip, still, swaying, write_clip
 from conftest import exit_code
+from PIL import Image
 
 from map_pipeline import MAPPipeline
 from map_pipeline.errors import (
@@ -16,7 +17,7 @@ from map_pipeline.errors import (
     UnknownOptionError,
 )
 from map_pipeline.video.reading import open_clip
-from map_pipeline.video.report import VideoReport
+from map_pipeline.video.report import PersonReport, VideoReport
 from map_pipeline.video.writing import rewrite
 
 
@@ -134,15 +135,61 @@ def test_options_are_checked_before_any_work(protect: Callable, clip: Path, tmp_
     assert (tmp_path / "there.mp4").read_bytes() == b"precious"
 
 
+def test_expression_is_asked_for_as_for_photos(
+    editing_pipeline: MAPPipeline, clip: Path, tmp_path: Path
+) -> None:
+    Image.fromarray(portrait()).save(tmp_path / "other.png")
+
+    def shown(name: str, **asked: object) -> tuple[np.ndarray, PersonReport]:
+        path = tmp_path / f"{name}.mp4"
+        quick = {"mode": "fast", "refine_steps": 0, "target": None}
+        generator = torch.Generator().manual_seed(0)
+        [person] = editing_pipeline.protect_video(
+            clip, path, generator=generator, **quick, **asked
+        ).people
+        return read_clip(path)[0].astype(float), person
+
+    # No emotion, but a movement; and one that is none.
+    still, _ = shown("still", expression_strength=0)
+    none, _ = shown("none", expression_strength=0, action_units={"smile": 0.0})
+    np.testing.assert_array_equal(none, still)
+    smile, person = shown("smile", expression_strength=0, action_units={"smile": 1.0})
+    assert np.abs(smile - still)[:, 100:170, 90:180].mean() > 0.3
+    assert person.action_units == {"smile": 1.0}
+    # The clip's own first look copied to it leaves it nearly as it is; the emotion doesn't.
+    happy, person = shown("happy", expression_strength=1.0)
+    assert (person.emotion, person.action_units, person.expression_of) == ("happy", {}, None)
+    own, person = shown("own", expression_strength=1.0, expression_of=tmp_path / "other.png")
+    assert person.expression_of == "other.png"
+    assert np.abs(own - still).mean() < 0.7 * np.abs(happy - still).mean()
+
+
+def test_expression_that_cannot_be_made_is_refused_before_any_work(
+    editing_pipeline: MAPPipeline, clip: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (90, 90)).save(tmp_path / "empty.png")
+    for asked, error, text in (
+        ({"action_units": {"grin": 1.0}}, UnknownOptionError, "grin"),
+        ({"action_units": {"smile": 2.0}}, UnknownOptionError, "2.0"),
+        ({"expression_of": tmp_path / "empty.png"}, NoFaceError, "`expression_of`"),
+    ):
+        with pytest.raises(error, match=text):
+            editing_pipeline.protect_video(clip, tmp_path / "out.mp4", **asked)
+    assert {one.name for one in tmp_path.iterdir()} == {"empty.png"}
+
+
 def test_command_writes_clip_and_report(
     command: Callable, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     report = tmp_path / "report.json"
-    assert command(clip, tmp_path / "new", "--mode", "fast", "--report", report) == 0
+    options = ["--mode", "fast", "--report", report, "--action-units", "smile=0.5"]
+    assert command(clip, tmp_path / "new", *options) == 0
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"in.mp4"}
-    assert "8 frames, 0.3 s, 256 x 256 px" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "8 frames, 0.3 s, 256 x 256 px" in told
+    assert "emotion happy with smile +0.5" in told
     [person] = json.loads(report.read_text())["in.mp4"]["people"]
-    assert person["emotion"] == "happy"
+    assert (person["emotion"], person["action_units"]) == ("happy", {"smile": 0.5})
 
 
 def test_command_refuses_in_one_line(
@@ -159,6 +206,8 @@ def test_command_refuses_in_one_line(
         (clip, there): "`OUT` must not exist",
         (clip, clip, "--overwrite"): "`OUT` must differ from `IN`",
         (clip, tmp_path / "out.mp4", "--rotate"): "`--rotate` must not be given for a clip",
+        (clip, tmp_path / "out.mp4", "--action-units", "grin=1"): "grin",
+        (clip, tmp_path / "out.mp4", "--expression-of", EXAMPLES / "astronaut.png"): "face mesh",
     }
     for arguments, text in calls.items():
         assert command(*arguments) == 2

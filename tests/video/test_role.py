@@ -91,3 +91,29 @@ def test_speech_survives_a_smile(bundled_pipeline: MAPPipeline, tmp_path: Path) 
     assert np.corrcoef(gap, gap_after)[0, 1] > 0.95
     assert np.ptp(gap_after) == pytest.approx(np.ptp(gap), rel=0.3)
     assert (corner_after - corner).mean() > 0.01
+
+
+def shown_teeth(frames: np.ndarray) -> np.ndarray:
+    """Share of the first frame's mouth and chin that is bright and nearly grey, in each frame."""
+    known = BundledDetector().detect(frames[0])[0].landmarks
+    points = LandmarkFinder().find_aligned(frames[0], known)
+    x, y = points[60:68].mean(0).round().astype(int)
+    reach = round(float(np.linalg.norm(points[48] - points[54])) / 2)
+    mouth = frames[:, y - reach // 2 : y + reach, x - reach : x + reach].astype(float)
+    grey, bright = mouth.max(-1) - mouth.min(-1) < 40, mouth.mean(-1) > 110
+    return (grey & bright).mean((1, 2))
+
+
+def test_speech_survives_the_protection(bundled_pipeline: MAPPipeline, tmp_path: Path) -> None:
+    """Seen by the teeth: landmarks are misled by lips whose shading was changed."""
+    source = write_clip(tmp_path / "in.mp4", speaker(bundled_pipeline, 24))
+    bundled_pipeline.protect_video(
+        source, tmp_path / "out.mp4", mode="fast", generator=torch.Generator().manual_seed(0)
+    )
+    before, after = (shown_teeth(read_clip(tmp_path / name)[0]) for name in ("in.mp4", "out.mp4"))
+    shut = before == 0
+    assert shut.sum() >= 8
+    assert np.ptp(before) > 0.02
+    assert after[shut].max() < 0.1 * np.ptp(before)
+    assert np.corrcoef(before, after)[0, 1] > 0.95
+    assert np.ptp(after) == pytest.approx(np.ptp(before), rel=0.25)
