@@ -7,7 +7,7 @@ eye above 0 and open it wide below. Skin and shading follow as they do in people
 (`ExpressionSpace.complete`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from numbers import Real
 
 import torch
@@ -152,13 +152,18 @@ FAR = 0.12  # how far from its landmarks the skin goes along, of the side
 MIDDLE, FADE = 0.5, 0.08  # where the halves of an upright face meet, and how wide the seam is
 
 
-def check_action_units(units: Mapping[str, float]) -> None:
-    """Raise `UnknownOptionError` for an unknown name or an amount out of its range."""
+def check_action_units(units: Mapping[str, float], possible: Collection[str] | None = None) -> None:
+    """Raise `UnknownOptionError` for an unknown name or an amount out of its range.
+
+    Args:
+        possible: names to choose from; all if None.
+    """
+    possible = ACTION_UNITS if possible is None else possible
     if not isinstance(units, Mapping):
         raise UnknownOptionError(f"`action_units` must be names with numbers, got {units!r}.")
     for name, amount in units.items():
-        if name not in ACTION_UNITS:
-            known = ", ".join(ACTION_UNITS)
+        if name not in possible:
+            known = ", ".join(possible)
             raise UnknownOptionError(f"`action_units` must be among {known}; got {name!r}.")
         if not (isinstance(amount, Real) and LEAST <= amount <= MOST):
             raise UnknownOptionError(

@@ -29,7 +29,7 @@ from map_pipeline.config import (
 )
 from map_pipeline.copying import ShownExpression
 from map_pipeline.errors import UnknownOptionError
-from map_pipeline.expression.action_units import check_action_units
+from map_pipeline.expression.action_units import ACTION_UNITS, WINKS, check_action_units
 from map_pipeline.faces.landmarks import LandmarkFinder, five_points
 from map_pipeline.identity.recognisers import RecogniserEnsemble
 from map_pipeline.identity.refine import RefineStep
@@ -57,6 +57,10 @@ FOLLOWING, FINDING, WRITING = 0.04, 0.8, 0.12
 
 Progress = Callable[[float], None]
 """Called with the share of the work that is done, in [0,1]."""
+
+
+# Single movements of clips: without winks, for a lid that's painted can't follow one that blinks.
+MOVEMENTS = tuple(name for name in ACTION_UNITS if name not in WINKS)
 
 
 class VideoMixin:
@@ -117,7 +121,8 @@ class VideoMixin:
             target: as for photos.
             faces: "largest" (also None) is the person who is seen most and nearest, "all" everyone.
             mode, margin, expression_strength, refine_steps, surrogates, config: as for photos.
-            action_units, expression_of: as for photos, and added to what the speaker does, too.
+            action_units, expression_of: as for photos, and added to what the speaker does, too; but
+                nobody winks, as a lid can't follow one that blinks.
             generator: source of randomness.
             overwrite: an existing `output` may be replaced; never the clip itself.
             on_progress: called with the share that is done, in [0,1].
@@ -198,7 +203,7 @@ class VideoMixin:
         config = resolve_config(config, mode, levels, **settings)
         surrogates = list(self.surrogates if surrogates is None else surrogates)
         self.check_inputs(emotion, surrogates, "pil")
-        check_action_units(action_units)
+        check_action_units(action_units, MOVEMENTS)
         aim = self.read_target(target)
         shown = None if expression_of is None else self.read_expression(expression_of)
         plan = make_plan(emotion, surrogates, None, config, self.map_network, aim.hide)

@@ -11,7 +11,12 @@ import torch
 from torch import Tensor
 
 from map_pipeline.expression.composed import ingredients
-from map_pipeline.expression.editor import EditableFace, ExpressionModel, asked_change
+from map_pipeline.expression.editor import (
+    EditableFace,
+    ExpressionModel,
+    asked_change,
+    copied_change,
+)
 from map_pipeline.expression.space import ExpressionSpace, straighten
 from map_pipeline.faces.align import Alignment, apply_affine
 from map_pipeline.faces.face import Face
@@ -166,7 +171,8 @@ def express_face(
     """
     straight, _ = straighten(face.shape[None].cpu().float() / face.alignment.size, space.mean)
     start, movements = ingredients(emotion, strength, action_units, copied=model is not None)
-    asked = asked_change(space, straight[0], start, strength, movements, model)
+    copied = None if model is None else copied_change(space, face, model, strength)
+    asked = asked_change(space, straight[0], start, strength, movements, copied)
     return express(space, face, asked, frame)
 
 

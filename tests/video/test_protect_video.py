@@ -171,6 +171,7 @@ def test_expression_that_cannot_be_made_is_refused_before_any_work(
     for asked, error, text in (
         ({"action_units": {"grin": 1.0}}, UnknownOptionError, "grin"),
         ({"action_units": {"smile": 2.0}}, UnknownOptionError, "2.0"),
+        ({"action_units": {"wink_left": 1.0}}, UnknownOptionError, "wink_left"),
         ({"expression_of": tmp_path / "empty.png"}, NoFaceError, "`expression_of`"),
     ):
         with pytest.raises(error, match=text):
