@@ -45,6 +45,8 @@ class MAPConfig:
         motion_rate: of the features' motion, units a step, >= 0; 0 moves nothing. The units are
             those of `expression.motion.FaceMotions`.
         max_motion: how far each motion may go, in its unit, > 0.
+        max_shift: how far anything in the face is moved by all of them, as a share of the side of
+            the aligned crop, > 0.
         adam_betas: decay of Adam's two moments, each in [0,1).
         max_expression_grad_ratio: greatest length of the expression gradient relative to the
             identity gradient, >= 0.
@@ -71,6 +73,7 @@ class MAPConfig:
     learning_rate: float = 3e-4
     motion_rate: float = 0.25
     max_motion: float = 0.8
+    max_shift: float = 0.0273  # 3.5 of 128 px
     adam_betas: tuple[float, float] = (0.5, 0.9)
     max_expression_grad_ratio: float = 0.25
     projection: bool = True
@@ -103,6 +106,7 @@ class MAPConfig:
         check_setting(self, "num_eot_views", self.num_eot_views >= 0, ">= 0")
         check_setting(self, "motion_rate", self.motion_rate >= 0, ">= 0")
         check_setting(self, "max_motion", self.max_motion > 0, "> 0")
+        check_setting(self, "max_shift", self.max_shift > 0, "> 0")
         check_setting(self, "margin", 0 <= self.margin < math.inf, ">= 0")
         check_setting(self, "patience", self.patience >= 1, ">= 1")
         check_setting(self, "autocast", self.autocast in ("bf16", "fp32"), "'bf16' or 'fp32'")
@@ -117,10 +121,11 @@ MODES = {
         steps_saved=6,
         learning_rate=5e-4,
         motion_rate=0.35,
+        max_shift=0.0195,
         num_eot_views=1,
         max_expression_grad_ratio=0.0,
     ),
-    "strong": MAPConfig(steps_saved=10),
+    "strong": MAPConfig(steps_saved=6, motion_rate=0.4),
 }
 DEFAULT_MODE = "strong"
 

@@ -302,7 +302,8 @@ class FaceStages:
         mask = feather_mask(alignment.size) * quiet_features(in_crop[None], alignment.size)
         motions = None
         if landmarks68 is not None and self.expression_space is not None:
-            motions = face_motions(self.expression_space, landmarks68[None], alignment.size)
+            most = task.plan.config.max_shift
+            motions = face_motions(self.expression_space, landmarks68[None], alignment.size, most)
         geometry = CropGeometry(
             landmarks=region.landmarks[None].to(self.device),
             region_to_crop=region_to_crop[None].to(self.device),

@@ -744,6 +744,7 @@ def test_numbers_out_of_range(
         {"margin": -0.5},
         {"motion_rate": -1.0},
         {"max_motion": 0.0},
+        {"max_shift": 0.0},
         {"patience": 0},
         {"objectives": "both"},
         {"autocast": "fp8"},

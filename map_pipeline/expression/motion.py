@@ -8,7 +8,7 @@ cheapest protection is a motion. Three kinds are added up, all alike on the left
 - the face's `proportions`: how far apart, how high and how large features are.
 
 Nose, eyes and brows hardly take part in the first two: people know a face by their shape, so they
-move as wholes. All together nothing moves farther than `MOST`. The outline of the head stays.
+move as wholes. All together nothing moves farther than asked. The outline of the head stays.
 """
 
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ from map_pipeline.faces.paste import feather_mask, quiet_features
 # between the features goes along, so that no line is bent and no feature doubled.
 REACH = 0.2
 
-# How far one unit of a free shift or a proportion moves, and how far anything may, as shares of the
-# crop's side: 3 and 2.5 of 128 px. At 3 px faces begin to look like caricatures.
-FREE_UNIT, MOST = 0.0234, 0.0195
+# How far one unit of a free shift or a proportion moves, as a share of the crop's side: 3 of
+# 128 px.
+FREE_UNIT = 0.0234
 # The free shifts, in the upright frame, in units of the side: where the grid's rows lie, and its
 # columns from the face's middle line outwards.
 ROWS, COLUMNS = torch.linspace(0.12, 0.95, 7), torch.linspace(0, 0.42, 4)
@@ -51,19 +51,21 @@ class FaceMotions:
         flows: `[B,K,2,c,c]` crop px, what one unit of each motion does, on `warp.flow_grid`. The
             unit is `EXPRESSION_UNIT` or `FREE_UNIT`.
         size: s, side of the crop, px.
+        most: how far anything moves at most, as a share of the side.
     """
 
     flows: Tensor
     size: int
+    most: float
 
     def flow(self, coefficients: Tensor) -> Tensor:
         """The flow `[B,2,2s,2s]` (see `warp`) of motions `[B,K]`, in their units.
 
-        It is shorter than `MOST` everywhere; small flows stay nearly as they are.
+        It is shorter than `most` everywhere; small flows stay nearly as they are.
         """
         coarse = torch.einsum("bk,bkcyx->bcyx", coefficients, self.flows.to(coefficients))
         flow = enlarge(coarse, self.size) * feather_mask(2 * self.size).to(coarse)
-        lengths = flow.square().sum(1, keepdim=True) / (MOST * self.size) ** 2
+        lengths = flow.square().sum(1, keepdim=True) / (self.most * self.size) ** 2
         return flow / (1 + lengths).sqrt()
 
 
@@ -72,12 +74,15 @@ def count_motions(shapes: ExpressionSpace) -> int:
     return len(shapes.motions) + len(ROWS) * (2 * len(COLUMNS) - 1) + len(PROPORTIONS)
 
 
-def face_motions(shapes: ExpressionSpace, landmarks68: Tensor, size: int) -> FaceMotions:
+def face_motions(
+    shapes: ExpressionSpace, landmarks68: Tensor, size: int, most: float
+) -> FaceMotions:
     """The motions of some faces, on the device of their landmarks.
 
     Args:
         landmarks68: `[B,68,2]` crop px.
         size: s, side of the crop, px.
+        most: see `FaceMotions`.
     """
     landmarks = landmarks68.detach().double()
     neutral = shapes.neutral.to(landmarks)
@@ -98,7 +103,7 @@ def face_motions(shapes: ExpressionSpace, landmarks68: Tensor, size: int) -> Fac
     # What appears at a place comes from where the motion started: hence the sign.
     flows = -torch.cat([by_expressions, by_grid, by_proportions], 1).transpose(2, 3)  # [B,K,2,M]
     coarse = 2 * size // GRID
-    return FaceMotions(flows.unflatten(3, (coarse, coarse)).float(), size)
+    return FaceMotions(flows.unflatten(3, (coarse, coarse)).float(), size, most)
 
 
 def _free_shifts(to_frame: Tensor, middle: float, size: int) -> Tensor:

@@ -124,9 +124,7 @@ class MAPTrainingConfig:
 
     surrogates: tuple[str, ...] = ("dlib_resnet", "mobilefacenet", "faceres")
     protection: MAPConfig = field(
-        default_factory=lambda: MAPConfig(
-            num_inversion_steps=6, objectives="summed", max_motion=0.18
-        )
+        default_factory=lambda: MAPConfig(num_inversion_steps=6, objectives="summed")
     )
     weights: dict[str, float] = field(default_factory=dict)
     rank: int = 16

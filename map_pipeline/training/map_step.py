@@ -141,7 +141,7 @@ def free_motions(shapes: ExpressionSpace, known: Tensor, landmarks68: Tensor, si
     found = torch.zeros(shape, dtype=torch.float16, device=landmarks68.device)
     for rows in known.nonzero()[:, 0].split(64):
         rows = rows.to(found.device)
-        found[rows] = face_motions(shapes, landmarks68[rows], side).flows.half()
+        found[rows] = face_motions(shapes, landmarks68[rows], side, 1.0).flows.half()
     return found
 
 
@@ -244,7 +244,8 @@ class Step:
         region, landmarks = surroundings(crops, self._faces.landmarks[rows])
         if not motion.numel():
             return crops, region, landmarks
-        motions = FaceMotions(self._faces.motions[rows].float(), crops.shape[-1])
+        most = self._config.protection.max_shift
+        motions = FaceMotions(self._faces.motions[rows].float(), crops.shape[-1], most)
         flow = motions.flow(motion)
         margin = (region.shape[-1] - crops.shape[-1]) // 2
         to_crop = torch.tensor([[1.0, 0.0, -margin], [0.0, 1.0, -margin]])

@@ -8,7 +8,6 @@ from map_pipeline.config import MAPConfig
 from map_pipeline.expression.motion import (
     EXPRESSION_UNIT,
     FREE_UNIT,
-    MOST,
     count_motions,
     face_motions,
     limit,
@@ -18,6 +17,7 @@ from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.expression.warp import _sample, deform_crop, enlarge, least_area
 
 SIZE = 64
+MOST = 0.02  # of the side
 MOUTH = 48
 
 
@@ -67,7 +67,7 @@ def test_a_motion_moves_its_point_in_the_faces_own_frame(
     face: ExpressionSpace, degrees: float
 ) -> None:
     points = landmarks(face, degrees)
-    flow = face_motions(face, points[None], SIZE).flow(only(face, 0, 0.1))
+    flow = face_motions(face, points[None], SIZE, MOST).flow(only(face, 0, 0.1))
     assert flow.shape == (1, 2, 2 * SIZE, 2 * SIZE)
     # What appears above the point came from it: the flow leads back down along the face.
     came_from = _sample(flow, points[MOUTH : MOUTH + 1])[0, :, 0]
@@ -78,14 +78,14 @@ def test_a_motion_moves_its_point_in_the_faces_own_frame(
 
 
 def test_motions_add_up_and_none_is_none(shapes: ExpressionSpace) -> None:
-    motions = face_motions(shapes, landmarks(shapes)[None], SIZE)
+    motions = face_motions(shapes, landmarks(shapes)[None], SIZE, MOST)
     assert not motions.flow(only(shapes, 0, 0.0)).any()
     one, two = (motions.flow(only(shapes, 0, amount)) for amount in (0.01, 0.02))
     torch.testing.assert_close(2 * one, two, rtol=1e-3, atol=1e-6)
 
 
 def test_nothing_moves_far_or_folds(face: ExpressionSpace) -> None:
-    motions = face_motions(face, landmarks(face)[None], SIZE)
+    motions = face_motions(face, landmarks(face)[None], SIZE, MOST)
     for seed in range(5):
         mixed = torch.randn(1, count_motions(face), generator=torch.manual_seed(seed))
         mixed = limit(mixed, MAPConfig.max_motion)
@@ -95,7 +95,7 @@ def test_nothing_moves_far_or_folds(face: ExpressionSpace) -> None:
 
 
 def test_free_shifts_are_small_and_alike_on_both_sides(face: ExpressionSpace) -> None:
-    motions = face_motions(face, landmarks(face)[None], SIZE)
+    motions = face_motions(face, landmarks(face)[None], SIZE, MOST)
     places = torch.tensor([[0.3, 0.65], [0.7, 0.65]]) * SIZE  # both cheeks
     moved = 0
     for motion in range(1, count_motions(face) - len(PROPORTIONS)):
@@ -107,7 +107,7 @@ def test_free_shifts_are_small_and_alike_on_both_sides(face: ExpressionSpace) ->
 
 
 def test_free_shifts_spare_nose_eyes_brows_and_surroundings(face: ExpressionSpace) -> None:
-    motions = face_motions(face, landmarks(face)[None], SIZE)
+    motions = face_motions(face, landmarks(face)[None], SIZE, MOST)
     shifts = motions.flows[0, 1 : -len(PROPORTIONS)]
     free = shifts.norm(dim=1).amax(0)[None, None]  # the greatest shift anywhere
 
@@ -121,7 +121,7 @@ def test_free_shifts_spare_nose_eyes_brows_and_surroundings(face: ExpressionSpac
 
 
 def test_gradients_reach_a_motion_that_is_still_zero(shapes: ExpressionSpace) -> None:
-    motions = face_motions(shapes, landmarks(shapes)[None], SIZE)
+    motions = face_motions(shapes, landmarks(shapes)[None], SIZE, MOST)
     amount = torch.zeros(1, count_motions(shapes), requires_grad=True)
     crop = torch.linspace(0, 1, SIZE)[:, None].expand(1, 3, SIZE, SIZE).contiguous()
     deform_crop(crop, motions.flow(amount)).sum().backward()

@@ -82,7 +82,7 @@ def face() -> Face:
     shapes = ExpressionSpace(motion_count=2)
     shapes.neutral.copy_(torch.rand(68, 2) * 0.6 + 0.2)
     shapes.motions.normal_(std=0.02)
-    motions = face_motions(shapes, shapes.neutral[None] * size, size)
+    motions = face_motions(shapes, shapes.neutral[None] * size, size, MAPConfig.max_shift)
     geometry = CropGeometry(landmarks, region_to_crop, feather_mask(size), motions)
     return Face(networks, goal, geometry)
 
