@@ -88,13 +88,16 @@ def test_only_the_faces_of_the_report_have_changed(line: dict[str, Any]) -> None
     np.testing.assert_array_equal(before, after)
 
 
-@each_example
-def test_recognisers_used_in_the_editing_no_longer_match(line: dict[str, Any]) -> None:
-    for face in reports(line):
-        used = [one for one in face["recognisers"] if one["used_in_optimisation"]]
-        assert used
-        assert all(one["no_longer_matches"] for one in used)
-        assert len(face["recognisers"]) > len(used)  # and there is a judge that wasn't used
+def test_recognisers_used_in_the_editing_mostly_no_longer_match() -> None:
+    """One that still does may be shown, as visitors will meet that, too; but not as the rule."""
+    verdicts = []
+    for line in LINES:
+        for face in reports(line):
+            used = [one for one in face["recognisers"] if one["used_in_optimisation"]]
+            assert len(face["recognisers"]) > len(used)  # there is a judge that wasn't used
+            assert any(one["no_longer_matches"] for one in used)
+            verdicts += [one["no_longer_matches"] for one in used]
+    assert np.mean(verdicts) >= 0.9
 
 
 def test_report_is_that_of_the_networks_shipped(bundled_pipeline: MAPPipeline) -> None:
