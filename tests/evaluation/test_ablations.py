@@ -8,7 +8,8 @@ import torch
 from conftest import ASTRONAUT
 from PIL import Image
 
-from map_pipeline import MAPConfig, MAPPipeline, default_objectives
+from map_pipeline import MAPPipeline, default_objectives
+from map_pipeline.config import DEFAULT_MODE, MODES
 from map_pipeline.evaluation.methods import ABLATIONS, Task, create
 from map_pipeline.images import load_image, to_array
 
@@ -55,12 +56,13 @@ def test_map_is_as_shipped() -> None:
     [
         ("map-no-projection", {"projection": False}),
         ("map-no-ema", {"ema_decay": 0}),
+        ("map-no-motion", {"motion_rate": 0}),
     ],
 )
 def test_one_setting_is_off(name: str, changed: dict) -> None:
     settings = called_with(name)
-    assert settings["config"] == dataclasses.replace(MAPConfig(), **changed)
-    assert settings["config"] != MAPConfig()
+    assert settings["config"] == dataclasses.replace(MODES[DEFAULT_MODE], **changed)
+    assert settings["config"] != MODES[DEFAULT_MODE]
     assert "objectives" not in settings
 
 

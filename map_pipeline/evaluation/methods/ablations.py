@@ -1,16 +1,18 @@
 """MAP with one part switched off at a time: what is each part worth?"""
 
-from map_pipeline.config import MAPConfig
+from dataclasses import replace
+
+from map_pipeline.config import DEFAULT_MODE, MODES
 from map_pipeline.evaluation.methods.map import MAP
 
 # The whole method first: what the others are compared with, so all have its mode.
-_WHOLE = MAP()
+_WHOLE, _SHIPPED = MAP(), MODES[DEFAULT_MODE]
 _WITHOUT = (
-    MAP("map-no-projection", "MAP without projection", config=MAPConfig(projection=False)),
-    MAP("map-no-ema", "MAP without EMA", config=MAPConfig(ema_decay=0.0)),
+    MAP("map-no-projection", "MAP without projection", config=replace(_SHIPPED, projection=False)),
+    MAP("map-no-ema", "MAP without EMA", config=replace(_SHIPPED, ema_decay=0.0)),
     MAP("map-no-smoothness", "MAP without smoothness", weights={"smoothness": 0.0}),
     MAP("map-no-score-matching", "MAP without score matching", weights={"score_matching": 0.0}),
-    MAP("map-no-motion", "MAP without motion", config=MAPConfig(motion_rate=0.0)),
+    MAP("map-no-motion", "MAP without motion", config=replace(_SHIPPED, motion_rate=0.0)),
     MAP("map-no-edit", "MAP without expression edit", settings={"expression_strength": 0.0}),
     MAP(
         "map-identity-only",
