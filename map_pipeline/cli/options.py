@@ -82,11 +82,14 @@ def load_pipeline(model: Model, detector: str | None = None) -> "MAPPipeline":
     Raises:
         UnknownOptionError: there is no such device here.
     """
+    from diffusers.utils import logging
+
     from map_pipeline.images import quiet_pillow
     from map_pipeline.pipeline import MAPPipeline
 
     device = usable_device(model.device)
     quiet_pillow()
+    logging.disable_progress_bar()  # of loading, which takes a second and would blur an error
     settings = {} if detector is None else {"detector": detector}
     pipe = MAPPipeline.from_pretrained(model.checkpoint, **settings)
     return pipe.to(device)

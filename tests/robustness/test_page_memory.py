@@ -49,7 +49,7 @@ def test_a_refused_photo_is_forgotten_at_once(tmp_path: Path) -> None:
 
     calls = dict.fromkeys(("find_faces", "prepare", "job", "compare"), refuse)
     service = SimpleNamespace(**calls, check=lambda *_: None, loading=False)
-    endpoints = Endpoints(service, iter, RateLimit(0, 60), [], str(tmp_path), PageSettings())
+    endpoints = Endpoints(service, iter, iter, RateLimit(0, 60), [], str(tmp_path), PageSettings())
     path = tmp_path / "photo.png"
     Image.new("RGB", (64, 64)).save(path)
     file = {"path": str(path)}
