@@ -11,7 +11,7 @@ from torch import Tensor
 # ITU-R BT.601, https://www.itu.int/rec/R-REC-BT.601: luma Y of R'G'B'.
 _LUMA = (0.299, 0.587, 0.114)
 _LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
-VISIBILITY_SCALES = 3  # 128, 64 and 32 px: windows of 7, 14 and 28 px of the crop
+SCALES = 3  # 128, 64 and 32 px: windows of 7, 14 and 28 px of the crop
 SSIM_WINDOW = 7  # px; the uniform window of Wang et al. 2004 as in scikit-image
 
 
@@ -48,10 +48,24 @@ def expression_loss(logits: Tensor, emotion: int | Tensor) -> Tensor:
     return F.cross_entropy(logits, asked, reduction="none")
 
 
-def smoothness_loss(change: Tensor) -> Tensor:
-    """L_S: mean absolute Laplacian of the change `[B,3,H,W]` in [-1,1], `[B]` in [0,8]."""
+def smoothness_loss(change: Tensor, seen: Tensor | None = None) -> Tensor:
+    """L_S: mean absolute Laplacian of the change, summed over `SCALES`, `[B]`, >= 0.
+
+    One scale would see fine lines only: the spots and folds that look painted on are wider.
+
+    Args:
+        change: `[B,3,H,W]` in [-1,1].
+        seen: `[B,1,H,W]` in [0,1], how plainly a line would be seen where; everywhere if None.
+    """
     kernel = change.new_tensor(_LAPLACIAN).expand(3, 1, 3, 3)
-    return F.conv2d(change, kernel, padding=1, groups=3).abs().mean(dim=(1, 2, 3))
+    seen = torch.ones_like(change[:, :1]) if seen is None else seen
+    total = change.new_zeros(len(change))
+    for scale in range(SCALES):
+        if scale:
+            change, seen = F.avg_pool2d(change, 2), F.avg_pool2d(seen, 2)
+        edges = F.conv2d(change, kernel, padding=1, groups=3).abs()
+        total = total + (edges * seen).mean(dim=(1, 2, 3))
+    return total
 
 
 def luma_loss(change: Tensor) -> Tensor:
@@ -83,7 +97,7 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     return score.mean(dim=(1, 2, 3))
 
 
-def multiscale_ssim(first: Tensor, second: Tensor, scales: int = VISIBILITY_SCALES) -> Tensor:
+def multiscale_ssim(first: Tensor, second: Tensor, scales: int = SCALES) -> Tensor:
     """Mean of `ssim` at full size, half size and so on, `[B]`.
 
     One scale would see fine texture only: blotches wider than its window look to it like a change

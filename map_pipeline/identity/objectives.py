@@ -17,7 +17,7 @@ from torch import Tensor
 
 from map_pipeline.config import FAR, MAPConfig
 from map_pipeline.errors import UnknownOptionError
-from map_pipeline.identity import losses
+from map_pipeline.identity import losses, tone
 from map_pipeline.identity.recognisers import FaceRecogniser
 
 Side = Literal["identity", "expression", "prior"]
@@ -184,8 +184,8 @@ def _cross_entropies(state: RefineState, target: RefineTarget) -> Tensor:
 
 
 def smoothness(state: RefineState, _target: RefineTarget) -> Tensor:
-    """Laplacian of the residual."""
-    return losses.smoothness_loss(state.crop - state.moved).mean()
+    """Laplacian of the residual, where the face doesn't hide it."""
+    return losses.smoothness_loss(state.crop - state.moved, tone.visible(state.moved)).mean()
 
 
 def luma(state: RefineState, _target: RefineTarget) -> Tensor:

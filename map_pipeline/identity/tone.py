@@ -29,6 +29,7 @@ NEAR = 1 / 64  # of the side: deviation of the window that the photo's contrast 
 # Most luma of a broad change, of a fine one on smooth skin, and on skin of any contrast; and what a
 # standard deviation of the photo's luma adds to it.
 MOST_BROAD, MOST_FINE, MOST_HIDDEN, HIDDEN = 0.1, 0.04, 0.08, 0.8
+HIDING = 0.03  # standard deviation of the photo's luma that hides half of a line
 
 
 def as_shading(change: Tensor, source: Tensor) -> Tensor:
@@ -46,11 +47,21 @@ def within_contrast(change: Tensor, source: Tensor) -> Tensor:
     side = source.shape[-1]
     brightness, luma = to_grey(change.float().clamp(-1, 1)), to_grey(source.float())
     broad = smooth(brightness, FINE * side)
-    mean = smooth(luma, NEAR * side)
-    contrast = (smooth(luma.square(), NEAR * side) - mean.square()).clamp(min=1e-8).sqrt()
-    most = (MOST_FINE + HIDDEN * contrast).clamp(max=MOST_HIDDEN)
+    most = (MOST_FINE + HIDDEN * contrast(luma)).clamp(max=MOST_HIDDEN)
     limited = MOST_BROAD * torch.tanh(broad / MOST_BROAD)
     return (limited + most * torch.tanh((brightness - broad) / most)).expand(-1, 3, -1, -1)
+
+
+def contrast(luma: Tensor) -> Tensor:
+    """Standard deviation of luma `[B,1,s,s]` near each place, of the same shape."""
+    reach = NEAR * luma.shape[-1]
+    mean = smooth(luma, reach)
+    return (smooth(luma.square(), reach) - mean.square()).clamp(min=1e-8).sqrt()
+
+
+def visible(source: Tensor) -> Tensor:
+    """How plainly a line is seen on a face `[B,3,s,s]` in [0,1]: `[B,1,s,s]`, 1 on smooth skin."""
+    return HIDING / (HIDING + contrast(to_grey(source.detach().float())))
 
 
 def in_own_colour(change: Tensor, source: Tensor) -> Tensor:

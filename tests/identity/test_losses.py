@@ -45,16 +45,27 @@ def test_expression_is_cross_entropy() -> None:
 def test_smoothness_of_one_pixel() -> None:
     change = torch.zeros(1, 3, 8, 8)
     change[0, 1, 4, 4] = 0.5
-    # |-4| in the middle and 1 at each of four neighbours, over all values of the picture.
-    expected = torch.tensor([8 * 0.5 / (3 * 64)])
+    # |-4| in the middle and 1 at each of four neighbours, over all values of the picture; a
+    # quarter of that at half the size, and a quarter again at a quarter, on a corner of 2 x 2 px.
+    fine, half, quarter = 8 * 0.5 / (3 * 64), 8 * 0.125 / (3 * 16), 6 * 0.03125 / (3 * 4)
+    expected = torch.tensor([fine + half + quarter])
     torch.testing.assert_close(losses.smoothness_loss(change), expected)
+
+
+def test_what_is_hidden_counts_less() -> None:
+    change = torch.rand(1, 3, 32, 32)
+    everywhere, seen = losses.smoothness_loss(change), torch.ones(1, 1, 32, 32)
+    torch.testing.assert_close(losses.smoothness_loss(change, seen), everywhere)
+    torch.testing.assert_close(losses.smoothness_loss(change, seen / 4), everywhere / 4)
+    seen[..., 16:] = 0
+    assert losses.smoothness_loss(change, seen) < 0.6 * everywhere
 
 
 def test_smoothness_is_zero_inside_a_ramp() -> None:
     ramp = torch.linspace(-1, 1, 32).expand(1, 3, 32, 32)
-    middle = losses.smoothness_loss(ramp) * 32 * 32
-    noise = losses.smoothness_loss(torch.rand(1, 3, 32, 32)) * 32 * 32
-    assert middle < noise / 4  # only the padding at the border counts
+    inside = F.pad(torch.ones(1, 1, 16, 16), [8] * 4)  # at the border the padding counts
+    assert losses.smoothness_loss(ramp, inside) < 1e-5
+    assert losses.smoothness_loss(torch.rand(1, 3, 32, 32), inside) > 0.1
 
 
 def test_luma_is_the_brightness_that_people_see() -> None:

@@ -8,6 +8,7 @@ from map_pipeline.identity.tone import (
     MOST_FINE,
     MOST_HIDDEN,
     in_own_colour,
+    visible,
     within_contrast,
 )
 
@@ -64,6 +65,15 @@ def test_a_line_on_smooth_skin_is_faint(size: float) -> None:
     textured = smooth_skin + 0.2 * torch.rand(1, 1, 128, 128)
     hidden = within_contrast(change, textured).abs().max()
     assert MOST_FINE + 0.01 < hidden < MOST_HIDDEN + 0.6 * MOST_BROAD
+
+
+def test_lines_are_seen_on_smooth_skin_and_hidden_in_hair() -> None:
+    face = torch.full((1, 3, 64, 64), 0.6)
+    face[..., 32:] += 0.3 * torch.rand(1, 1, 64, 32) - 0.15
+    seen = visible(face)
+    assert seen.shape == (1, 1, 64, 64)
+    assert seen[..., :24].min() > 0.95
+    assert 0 < seen[..., 40:].max() < 0.5
 
 
 def test_broad_light_is_limited_and_small_changes_stay() -> None:
