@@ -28,7 +28,7 @@ FREE = {
 NOISE = ("pgd", "mifgsm", "tidim", "tipim")
 GREY = np.full((100, 100, 3), 128, np.uint8)
 ONE_PIXEL = 1.5 * 2 / 32  # of the tiny score network's crop: a diagonal, in half sides
-# Which modes MAP has is the pipeline's affair; its ablations have a test file of their own.
+# Which modes MAP has is the pipeline's affair; its ablations and "free-form" have test files.
 METHODS = ("map", *NOISE, "blur", "mosaic", "none")
 
 
@@ -72,7 +72,7 @@ def mask_by_hand(pipe: MAPPipeline, photo: np.ndarray, slack: float = 0.0) -> np
 def test_names_and_titles_are_unique() -> None:
     names = method_names()
     modes = {"map-fast", "map-one-pass", "map-strong"}
-    assert set(names) == {*METHODS, *modes, *ABLATIONS, *TRADE_OFF}
+    assert set(names) == {*METHODS, "free-form", *modes, *ABLATIONS, *TRADE_OFF}
     methods = [create(name) for name in names]
     assert [method.name for method in methods] == names
     assert len({method.title for method in methods}) == len(set(names)) == len(names)

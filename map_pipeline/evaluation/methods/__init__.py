@@ -1,4 +1,4 @@
-"""Protection methods, all through one interface: MAP, its ablations and strengths, noise, blur.
+"""Protection methods, all through one interface: MAP and its ablations, those it is compared with.
 
 >>> from map_pipeline.evaluation.methods import create
 >>> create("mifgsm", eps=4).title
@@ -12,6 +12,7 @@ from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods.ablations import ABLATED, ABLATIONS
 from map_pipeline.evaluation.methods.base import Method, Task, Unprotected
 from map_pipeline.evaluation.methods.blur import Blur, Mosaic
+from map_pipeline.evaluation.methods.free_form import FREE_FORM
 from map_pipeline.evaluation.methods.map import MAP
 from map_pipeline.evaluation.methods.noise import MIFGSM, PGD, TIDIM, TIPIM
 from map_pipeline.evaluation.methods.trade_off import TRADE_OFF, VARIED
@@ -29,6 +30,7 @@ _METHODS: dict[str, Method] = {
         MIFGSM(),
         TIDIM(),
         TIPIM(),
+        FREE_FORM,
         Blur(),
         Mosaic(),
         Unprotected(),
