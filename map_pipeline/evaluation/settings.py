@@ -22,9 +22,10 @@ class Settings:
     """What is measured.
 
     Attributes:
-        methods: map, map-fast, map-one-pass, map-strong, pgd, mifgsm, tidim, tipim, free-form (our
-            own simple version of a free change by a diffusion model), blur, mosaic, none, the name
-            of an ablation or of a strength; "ablations" and "trade-off" stand for all of these.
+        methods: map, map-fast, map-one-pass, map-strong, pgd, mifgsm, tidim, tipim, make-up and
+            free-form (our own simple versions of adversarial make-up and of a free change by a
+            diffusion model), blur, mosaic, none, the name of an ablation or of a strength;
+            "ablations" and "trade-off" stand for all of these.
         emotion: Asked expression, or "all": photo i gets emotion i mod 7.
         targets: Ids of targets of the photo set, names of composites, auto, or none to only hide;
             photo i gets target i mod their number. All of the set if not given, or auto if it has

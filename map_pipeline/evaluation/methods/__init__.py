@@ -13,6 +13,7 @@ from map_pipeline.evaluation.methods.ablations import ABLATED, ABLATIONS
 from map_pipeline.evaluation.methods.base import Method, Task, Unprotected
 from map_pipeline.evaluation.methods.blur import Blur, Mosaic
 from map_pipeline.evaluation.methods.free_form import FREE_FORM
+from map_pipeline.evaluation.methods.make_up import MakeUp
 from map_pipeline.evaluation.methods.map import MAP
 from map_pipeline.evaluation.methods.noise import MIFGSM, PGD, TIDIM, TIPIM
 from map_pipeline.evaluation.methods.trade_off import TRADE_OFF, VARIED
@@ -30,6 +31,7 @@ _METHODS: dict[str, Method] = {
         MIFGSM(),
         TIDIM(),
         TIPIM(),
+        MakeUp(),
         FREE_FORM,
         Blur(),
         Mosaic(),
@@ -38,7 +40,7 @@ _METHODS: dict[str, Method] = {
         *VARIED.values(),
     )
 }
-# What `create` takes: of the noise methods, TIP-IM, blur, mosaic and MAP.
+# What `create` takes: of the noise methods (and make-up), TIP-IM, blur, mosaic and MAP.
 OPTIONS = ("eps", "steps", "gamma", "sigma", "block", "settings")
 
 
