@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from map_pipeline.errors import NoFaceError, NotFiniteError
+from map_pipeline.errors import NotFiniteError
 from map_pipeline.evaluation.face_parts import cheeks, eyelids, lips
-from map_pipeline.evaluation.methods.base import FacePlace, Task, find_face, find_target
+from map_pipeline.evaluation.methods.base import FacePlace, Task, find_face, find_shape, find_target
 from map_pipeline.evaluation.methods.gradients import Loss
 from map_pipeline.evaluation.methods.identity import identity_loss
 from map_pipeline.evaluation.methods.noise import add_noise
 from map_pipeline.expression.drawing import smooth
-from map_pipeline.faces.align import apply_affine
 from map_pipeline.identity.views import random_view
 from map_pipeline.pipeline import MAPPipeline
 
@@ -76,12 +75,7 @@ def part_masks(pipe: MAPPipeline, photo: np.ndarray, place: FacePlace) -> Tensor
     Raises:
         NoFaceError: the 68 landmarks can't be found.
     """
-    shape = place.face.landmarks68
-    if shape is None:
-        shape = pipe.stages.landmark_finder.find_aligned(photo, place.face.landmarks)
-    if shape is None:
-        raise NoFaceError("`image` must show a face whose 68 landmarks can be found, got none.")
-    there = apply_affine(place.region.photo_to_region, torch.as_tensor(shape))
+    there = find_shape(pipe, photo, place)
     height, width = place.region.image.shape[-2:]
     return torch.cat([part(there, (height, width)) for part in STRENGTHS])
 
