@@ -109,9 +109,12 @@ def bootstrap_gap(best: np.ndarray, worst: np.ndarray) -> tuple[float, float]:
 
 
 def _by_group(judged: pd.DataFrame, who: pd.DataFrame) -> pd.DataFrame:
-    """What counts of each person, in the order of `who`."""
+    """What counts of each person, by method and then in the order of `who`."""
     plain = unseen(judged[judged["transformation"] == "none"])
-    return who.merge(plain, on="photo")
+    place = {method: place for place, method in enumerate(plain["method"].unique())}
+    return who.merge(plain, on="photo").sort_values(
+        "method", key=lambda names: names.map(place), kind="stable"
+    )
 
 
 def _people(rows: pd.DataFrame, measure: str) -> dict[str, np.ndarray]:

@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic import make_rows
-from test_tables import ROW
+from synthetic import ROW, make_rows
 
 from map_pipeline.evaluation import tables
 from map_pipeline.evaluation.groups import LEAST_PEOPLE, bootstrap_gap, gaps, groups, members
@@ -63,6 +62,14 @@ def test_rates_of_a_group() -> None:
     [line] = table.figures.query("measure == 'dodging'").to_dict("records")
     assert (line["group"], line["share"], line["n"]) == ("male", 0.5, 4)
     assert table.shown["method"].tolist() == ["MAP"]
+
+
+def test_methods_stay_together() -> None:
+    judged = pd.concat([people(4), people(4).assign(method="blur")])
+    who = known({f"{i:03d}": {"gender": "male" if i < 2 else "female"} for i in range(4)})
+    shown = groups(judged, who, {}).shown
+    assert shown["method"].tolist() == ["map", "map", "blur", "blur"]
+    assert shown["group"].tolist() == ["female", "male"] * 2
 
 
 def test_gap_of_the_best_and_the_worst_group() -> None:
