@@ -32,7 +32,8 @@ class Options:
         pairs: Folder or zip with NAME_a.* (to protect) and NAME_b.* (another photo of the same
             person), or with one folder per identity; targets as ID_enroll.* and ID_probe.*.
         out: Folder of the results.
-        attributes: JSON lines {"name": ..., "gender": ...} of people, for rates by group.
+        attributes: JSON lines {"name": ..., "gender": ...} of people, for rates by group. Groups by
+            skin tone are always there.
         far: False accept rates; the tables show the first one.
         thresholds: Which thresholds count: stored with the recognisers, or estimated on the clean
             pairs. Both are shown.

@@ -21,6 +21,7 @@ from map_pipeline import __version__
 from map_pipeline.evaluation import tables
 from map_pipeline.evaluation.dataset import Problem
 from map_pipeline.evaluation.gallery import Gallery
+from map_pipeline.evaluation.groups import gaps, groups, members
 from map_pipeline.evaluation.metrics import Fid
 from map_pipeline.evaluation.plots import write_plots
 from map_pipeline.evaluation.protocol import threshold_at_far
@@ -119,12 +120,14 @@ def make_tables(
     judged = judged.merge(photos[["photo", "style"]].drop_duplicates(), on="photo")
     plain = judged[judged["style"] == "plain"]
     plain_photos = photos[photos["style"] == "plain"]
+    who = members(plain_photos, context.attributes)
     found = [
         tables.protection(plain, plain_photos, titles),
         tables.recognisers(plain, titles),
         tables.robustness(plain, titles),
         tables.quality(plain_photos, titles, fid),
-        tables.groups(plain, context.attributes, titles),
+        groups(plain, who, titles),
+        gaps(plain, who, titles),
         tables.styles(judged, photos, titles),
         tables.expression(plain_photos, titles, context.judge or "the judge"),
         tables.facepp(plain_photos, titles),

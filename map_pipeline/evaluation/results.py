@@ -72,6 +72,8 @@ class PhotoRow:
         facepp_clean, facepp_protected: Face++'s confidence in 0..100 that the photo shows the
             target's probe; None if it wasn't asked or found no face.
         face_psnr, face_ssim, patches: see `FaceQuality`; None without a face.
+        skin_angle: of the unprotected photo, degrees, see `skin_tone.skin_angle`; None where its
+            skin can't be seen.
     """
 
     photo: str
@@ -97,6 +99,7 @@ class PhotoRow:
     face_psnr: float | None = None
     face_ssim: float | None = None
     patches: float | None = None
+    skin_angle: float | None = None
 
 
 Unit = tuple[str, str, str]

@@ -275,6 +275,7 @@ class Evaluation:
             emotion=subject.emotion,
             emotion_before=subject.expression,
             emotion_after=judge_expression(self.tools.judge, None),
+            skin_angle=subject.skin_angle,
         )
 
     def _photo_row(
@@ -312,6 +313,7 @@ class Evaluation:
             face_psnr=None if face is None else face.psnr,
             face_ssim=None if face is None else face.ssim,
             patches=None if face is None else face.patches,
+            skin_angle=subject.skin_angle,
         )
 
     def _rows(

@@ -22,9 +22,10 @@ class Settings:
     """What is measured.
 
     Attributes:
-        methods: map, map-fast, map-one-pass, map-strong, pgd, mifgsm, tidim, tipim, blur, mosaic,
-            none, the name of an ablation or of a strength; "ablations" and "trade-off" stand for
-            all of these.
+        methods: map, map-fast, map-one-pass, map-strong, pgd, mifgsm, tidim, tipim, make-up and
+            free-form (our own simple versions of adversarial make-up and of a free change by a
+            diffusion model), blur, mosaic, none, the name of an ablation or of a strength;
+            "ablations" and "trade-off" stand for all of these.
         emotion: Asked expression, or "all": photo i gets emotion i mod 7.
         targets: Ids of targets of the photo set, names of composites, auto, or none to only hide;
             photo i gets target i mod their number. All of the set if not given, or auto if it has
@@ -32,9 +33,11 @@ class Settings:
         leave_out: Recognisers left out of the optimisation, with their family: one per photo in
             turn (rotate), each for every photo, or none.
         transforms: What protected photos go through before they are judged: share, jpeg90, jpeg75,
-            jpeg50, resize50, resize25, blur, noise, squeeze4, grey, or purifyN with a noise level
-            N. All but purification if not given.
-        styles: Protect filtered sources, too: grey, low_light, sketch, old_photo, blurred, or all.
+            jpeg50, resize50, resize25, screenshot (smaller and sharpened), phone_filter (contrast,
+            warmth, dark corners), blur, noise, squeeze4, grey, or purifyN with a noise level N. All
+            but purification if not given.
+        styles: Protect filtered sources, too: grey, low_light, sketch, sepia, old_photo, scratched,
+            cartoon, blurred, or all.
         protect_both: Protect the second photos, too, and compare protected with protected.
         skip: Leave out so many photos at the start, such as those used for tuning.
         limit: Protect only so many photos.

@@ -19,6 +19,7 @@ from map_pipeline.evaluation.gallery import (
     embed_largest_face,
 )
 from map_pipeline.evaluation.metrics import naturalness
+from map_pipeline.evaluation.skin_tone import skin_angle
 from map_pipeline.evaluation.styles import STYLES
 from map_pipeline.evaluation.treatments import Transform
 from map_pipeline.expression.classifiers import ExpressionClassifier
@@ -162,6 +163,11 @@ class Subject:
     def naturalness(self) -> float | None:
         """See `quality.naturalness`."""
         return None if self.photo is None else naturalness(self._pipe, self.photo)
+
+    @cached_property
+    def skin_angle(self) -> float | None:
+        """See `skin_tone.skin_angle`."""
+        return None if self.photo is None else skin_angle(self._pipe, self.photo)
 
     @cached_property
     def expression(self) -> str:

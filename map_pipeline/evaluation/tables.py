@@ -142,7 +142,7 @@ def recognisers(judged: pd.DataFrame, titles: Mapping[str, str]) -> Table:
     plain = judged[judged["transformation"] == "none"]
     by = ["method", "recogniser", "used"]
     figures = shares(plain, by, SHARES[:2])
-    shown = _wide(figures, by, titles).sort_values(["method", "recogniser"], kind="stable")
+    shown = wide(figures, by, titles).sort_values(["method", "recogniser"], kind="stable")
     shown["used"] = shown["used"].map({True: "yes", False: "no"})
     return Table("recognisers", "What does each recogniser say?", figures, shown)
 
@@ -152,7 +152,7 @@ def robustness(judged: pd.DataFrame, titles: Mapping[str, str]) -> Table:
     by = ["method", "transformation"]
     figures = shares(unseen(judged), by, SHARES[:2])
     title = "Does it last after JPEG, resizing and other treatment?"
-    return Table("robustness", title, figures, _wide(figures, by, titles))
+    return Table("robustness", title, figures, wide(figures, by, titles))
 
 
 def quality(
@@ -182,26 +182,7 @@ def styles(judged: pd.DataFrame, photos: pd.DataFrame, titles: Mapping[str, str]
     by = ["method", "style"]
     figures = shares(with_style, by, SHARES[:2])
     title = "Does it work on unusual photos?"
-    return Table("styles", title, figures, _wide(figures, by, titles))
-
-
-def groups(
-    judged: pd.DataFrame,
-    attributes: Mapping[str, Mapping[str, str]],
-    titles: Mapping[str, str],
-) -> Table | None:
-    """Rates by group of people; None without attributes."""
-    known = pd.DataFrame(
-        [(n, key, value) for n, one in attributes.items() for key, value in one.items()],
-        columns=["photo", "attribute", "group"],
-    )
-    saved = unseen(judged[judged["transformation"] == "none"]).merge(known, on="photo")
-    if saved.empty:
-        return None
-    by = ["method", "attribute", "group"]
-    figures = shares(saved.sort_values(["attribute", "group"], kind="stable"), by, SHARES[:2])
-    title = "Does it work alike for all people?"
-    return Table("groups", title, figures, _wide(figures, by, titles))
+    return Table("styles", title, figures, wide(figures, by, titles))
 
 
 def expression(photos: pd.DataFrame, titles: Mapping[str, str], judge: str) -> Table | None:
@@ -219,7 +200,7 @@ def expression(photos: pd.DataFrame, titles: Mapping[str, str], judge: str) -> T
     by = ["method", "emotion"]
     figures = shares(seen, by, ["asked"])
     title = f"Is the asked expression the strongest one to {judge}?"
-    return Table("expression", title, figures, _wide(figures, by, titles))
+    return Table("expression", title, figures, wide(figures, by, titles))
 
 
 def facepp(photos: pd.DataFrame, titles: Mapping[str, str]) -> Table | None:
@@ -257,7 +238,7 @@ def _cells(figures: pd.DataFrame, by: Sequence[str]) -> dict[tuple, str]:
     }
 
 
-def _wide(figures: pd.DataFrame, by: Sequence[str], titles: Mapping[str, str]) -> pd.DataFrame:
+def wide(figures: pd.DataFrame, by: Sequence[str], titles: Mapping[str, str]) -> pd.DataFrame:
     """One line for each of `by`, with "before -> after" for each measure."""
     cell = _cells(figures, by)
     measures = [name for name in dict.fromkeys(figures["measure"]) if not name.endswith("_clean")]

@@ -19,6 +19,10 @@ Transform = Callable[[np.ndarray, int], np.ndarray]
 # 1.5 px at 256 px.
 BLUR_SIGMA = 0.006
 NOISE_SIGMA = 10.0  # of 255, independent in each pixel and channel: a phone's camera at night
+SCREENSHOT_SCALE = 0.62  # a photo as wide as a phone's screen instead of its own width
+SHARPEN_SIGMA, SHARPEN_AMOUNT = 0.003, 0.8  # unsharp mask: share of the shorter side, and strength
+# A phone's "warm" filter: an S-curve of tones, gains of red and blue, and dark corners.
+FILTER_CONTRAST, FILTER_RED, FILTER_BLUE, FILTER_CORNERS = 0.35, 1.06, 0.9, 0.35
 SQUEEZE_BITS = 4  # Xu et al. 2018, "Feature squeezing", https://arxiv.org/abs/1704.01155
 
 
@@ -59,6 +63,26 @@ def grey(photo: np.ndarray) -> np.ndarray:
     return to_array(Image.fromarray(photo).convert("L"))
 
 
+def screenshot(photo: np.ndarray) -> np.ndarray:
+    """A photo shown smaller and sharpened, as screens and galleries show it, and captured."""
+    small = resize(photo, SCREENSHOT_SCALE)
+    detail = small.astype(np.float32) - blur(small, SHARPEN_SIGMA)
+    return np.rint(small + SHARPEN_AMOUNT * detail).clip(0, 255).astype(np.uint8)
+
+
+def phone_filter(photo: np.ndarray) -> np.ndarray:
+    """More contrast, warmer colours and a vignette, in this order."""
+    tones = photo.astype(np.float32) / 255
+    curve = tones * tones * (3 - 2 * tones)  # of contrast, black and white stay
+    tones += FILTER_CONTRAST * (curve - tones)
+    tones *= np.array([FILTER_RED, 1.0, FILTER_BLUE], np.float32)
+    height, width = photo.shape[:2]
+    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
+    distance = ((x * x + y * y) / 2)[..., None]  # squared, 1 in the corners
+    tones *= (1 - FILTER_CORNERS * distance).astype(np.float32)
+    return np.rint(tones * 255).clip(0, 255).astype(np.uint8)
+
+
 def _unseeded(function: Callable[..., np.ndarray], **settings: float) -> Transform:
     """A transformation without randomness: the seed is ignored."""
     return lambda photo, _seed: function(photo, **settings)
@@ -73,6 +97,8 @@ TRANSFORMS: dict[str, Transform] = {
     "resize25": _unseeded(resize, factor=0.25),
     # What a messenger or social network does to an upload.
     "share": _unseeded(lambda photo: jpeg(resize(photo, 0.5), 75)),
+    "screenshot": _unseeded(screenshot),
+    "phone_filter": _unseeded(phone_filter),
     "blur": _unseeded(blur, sigma_share=BLUR_SIGMA),
     "noise": lambda photo, seed: add_noise(photo, NOISE_SIGMA, seed),
     "squeeze4": _unseeded(squeeze, bits=SQUEEZE_BITS),

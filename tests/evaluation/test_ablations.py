@@ -9,11 +9,18 @@ from conftest import ASTRONAUT
 from PIL import Image
 
 from map_pipeline import MAPPipeline, default_objectives
-from map_pipeline.config import DEFAULT_MODE, MODES
+from map_pipeline.config import DEFAULT_MODE, MODES, MAPConfig
 from map_pipeline.evaluation.methods import ABLATIONS, Task, create
 from map_pipeline.images import load_image, to_array
+from map_pipeline.stages import FaceStages
 
 PHOTO = np.zeros((4, 4, 3), np.uint8)
+# Switches that belong to one part of the method.
+PART_OF = {
+    "expression_strength": "expression",
+    "impersonation": "identity",
+    "dodging": "identity",
+}
 TASK = Task(PHOTO, "sad", "first", ("dlib_resnet", "faceres"), 7)
 
 
@@ -51,12 +58,39 @@ def test_map_is_as_shipped() -> None:
     assert set(settings) == {"emotion", "target", "surrogates", "generator"}
 
 
+def switches(name: str) -> set[str]:
+    """What an ablation has other than strong mode, by name."""
+    method, shipped = create(name), MODES[DEFAULT_MODE]
+    config = method.config or shipped
+    fields = [one.name for one in dataclasses.fields(MAPConfig)]
+    weights = {one.name: one.weight for one in default_objectives()}
+    return {
+        *(one for one in fields if getattr(config, one) != getattr(shipped, one)),
+        *(one for one, weight in method.weights.items() if weight != weights[one]),
+        *(one for one, value in method.settings.items() if value != getattr(shipped, one)),
+        *method.without,
+    }
+
+
+def test_every_ablation_differs_from_strong_mode_in_one_part() -> None:
+    whole, *ablations = ABLATIONS
+    assert DEFAULT_MODE == "strong"
+    assert switches(whole) == set()
+    found = [switches(name) for name in ablations]
+    for name, changed in zip(ablations, found, strict=True):
+        assert len({PART_OF.get(one, one) for one in changed}) == 1, name
+        assert create(name).mode is None
+    assert len(set(map(frozenset, found))) == len(ablations)  # and each in another one
+
+
 @pytest.mark.parametrize(
     ("name", "changed"),
     [
         ("map-no-projection", {"projection": False}),
+        ("map-one-gradient", {"objectives": "summed"}),
         ("map-no-ema", {"ema_decay": 0}),
         ("map-no-motion", {"motion_rate": 0}),
+        ("map-no-network", {"use_map_network": False}),
     ],
 )
 def test_one_setting_is_off(name: str, changed: dict) -> None:
@@ -102,7 +136,34 @@ def test_ablations_differ(tiny_pipeline: MAPPipeline) -> None:
     results = {
         name: create(name, settings=settings).protect(tiny_pipeline, task) for name in ABLATIONS
     }
-    assert all((result != photo).any() for result in results.values())
+    changed = {name for name, result in results.items() if (result != photo).any()}
+    assert changed == {*ABLATIONS} - {"map-no-residual"}  # which here leaves nothing
     differing = {name for name, result in results.items() if (result != results["map"]).any()}
-    # The tiny pipeline has no expression shapes, so there is no edit or motion to leave out.
-    assert differing == set(ABLATIONS[1:]) - {"map-no-edit", "map-no-motion"}
+    # The tiny pipeline has no expression shapes, so there is no edit or motion to leave out, and no
+    # trained network.
+    missing = {"map-no-edit", "map-no-motion", "map-no-network"}
+    assert differing == set(ABLATIONS[1:]) - missing
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cheap_changes")
+def test_without_residual_features_move_and_nothing_is_painted(
+    editing_pipeline: MAPPipeline,
+) -> None:
+    photo = to_array(load_image(ASTRONAUT))[:256, 96:352]
+    task = Task(photo, "happy", "first", ("dlib_resnet", "mobilefacenet"), 0)
+    settings = {"refine_steps": 3, "num_inversion_steps": 2, "expression_strength": 0.0}
+    seen = []
+    find_change = FaceStages.find_change
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            FaceStages,
+            "find_change",
+            lambda *args: seen.append(find_change(*args)) or seen[-1],
+        )
+        for name in ("map", "map-no-residual"):
+            create(name, settings=settings).protect(editing_pipeline, task)
+    whole, without = seen
+    assert whole.mask.max() == 1
+    assert without.mask.max() == 0
+    assert without.flow.abs().max() > 0

@@ -28,8 +28,8 @@ FREE = {
 NOISE = ("pgd", "mifgsm", "tidim", "tipim")
 GREY = np.full((100, 100, 3), 128, np.uint8)
 ONE_PIXEL = 1.5 * 2 / 32  # of the tiny score network's crop: a diagonal, in half sides
-# Which modes MAP has is the pipeline's affair; its ablations have a test file of their own.
-METHODS = ("map", *NOISE, "blur", "mosaic", "none")
+# Which modes MAP has is the pipeline's affair; its ablations and "free-form" have test files.
+METHODS = ("map", *NOISE, "make-up", "blur", "mosaic", "none")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def mask_by_hand(pipe: MAPPipeline, photo: np.ndarray, slack: float = 0.0) -> np
 def test_names_and_titles_are_unique() -> None:
     names = method_names()
     modes = {"map-fast", "map-one-pass", "map-strong"}
-    assert set(names) == {*METHODS, *modes, *ABLATIONS, *TRADE_OFF}
+    assert set(names) == {*METHODS, "free-form", *modes, *ABLATIONS, *TRADE_OFF}
     methods = [create(name) for name in names]
     assert [method.name for method in methods] == names
     assert len({method.title for method in methods}) == len(set(names)) == len(names)
@@ -90,6 +90,7 @@ def test_one_set_of_options_serves_all() -> None:
     assert set(options) == set(OPTIONS)
     methods = {name: create(name, **options) for name in method_names()}
     assert all(methods[name].eps == 4 and methods[name].steps == 3 for name in NOISE)
+    assert methods["make-up"].steps == 3
     assert methods["tipim"].gamma == 1
     assert methods["blur"].sigma == 0.2
     assert methods["mosaic"].block == 0.3
@@ -102,6 +103,7 @@ def test_one_set_of_options_serves_all() -> None:
         ("pgd", "eps", 0.5, r"in \[1, 255\]"),
         ("pgd", "eps", 256, r"in \[1, 255\]"),
         ("mifgsm", "steps", 0, ">= 1"),
+        ("make-up", "steps", 0, ">= 1"),
         ("tipim", "gamma", -1, ">= 0"),
         ("blur", "sigma", 0, "> 0"),
         ("mosaic", "block", -1, "> 0"),

@@ -101,3 +101,14 @@ def test_a_kill_at_any_byte_loses_one_photo_at_most(tmp_path: Path, cut: int) ->
     assert names(tmp_path) == (["001", "001", "002", "002"], ["001", "002"])
     assert photos_file(tmp_path).read_bytes() == photos
     assert results_file(tmp_path).read_bytes() == results
+
+
+def test_a_file_of_an_earlier_version_is_continued(tmp_path: Path) -> None:
+    """It has no column of skin tones yet."""
+    write_unit(tmp_path, "001")
+    path = photos_file(tmp_path)
+    lines = path.read_text().splitlines()
+    path.write_text("".join(line.rsplit(",", 1)[0] + "\n" for line in lines))
+    assert repair(tmp_path) == [PHOTO]
+    append_rows(path, [dataclasses.replace(PHOTO, photo="002", skin_angle=41.5)])
+    assert [row.skin_angle for row in read_rows(path, PhotoRow)] == [None, 41.5]

@@ -61,3 +61,38 @@ def test_blurred_is_a_gaussian_of_a_share_of_the_shorter_side(photo: np.ndarray)
     part = photo[:256]
     expected = gaussian_filter(part.astype(float), (sigma, sigma, 0), mode="nearest")
     assert np.sqrt(((STYLES["blurred"](part) - expected) ** 2).mean()) < 1
+
+
+def test_sepia_is_brown_and_knows_no_hue() -> None:
+    grey = STYLES["sepia"](flat(100))
+    np.testing.assert_array_equal(grey[0, 0], np.rint(100 * np.array([1.351, 1.203, 0.937])))
+    red, green = np.zeros((2, 8, 8, 3), np.uint8)
+    red[..., 0], green[..., 1] = 201, 103  # of one brightness
+    seen = [STYLES["sepia"](one)[0, 0].astype(int) for one in (red, green)]
+    assert np.abs(seen[0] - seen[1]).max() <= 1
+
+
+@pytest.mark.parametrize("side", [200, 800])
+def test_a_scratched_print_is_an_old_one_with_marks_of_its_size(side: int) -> None:
+    plain, scratched = (
+        STYLES[name](flat(60, side)).astype(int) for name in ("old_photo", "scratched")
+    )
+    marked = np.abs(scratched - plain).max(-1) > 30
+    assert 0.01 < marked.mean() < 0.05
+    assert (scratched[marked].mean(0) > plain[marked].mean(0) + 40).all()
+    assert marked.any(0).all()  # by the crease
+
+
+def test_a_cartoon_has_few_tones_in_their_own_hues_and_dark_outlines() -> None:
+    picture = flat(60, 512)
+    picture[:, 256:] = (220, 180, 140)
+    picture[::7, ::7] += 20  # texture, which goes
+    drawn = STYLES["cartoon"](picture).astype(float)
+    for part, colour in ((drawn[:, 40:200], (60, 60, 60)), (drawn[:, 300:480], (220, 180, 140))):
+        assert np.ptp(part.reshape(-1, 3), axis=0).max() <= 1
+        np.testing.assert_allclose(
+            part[0, 0] / part[0, 0, 0], np.array(colour) / colour[0], atol=0.02
+        )
+        luma = float(part[0, 0] @ [0.299, 0.587, 0.114])
+        assert luma * styles.CARTOON_TONES / 255 == pytest.approx(round(luma * 6 / 255), abs=0.05)
+    assert drawn[:, 245:256].min() < 20

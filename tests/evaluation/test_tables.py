@@ -9,31 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from synthetic import METHODS, TITLES, make_rows
+from synthetic import METHODS, ROW, TITLES, make_rows
 
 from map_pipeline import MAPPipeline
 from map_pipeline.evaluation import tables
 from map_pipeline.evaluation.dataset import Problem
 from map_pipeline.evaluation.protocol import genuine, impostors, rank, threshold_at_far, wilson
 from map_pipeline.evaluation.report import Context, weight_hashes, write_report
-from map_pipeline.evaluation.results import NO_SECOND, NOT_FOUND, Row, photo_file
+from map_pipeline.evaluation.results import NO_SECOND, NOT_FOUND, photo_file
 from map_pipeline.images import save_image, to_pil
-
-ROW = Row(
-    photo="001",
-    method="map",
-    left_out="one",
-    recogniser="one",
-    used=False,
-    transformation="none",
-    found=True,
-    target_clean=0.1,
-    target_protected=0.5,
-    person_clean=0.9,
-    person_protected=0.2,
-    rank_clean=1,
-    rank_protected=3,
-)
 
 
 def judged(*changes: dict) -> pd.DataFrame:

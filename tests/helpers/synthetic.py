@@ -24,7 +24,22 @@ METHODS = {
     "tipim": ("TIP-IM, eps 8/255", 0.7, 0.94, 6.3),
     "blur": ("Gaussian blur", 0.5, 0.88, 0.1),
 }
-
+# The verdict of a recogniser that was left out: the photo dodges, and impersonates.
+ROW = Row(
+    photo="001",
+    method="map",
+    left_out="one",
+    recogniser="one",
+    used=False,
+    transformation="none",
+    found=True,
+    target_clean=0.1,
+    target_protected=0.5,
+    person_clean=0.9,
+    person_protected=0.2,
+    rank_clean=1,
+    rank_protected=3,
+)
 
 STRENGTH = {
     "none": 1.0,

@@ -22,7 +22,7 @@ def flat(value: int, side: int = 64) -> np.ndarray:
 def test_the_names_are_those_of_the_report() -> None:
     assert set(TRANSFORMS) == {
         *("none", "jpeg90", "jpeg75", "jpeg50", "resize50", "resize25", "share"),
-        *("blur", "noise", "squeeze4", "grey"),
+        *("screenshot", "phone_filter", "blur", "noise", "squeeze4", "grey"),
     }
 
 
@@ -47,7 +47,7 @@ def test_only_noise_depends_on_the_seed(name: str, photo: np.ndarray) -> None:
     assert same == (name != "noise")
 
 
-@pytest.mark.parametrize("name", [n for n in TRANSFORMS if n != "noise"])
+@pytest.mark.parametrize("name", [n for n in TRANSFORMS if n not in ("noise", "phone_filter")])
 def test_a_flat_grey_photo_stays_flat(name: str) -> None:
     result = TRANSFORMS[name](flat(119), 0)  # 119 = 7 * 17 is a level of "squeeze4" as well
     assert np.ptp(result) == 0
@@ -94,6 +94,25 @@ def test_resizing_filters_before_it_samples() -> None:
 
 def test_sharing_is_half_size_and_then_jpeg_75(photo: np.ndarray) -> None:
     np.testing.assert_array_equal(TRANSFORMS["share"](photo, 0), jpeg(resize(photo, 0.5), 75))
+
+
+def test_a_screenshot_is_smaller_and_its_edges_are_steeper() -> None:
+    edge = flat(60, 300)
+    edge[:, 150:] = 190
+    shown, plain = TRANSFORMS["screenshot"](edge, 0), resize(edge, 0.62)
+    assert shown.shape == plain.shape == (186, 186, 3)
+    assert shown.min() < plain.min() - 2
+    assert shown.max() > plain.max() + 2
+    assert (shown[:, :80] == 60).all()
+
+
+def test_a_phone_filter_adds_contrast_warmth_and_dark_corners() -> None:
+    bright, dark = (TRANSFORMS["phone_filter"](flat(v, 65), 0)[32, 32] for v in (190, 60))
+    red, green, blue = bright.astype(int)
+    assert red > green > 190 > blue
+    assert dark[1] < 60
+    corner = TRANSFORMS["phone_filter"](flat(190, 65), 0)[0, 0]
+    np.testing.assert_allclose(corner, bright * 0.65, atol=1)
 
 
 @pytest.mark.parametrize("side", [512, 256])

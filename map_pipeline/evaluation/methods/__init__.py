@@ -1,4 +1,4 @@
-"""Protection methods, all through one interface: MAP, its ablations and strengths, noise, blur.
+"""Protection methods, all through one interface: MAP and its ablations, those it is compared with.
 
 >>> from map_pipeline.evaluation.methods import create
 >>> create("mifgsm", eps=4).title
@@ -12,6 +12,8 @@ from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods.ablations import ABLATED, ABLATIONS
 from map_pipeline.evaluation.methods.base import Method, Task, Unprotected
 from map_pipeline.evaluation.methods.blur import Blur, Mosaic
+from map_pipeline.evaluation.methods.free_form import FREE_FORM
+from map_pipeline.evaluation.methods.make_up import MakeUp
 from map_pipeline.evaluation.methods.map import MAP
 from map_pipeline.evaluation.methods.noise import MIFGSM, PGD, TIDIM, TIPIM
 from map_pipeline.evaluation.methods.trade_off import TRADE_OFF, VARIED
@@ -29,6 +31,8 @@ _METHODS: dict[str, Method] = {
         MIFGSM(),
         TIDIM(),
         TIPIM(),
+        MakeUp(),
+        FREE_FORM,
         Blur(),
         Mosaic(),
         Unprotected(),
@@ -36,7 +40,7 @@ _METHODS: dict[str, Method] = {
         *VARIED.values(),
     )
 }
-# What `create` takes: of the noise methods, TIP-IM, blur, mosaic and MAP.
+# What `create` takes: of the noise methods (and make-up), TIP-IM, blur, mosaic and MAP.
 OPTIONS = ("eps", "steps", "gamma", "sigma", "block", "settings")
 
 

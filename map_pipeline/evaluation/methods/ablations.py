@@ -1,4 +1,4 @@
-"""MAP with one part switched off at a time: what is each part worth?"""
+"""MAP with one part switched off, or done more simply, at a time: what is each part worth?"""
 
 from dataclasses import replace
 
@@ -9,10 +9,22 @@ from map_pipeline.evaluation.methods.map import MAP
 _WHOLE, _SHIPPED = MAP(), MODES[DEFAULT_MODE]
 _WITHOUT = (
     MAP("map-no-projection", "MAP without projection", config=replace(_SHIPPED, projection=False)),
+    MAP(
+        "map-one-gradient",
+        "MAP, one summed gradient",
+        config=replace(_SHIPPED, objectives="summed"),
+    ),
     MAP("map-no-ema", "MAP without EMA", config=replace(_SHIPPED, ema_decay=0.0)),
     MAP("map-no-smoothness", "MAP without smoothness", weights={"smoothness": 0.0}),
     MAP("map-no-score-matching", "MAP without score matching", weights={"score_matching": 0.0}),
+    MAP("map-no-contrast-limit", "MAP without limits of contrast", without=("contrast",)),
+    MAP("map-no-residual", "MAP without residual", without=("residual",)),
     MAP("map-no-motion", "MAP without motion", config=replace(_SHIPPED, motion_rate=0.0)),
+    MAP(
+        "map-no-network",
+        "MAP from the prior",
+        config=replace(_SHIPPED, use_map_network=False),
+    ),
     MAP("map-no-edit", "MAP without expression edit", settings={"expression_strength": 0.0}),
     MAP(
         "map-identity-only",

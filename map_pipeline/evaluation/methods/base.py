@@ -13,11 +13,12 @@ from torch import Tensor
 
 from map_pipeline.config import HIDE
 from map_pipeline.diffusion.unet import crop_size
-from map_pipeline.errors import MAPError
+from map_pipeline.errors import MAPError, NoFaceError
 from map_pipeline.faces.align import (
     Alignment,
     FaceRegion,
     affine_scale,
+    apply_affine,
     extract_region,
     warp_affine,
 )
@@ -137,6 +138,20 @@ def find_face(pipe: MAPPipeline, photo: np.ndarray) -> FacePlace:
         crop_size=size,
         template=torch.tensor(pipe.config.alignment_template) * size,
     )
+
+
+def find_shape(pipe: MAPPipeline, photo: np.ndarray, place: FacePlace) -> Tensor:
+    """The 68 landmarks `[68,2]` of a face, px of its region.
+
+    Raises:
+        NoFaceError: they can't be found.
+    """
+    shape = place.face.landmarks68
+    if shape is None:
+        shape = pipe.stages.landmark_finder.find_aligned(photo, place.face.landmarks)
+    if shape is None:
+        raise NoFaceError("`image` must show a face whose 68 landmarks can be found, got none.")
+    return apply_affine(place.region.photo_to_region, torch.as_tensor(shape))
 
 
 @torch.no_grad()

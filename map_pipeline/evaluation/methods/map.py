@@ -10,6 +10,7 @@ import torch
 from map_pipeline.config import DEFAULT_MODE, MODES, MAPConfig
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.methods.base import Task
+from map_pipeline.evaluation.methods.parts import switched_off
 from map_pipeline.identity.objectives import objectives_for, with_weights
 from map_pipeline.images import to_array
 from map_pipeline.pipeline import MAPPipeline
@@ -25,6 +26,7 @@ class MAP:
         config: settings that differ from the shipped ones; None for those.
         weights: objective name -> weight that differs from the shipped one.
         settings: further arguments of the pipeline, such as `refine_steps`.
+        without: names of `parts.PARTS` that are switched off.
     """
 
     name: str = "map"
@@ -33,6 +35,7 @@ class MAP:
     config: MAPConfig | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
     def protect(self, pipe: MAPPipeline, task: Task) -> np.ndarray:
         """Return the protected photo; see `Method.protect`."""
@@ -44,15 +47,16 @@ class MAP:
         if self.weights:
             config = self.config or MODES[self.mode or DEFAULT_MODE]
             changed["objectives"] = with_weights(objectives_for(config), **self.weights)
-        output = pipe(
-            task.photo,
-            emotion=task.emotion,
-            target=task.target,
-            surrogates=list(task.surrogates),
-            config=self.config,
-            generator=torch.Generator().manual_seed(task.seed),
-            **changed,
-        )
+        with switched_off(self.without):
+            output = pipe(
+                task.photo,
+                emotion=task.emotion,
+                target=task.target,
+                surrogates=list(task.surrogates),
+                config=self.config,
+                generator=torch.Generator().manual_seed(task.seed),
+                **changed,
+            )
         return to_array(output.images[0])
 
     def _check_start(self, pipe: MAPPipeline, task: Task) -> None:
