@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor
 
+from map_pipeline.config import EMOTIONS
 from map_pipeline.diffusion.conditioner import POINTS
 from map_pipeline.expression.action_units import (
     WINKS,
@@ -66,6 +67,10 @@ INNER_MOUTH = slice(60, 68)
 # teeth is painted over, or of a dark mouth; at half of it, all is painted.
 CLOSED_GAP, OPENING = 0.006, 0.02
 OWN_TEETH, OWN_DARK = 0.02, 0.04
+# Closed lips smile without parting up to the first strength, and part as far as people's do from
+# the second on: teeth that are painted are what people take for edited first.
+SMILE_CLOSED, SMILE_PARTED = 0.7, 1.0
+HAPPY = EMOTIONS.index("happy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,6 +278,17 @@ def _closed_at_most(before: Tensor, after: Tensor) -> Tensor:
     return result
 
 
+def _smile(shape: Tensor, moved: Tensor, strength: float) -> Tensor:
+    """What a smile does to landmarks `[68,2]`; it parts lips that are closed only if it's wide."""
+    parting = lip_gap(moved)  # as lip_gap is linear
+    own = (lip_gap(shape) - CLOSED_GAP) / (OWN_TEETH - CLOSED_GAP)
+    wide = (strength - SMILE_CLOSED) / (SMILE_PARTED - SMILE_CLOSED)
+    parted = own.clamp(0, 1).maximum(torch.tensor(wide).clamp(0, 1))
+    result = moved.clone()
+    _part_lips(result, (parted - 1) * parting.clamp(min=0))
+    return result
+
+
 def _part_lips(points: Tensor, by: Tensor) -> None:
     """Move the lips of `points` `[68 or more,2]` apart, in place."""
     points[list(UPPER_LIP), 1] -= by / 2
@@ -312,6 +328,8 @@ def asked_change(
         if emotion is not None and strength:
             axes = space.towards(shape, emotion, strength)
         moved, shading = space.move(axes), space.shade(axes)
+        if emotion == HAPPY:
+            moved[:POINTS] = _smile(shape[:POINTS], moved[:POINTS], strength)
     for name, amount in action_units.items():
         skin, folds = movement(space, name, amount)
         moved, shading = moved + skin, shading + folds

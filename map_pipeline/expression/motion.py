@@ -8,7 +8,8 @@ cheapest protection is a motion. Three kinds are added up, all alike on the left
 - the face's `proportions`: how far apart, how high and how large features are.
 
 Nose, eyes and brows hardly take part in the first two: people know a face by their shape, so they
-move as wholes. All together nothing moves farther than asked. The outline of the head stays.
+move as wholes. The mouth hardly takes part at all, so that it shows what was asked for. All
+together nothing moves farther than asked. The outline of the head stays.
 """
 
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from map_pipeline.expression.space import ExpressionSpace, straighten
 from map_pipeline.expression.warp import GRID, enlarge, flow_grid, spread
 from map_pipeline.faces.align import apply_affine, invert_affine
 from map_pipeline.faces.landmarks import five_points
-from map_pipeline.faces.paste import feather_mask, quiet_features
+from map_pipeline.faces.paste import feather_mask, quiet_features, quiet_mouth
 
 # Reach of a landmark's motion, as a share of the side. Twice that of an asked expression: the skin
 # between the features goes along, so that no line is bent and no feature doubled.
@@ -102,6 +103,8 @@ def face_motions(
     by_grid = by_grid * _freedom(landmarks, size)[:, None, :, None]
     # What appears at a place comes from where the motion started: hence the sign.
     flows = -torch.cat([by_expressions, by_grid, by_proportions], 1).transpose(2, 3)  # [B,K,2,M]
+    points = torch.from_numpy(five_points(landmarks.cpu().numpy())).to(landmarks)
+    flows = flows * quiet_mouth(points, flow_grid(size).to(landmarks))[:, None, None]
     coarse = 2 * size // GRID
     return FaceMotions(flows.unflatten(3, (coarse, coarse)).float(), size, most)
 

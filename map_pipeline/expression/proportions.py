@@ -2,7 +2,8 @@
 
 Each feature moves as a whole, so eyes stay eyes and brows stay in one piece; people judge a face by
 the shape of its features and hardly notice a hundredth more between them. Both sides do the same.
-The outline of the head isn't among them, nor how steep eyes and brows are, which reads as a mood.
+The outline of the head isn't among them, nor how steep eyes and brows are, which reads as a mood,
+nor the mouth, which shows the expression.
 """
 
 from collections.abc import Sequence
@@ -14,10 +15,9 @@ from torch import Tensor
 LEFT_BROW, RIGHT_BROW = range(17, 22), range(22, 27)
 LEFT_EYE, RIGHT_EYE = range(36, 42), range(42, 48)
 NOSE, NOSTRILS, BRIDGE, NOSE_BASE = range(27, 36), range(31, 36), 27, 33
-# People know a face by its eyes, brows and nose; so they move by less than half of what mouth and
-# lips do, and eyes get larger or smaller by less again: one sees it first.
-KNOWN_BY, LARGER_EYES = 0.4, 0.16
-MOUTH, UPPER_LIP, LOWER_LIP = range(48, 68), range(49, 54), range(55, 60)
+# Eyes get larger or smaller by less than half of what the other features move: one sees it first.
+# Brows move by less, too, as some of what they do reads as anger or doubt beside a smile.
+LARGER_EYES, BROWS = 0.4, 0.6
 PROPORTIONS = (
     "eyes apart",
     "eyes lower",
@@ -27,10 +27,6 @@ PROPORTIONS = (
     "brows flatter",
     "nose longer",
     "nose wider",
-    "mouth lower",
-    "mouth wider",
-    "upper lip lower",
-    "lower lip lower",
 )
 
 
@@ -51,18 +47,14 @@ def proportions(shapes: Tensor, middle: float) -> Tensor:
     both_eyes, both_brows = (*LEFT_EYE, *RIGHT_EYE), (*LEFT_BROW, *RIGHT_BROW)
     none, all_alike = torch.zeros_like(across), torch.ones_like(across)
     moves: dict[str, tuple[Sequence[int], Tensor, Tensor]] = {
-        "eyes apart": (both_eyes, KNOWN_BY * outwards, none),
-        "eyes lower": (both_eyes, none, KNOWN_BY * all_alike),
+        "eyes apart": (both_eyes, outwards, none),
+        "eyes lower": (both_eyes, none, all_alike),
         "eyes larger": (both_eyes, LARGER_EYES * eyes[..., 0], LARGER_EYES * eyes[..., 1]),
-        "brows apart": (both_brows, KNOWN_BY * outwards, none),
-        "brows lower": (both_brows, none, KNOWN_BY * all_alike),
-        "brows flatter": (both_brows, none, KNOWN_BY * (1 - 2 * brows.square())),
-        "nose longer": (NOSE, none, KNOWN_BY * along_nose),
-        "nose wider": (NOSTRILS, KNOWN_BY * _up_to_one(across, NOSTRILS), none),
-        "mouth lower": (MOUTH, none, all_alike),
-        "mouth wider": (MOUTH, _up_to_one(across, MOUTH), none),
-        "upper lip lower": (UPPER_LIP, none, all_alike),
-        "lower lip lower": (LOWER_LIP, none, all_alike),
+        "brows apart": (both_brows, BROWS * outwards, none),
+        "brows lower": (both_brows, none, BROWS * all_alike),
+        "brows flatter": (both_brows, none, BROWS * (1 - 2 * brows.square())),
+        "nose longer": (NOSE, none, along_nose),
+        "nose wider": (NOSTRILS, _up_to_one(across, NOSTRILS), none),
     }
     moved = torch.zeros_like(shapes)[:, None].repeat(1, len(PROPORTIONS), 1, 1)
     for number, name in enumerate(PROPORTIONS):

@@ -34,10 +34,10 @@ STRIP_PIXELS = 1_000_000
 # square, which would let changes of hair and background show.
 MASK_EXPONENT = 2.5
 
-# What `quiet_features` keeps of a change, and how far nose, and eyes with their brows, reach, in
-# eye distances.
-ON_NOSE, ON_EYES = 0.05, 0.2
-BRIDGE_RADIUS, WINGS_RADIUS, EYE_RADIUS, EDGE = 0.15, 0.34, 0.45, 0.3
+# What `quiet_features` keeps of a change, and how far nose, eyes with their brows, and mouth reach,
+# in eye distances.
+ON_NOSE, ON_EYES, ON_MOUTH = 0.05, 0.2, 0.2
+BRIDGE_RADIUS, WINGS_RADIUS, EYE_RADIUS, MOUTH_RADIUS, EDGE = 0.15, 0.34, 0.45, 0.2, 0.3
 
 
 def feather_mask(size: int, border: float = 0.3) -> Tensor:
@@ -61,7 +61,8 @@ def feather_mask(size: int, border: float = 0.3) -> Tensor:
 def quiet_features(landmarks: Tensor, size: int) -> Tensor:
     """How much of a change is kept where: little on what people know a face by.
 
-    That is nose, eyes and brows.
+    That is nose, eyes and brows. The mouth is spared, too: it shows the expression, and lips and
+    teeth that are bent or painted over are what looks edited first.
 
     Args:
         landmarks: `[B,5,2]` crop px: eyes, nose tip, mouth corners.
@@ -70,24 +71,47 @@ def quiet_features(landmarks: Tensor, size: int) -> Tensor:
     Returns:
         `[B,1,size,size]` in [0,1].
     """
-    left, right, tip = (landmarks[:, None, None, point].float() for point in range(3))  # [B,1,1,2]
-    bridge, unit = (left + right) / 2, (right - left).norm(dim=-1).clamp(min=1)
     axis = torch.arange(size, dtype=torch.float32, device=landmarks.device)
-    pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # [size,size,2]
+    pixels = torch.cartesian_prod(axis, axis).flip(1)  # [size * size,2]
+    left, right, tip = landmarks[:, None, :3].float().unbind(2)  # [B,1,2]
+    unit = (right - left).norm(dim=-1).clamp(min=1)
     # Distance to the nose's ridge, which ends where its wings are, and to the eyes.
-    along = (tip - bridge).square().sum(-1).clamp(min=1)
-    share = (((pixels - bridge) * (tip - bridge)).sum(-1) / along).clamp(0, 1)  # [B,size,size]
-    to_nose = (pixels - torch.lerp(bridge, tip, share[..., None])).norm(dim=-1)
+    to_nose, share = _to_segment(pixels, (left + right) / 2, tip)
     nose_radius = BRIDGE_RADIUS + (WINGS_RADIUS - BRIDGE_RADIUS) * share
     to_eyes = torch.stack([(pixels - eye).norm(dim=-1) for eye in (left, right)]).amin(0)
-    kept = torch.ones_like(to_nose)
-    for distance, radius, least in (
-        (to_nose, nose_radius, ON_NOSE),
-        (to_eyes, EYE_RADIUS, ON_EYES),
-    ):
-        ramp = ((distance / unit - radius) / EDGE).clamp(0, 1)
-        kept = kept.minimum(least + (1 - least) * ramp * ramp * (3 - 2 * ramp))
-    return kept[:, None]
+    on_nose = _kept(to_nose / unit - nose_radius, ON_NOSE)
+    on_eyes = _kept(to_eyes / unit - EYE_RADIUS, ON_EYES)
+    kept = on_nose.minimum(on_eyes).minimum(quiet_mouth(landmarks, pixels))
+    return kept.unflatten(1, (1, size, size))
+
+
+def quiet_mouth(landmarks: Tensor, places: Tensor) -> Tensor:
+    """How much of a change is kept at some places: little on the mouth. See `quiet_features`.
+
+    Args:
+        landmarks: `[B,5,2]` crop px; places: `[M,2]` crop px, perhaps outside of it.
+
+    Returns:
+        `[B,M]` in [0,1].
+    """
+    left, right, _, *corners = landmarks[:, None].float().unbind(2)  # [B,1,2]
+    to_mouth, _ = _to_segment(places.float(), *corners)
+    unit = (right - left).norm(dim=-1).clamp(min=1)
+    return _kept(to_mouth / unit - MOUTH_RADIUS, ON_MOUTH)
+
+
+def _to_segment(places: Tensor, start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance `[B,M]` of places `[M,2]` to segments between `[B,1,2]`, and the share of the way
+    along them in [0,1] at which they're nearest."""
+    along = (end - start).square().sum(-1).clamp(min=1)
+    share = (((places - start) * (end - start)).sum(-1) / along).clamp(0, 1)
+    return (places - torch.lerp(start, end, share[..., None])).norm(dim=-1), share
+
+
+def _kept(beyond: Tensor, least: float) -> Tensor:
+    """`least` where a place is on a feature, 1 from `EDGE` beyond it on, smooth between."""
+    ramp = (beyond / EDGE).clamp(0, 1)
+    return least + (1 - least) * ramp * ramp * (3 - 2 * ramp)
 
 
 def add_residual(

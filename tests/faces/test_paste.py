@@ -17,11 +17,13 @@ from map_pipeline.faces.align import (
 )
 from map_pipeline.faces.paste import (
     ON_EYES,
+    ON_MOUTH,
     ON_NOSE,
     add_residual,
     feather_mask,
     paste_residual,
     quiet_features,
+    quiet_mouth,
 )
 
 SIZE = 128
@@ -206,7 +208,7 @@ def test_fifty_megapixels() -> None:
 
 
 @pytest.mark.parametrize("turn", [False, True])
-def test_nose_and_eyes_keep_little_of_a_residual(turn: bool) -> None:
+def test_features_keep_little_of_a_residual(turn: bool) -> None:
     points = ARCFACE_TEMPLATE_112.clone()
     if turn:
         points = torch.stack([111 - points[:, 1], points[:, 0]], 1)
@@ -216,5 +218,11 @@ def test_nose_and_eyes_keep_little_of_a_residual(turn: bool) -> None:
     left, right, tip = points[:3]
     assert at(tip) == at((tip + (left + right) / 2) / 2) == pytest.approx(ON_NOSE)
     assert at(left) == at(right) == pytest.approx(ON_EYES)
-    for corner in points[3:]:
-        assert at(corner) == 1
+    for share in (0.0, 0.5, 1.0):
+        assert at(torch.lerp(points[3], points[4], share)) == pytest.approx(ON_MOUTH)
+    outwards = points[4] - points[3]
+    assert min(at(points[3] - 0.5 * outwards), at(points[4] + 0.5 * outwards)) > 0.9
+    beyond = torch.stack([points[4] + share * outwards for share in (0.0, 0.1, 0.4, 4.0)])
+    near = quiet_mouth(points[None], beyond)[0]
+    assert (near.diff() >= 0).all()
+    assert near[-1] == 1
