@@ -352,9 +352,9 @@ def test_one_pass_is_what_the_network_makes_of_the_target(trained: Face) -> None
 def test_steps_go_on_from_the_trained_network(trained: Face) -> None:
     """Its first guess counts where the steps only harm, and is what they start from."""
     blunder = dataclasses.replace(QUICK, refine_steps=2, learning_rate=10.0, num_eot_views=0)
-    smooth = Objective("smooth", "-", "prior", 1.0, lambda c, _: c.crop.diff().square().mean())
-    residual, steps = run(trained, blunder, [smooth])
-    assert steps[1].losses["smooth"] > steps[0].losses["smooth"]
+    size = Objective("size", "-", "prior", 1.0, lambda c, _: (c.crop - c.moved).square().mean())
+    residual, steps = run(trained, blunder, [size])
+    assert steps[1].losses["size"] > steps[0].losses["size"]
     first, _ = run(trained, dataclasses.replace(blunder, refine_steps=1, learning_rate=1e-12))
     torch.testing.assert_close(residual, first, atol=1e-5, rtol=1e-4)
     assert residual.abs().max() > 1e-4
