@@ -32,11 +32,14 @@ from map_pipeline.expression.editor import (
     LOWER_LIP,
     OWN_TEETH,
     SEEN_LESS,
+    SMILE_CLOSED,
     UPPER_LIP,
     EditableFace,
     ExpressionEdit,
     ExpressionModel,
+    _part_lips,
     apply_edit,
+    asked_change,
     copied_change,
     edit_expression,
     fine_alignment,
@@ -49,6 +52,7 @@ from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.expression.warp import _sample, deform_photo, least_area
 from map_pipeline.faces.align import Alignment, apply_affine
 from map_pipeline.faces.paste import feather_mask, paste_residual
+from map_pipeline.hub import bundled_checkpoint
 
 SIZE = 128
 PLACE = torch.tensor([[1.0, 0.0, 100.0], [0.0, 1.0, 90.0]])
@@ -222,6 +226,24 @@ def test_closed_lips_part_as_far_as_asked_if_there_is_something_to_paint(
     )
     assert lip_gap(reached) == pytest.approx(float(asked), rel=0.15)
     assert lip_gap(unpainted) < 0.8 * asked, "skin can't be stretched at will"
+
+
+def test_closed_lips_smile_without_parting_unless_the_smile_is_wide() -> None:
+    shipped = ExpressionSpace.from_pretrained(bundled_checkpoint() / "expression_space")
+    calm = shipped.mean.clone()
+    opened = calm.clone()
+    _part_lips(opened, torch.tensor(OWN_TEETH))
+
+    def parted(shape: Tensor, strength: float, units: dict[str, float] | None = None) -> float:
+        moved, _ = asked_change(shipped, shape, HAPPY, strength, units or {})
+        corners = moved[[48, 54], 0]
+        assert corners[1] - corners[0] > 0.02 * strength, "it smiles in any case"
+        return float(lip_gap(moved[:POINTS]))
+
+    assert abs(parted(calm, SMILE_CLOSED)) < 1e-3
+    assert 0 < parted(calm, 0.85) < parted(calm, 1.0)
+    assert parted(opened, SMILE_CLOSED) > 0.005
+    assert parted(calm, SMILE_CLOSED, {"mouth_open": 0.5}) > 0.01, "asked for by itself"
 
 
 def test_motion_grows_with_strength(space: ExpressionSpace) -> None:
