@@ -42,6 +42,7 @@ WIDTH = 0.11  # standard deviation of the Gaussian that spreads a shift: .8 of t
 EXPRESSION_UNIT = 0.3
 EYES_AND_BROWS, LEFT_TO_THEM = (*range(17, 27), *range(36, 48)), 0.3
 NOSE_BRIDGE = 27
+ON_NOSE, ON_EYES = 0.05, 0.2  # how much of a free shift is made there
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,7 @@ def _freedom(landmarks: Tensor, size: int) -> Tensor:
         landmarks: `[B,68,2]` crop px.
     """
     points = torch.from_numpy(five_points(landmarks.cpu().numpy())).to(landmarks)
-    free = feather_mask(size).to(landmarks) * quiet_features(points, size)
+    free = feather_mask(size).to(landmarks) * quiet_features(points, size, ON_NOSE, ON_EYES)
     coarse = 2 * size // GRID
     free = F.pad(free, [size // 2] * 4)
     free = F.interpolate(free, (coarse, coarse), mode="bilinear", align_corners=True)

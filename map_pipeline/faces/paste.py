@@ -34,9 +34,9 @@ STRIP_PIXELS = 1_000_000
 # square, which would let changes of hair and background show.
 MASK_EXPONENT = 2.5
 
-# What `quiet_features` keeps of a change, and how far nose, eyes with their brows, and mouth reach,
-# in eye distances.
-ON_NOSE, ON_EYES, ON_MOUTH = 0.05, 0.2, 0.2
+# What `quiet_features` keeps of a residual, and how far nose, eyes with their brows, and mouth
+# reach, in eye distances.
+ON_NOSE, ON_EYES, ON_MOUTH = 0.3, 0.6, 0.2
 BRIDGE_RADIUS, WINGS_RADIUS, EYE_RADIUS, MOUTH_RADIUS, EDGE = 0.15, 0.34, 0.45, 0.2, 0.3
 
 
@@ -58,8 +58,10 @@ def feather_mask(size: int, border: float = 0.3) -> Tensor:
     return (ramp * ramp * (3 - 2 * ramp))[None, None]
 
 
-def quiet_features(landmarks: Tensor, size: int) -> Tensor:
-    """How much of a change is kept where: little on what people know a face by.
+def quiet_features(
+    landmarks: Tensor, size: int, on_nose: float = ON_NOSE, on_eyes: float = ON_EYES
+) -> Tensor:
+    """How much of a change is kept where: less on what people know a face by.
 
     That is nose, eyes and brows. The mouth is spared, too: it shows the expression, and lips and
     teeth that are bent or painted over are what looks edited first.
@@ -67,6 +69,7 @@ def quiet_features(landmarks: Tensor, size: int) -> Tensor:
     Args:
         landmarks: `[B,5,2]` crop px: eyes, nose tip, mouth corners.
         size: side of the crop, px.
+        on_nose, on_eyes: what is kept there, in [0,1].
 
     Returns:
         `[B,1,size,size]` in [0,1].
@@ -79,9 +82,9 @@ def quiet_features(landmarks: Tensor, size: int) -> Tensor:
     to_nose, share = _to_segment(pixels, (left + right) / 2, tip)
     nose_radius = BRIDGE_RADIUS + (WINGS_RADIUS - BRIDGE_RADIUS) * share
     to_eyes = torch.stack([(pixels - eye).norm(dim=-1) for eye in (left, right)]).amin(0)
-    on_nose = _kept(to_nose / unit - nose_radius, ON_NOSE)
-    on_eyes = _kept(to_eyes / unit - EYE_RADIUS, ON_EYES)
-    kept = on_nose.minimum(on_eyes).minimum(quiet_mouth(landmarks, pixels))
+    kept = _kept(to_nose / unit - nose_radius, on_nose)
+    kept = kept.minimum(_kept(to_eyes / unit - EYE_RADIUS, on_eyes))
+    kept = kept.minimum(quiet_mouth(landmarks, pixels))
     return kept.unflatten(1, (1, size, size))
 
 

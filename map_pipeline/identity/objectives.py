@@ -213,10 +213,10 @@ def score_matching(state: RefineState, _target: RefineTarget) -> Tensor:
 def default_objectives() -> list[Objective]:
     """The objectives as shipped; weights were chosen on dev pairs 24-47, by leave-one-out."""
     return [
-        Objective("impersonation", "L_A", "identity", 7.5, impersonation),
-        Objective("dodging", "L_A", "identity", 5.0, dodging),
+        Objective("impersonation", "L_A", "identity", 3.0, impersonation),
+        Objective("dodging", "L_A", "identity", 2.0, dodging),
         Objective("expression", "L_E", "expression", 1.0, expression, needs="logits"),
-        Objective("smoothness", "L_S", "prior", 25.0, smoothness),
+        Objective("smoothness", "L_S", "prior", 30.0, smoothness),
         Objective("luma", "-", "prior", 18.0, luma),
         Objective("visibility", "-", "prior", 12.0, visibility),
         Objective("motion", "-", "prior", 0.01, motion),

@@ -28,7 +28,7 @@ FINE = 1 / 32  # of the side, 4 px of 128: what a Gaussian of this deviation lea
 NEAR = 1 / 64  # of the side: deviation of the window that the photo's contrast is measured in
 # Most luma of a broad change, of a fine one on smooth skin, and on skin of any contrast; and what a
 # standard deviation of the photo's luma adds to it.
-MOST_BROAD, MOST_FINE, MOST_HIDDEN, HIDDEN = 0.07, 0.04, 0.08, 0.8
+MOST_BROAD, MOST_FINE, MOST_HIDDEN, HIDDEN = 0.04, 0.03, 0.08, 0.8
 HIDING = 0.03  # standard deviation of the photo's luma that hides half of a line
 
 
