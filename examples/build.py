@@ -30,7 +30,7 @@ def make_photos(targets: TargetBank) -> None:
     hopper = load_image(get_sample_data("grace_hopper.jpg", asfileobj=False))
     for name in ("woman-young-tan", "man-older-dark"):
         save(targets.picture(name).resize((256, 256), LANCZOS), f"{name}.png")
-    grey = hopper.resize((384, 450), LANCZOS).convert("L")
+    grey = hopper.resize((384, 450), LANCZOS).convert("L").convert("RGB")
     save(grey, "hopper-grey.png")
     others = [targets.picture(name) for name in ("man-older-tan", "woman-older-medium")]
     people = [others[0], astronaut.crop(HEAD), others[1], targets.picture("man-older-dark")]
