@@ -101,10 +101,10 @@ def face_motions(
     )
     by_expressions, by_proportions = by_landmarks
     by_grid = _free_shifts(to_frame, middle, size) @ turn
-    by_grid = by_grid * _freedom(landmarks, size)[:, None, :, None]
+    points = torch.from_numpy(five_points(landmarks.cpu().numpy())).to(landmarks)
+    by_grid = by_grid * _freedom(points, size)[:, None, :, None]
     # What appears at a place comes from where the motion started: hence the sign.
     flows = -torch.cat([by_expressions, by_grid, by_proportions], 1).transpose(2, 3)  # [B,K,2,M]
-    points = torch.from_numpy(five_points(landmarks.cpu().numpy())).to(landmarks)
     flows = flows * quiet_mouth(points, flow_grid(size).to(landmarks))[:, None, None]
     coarse = 2 * size // GRID
     return FaceMotions(flows.unflatten(3, (coarse, coarse)).float(), size, most)
@@ -133,14 +133,13 @@ def _free_shifts(to_frame: Tensor, middle: float, size: int) -> Tensor:
     return FREE_UNIT * torch.stack(shifts, 1)
 
 
-def _freedom(landmarks: Tensor, size: int) -> Tensor:
+def _freedom(points: Tensor, size: int) -> Tensor:
     """How much of a free shift is made at `flow_grid`, `[B,M]` in [0,1].
 
     Args:
-        landmarks: `[B,68,2]` crop px.
+        points: `[B,5,2]` crop px, see `quiet_features`.
     """
-    points = torch.from_numpy(five_points(landmarks.cpu().numpy())).to(landmarks)
-    free = feather_mask(size).to(landmarks) * quiet_features(points, size, ON_NOSE, ON_EYES)
+    free = feather_mask(size).to(points) * quiet_features(points, size, ON_NOSE, ON_EYES)
     coarse = 2 * size // GRID
     free = F.pad(free, [size // 2] * 4)
     free = F.interpolate(free, (coarse, coarse), mode="bilinear", align_corners=True)
