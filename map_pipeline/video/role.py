@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from map_pipeline.config import MAPConfig
 from map_pipeline.expression.composed import ingredients
 from map_pipeline.expression.editor import (
     EditableFace,
@@ -33,6 +34,16 @@ from map_pipeline.video.people import Person
 KEY_EVERY = 2.0
 # What a frame may lack of the first one's protection, in steps of the margin (see `Goals`).
 TOLERANCE = 0.5
+
+
+def for_clips(config: MAPConfig) -> MAPConfig:
+    """The settings by which a change for a whole clip is found on one of its frames.
+
+    Other frames may lack `TOLERANCE` of that one's protection, so it goes as much further; and
+    features may move as far as in strong mode, for that isn't seen in a face that moves anyway.
+    """
+    farthest = max(config.max_shift, MAPConfig.max_shift)
+    return replace(config, margin=config.margin + TOLERANCE, max_shift=farthest)
 
 
 @dataclass(eq=False)
@@ -80,9 +91,7 @@ class Role:
         if self.keys and self._is_as_good(self._similarities(index, shown)):
             return
         face = Face((0, 0, 0, 0), five_points(self.places[index]), 1.0)
-        # Other frames may lack so much of this one's protection, so it goes as much further.
-        config = replace(self.plan.config, margin=self.plan.config.margin + TOLERANCE)
-        plan = replace(self.plan, config=config)
+        plan = replace(self.plan, config=for_clips(self.plan.config))
         task = FaceTask(face, self.source, self.target, plan)
         found = self.stages.find_change(shown, alignment, task, generator, on_step)
         key = joined(base, found)

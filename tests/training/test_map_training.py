@@ -421,7 +421,7 @@ def test_both_objectives_go_down(tmp_path: Path) -> None:
     train(tmp_path, model, weights=off, **settings)
     after = measure(*loaded(tmp_path, model))
     for name in ("impersonation", "dodging"):
-        assert after[name] < before[name] - 5e-3
+        assert after[name] < before[name] - 1e-3
 
 
 @pytest.mark.slow
