@@ -34,16 +34,25 @@ from map_pipeline.video.people import Person
 KEY_EVERY = 2.0
 # What a frame may lack of the first one's protection, in steps of the margin (see `Goals`).
 TOLERANCE = 0.5
+# Of the objectives of identity, relative to a photo's: a clip compares with the very same frames.
+IDENTITY_WEIGHT = 2.0
 
 
-def for_clips(config: MAPConfig) -> MAPConfig:
-    """The settings by which a change for a whole clip is found on one of its frames.
+def for_clips(plan: Plan) -> Plan:
+    """How a change for a whole clip is found on one of its frames.
 
-    Other frames may lack `TOLERANCE` of that one's protection, so it goes as much further; and
-    features may move as far as in strong mode, for that isn't seen in a face that moves anyway.
+    Other frames may lack `TOLERANCE` of that one's protection, so it goes as much further, and
+    identity weighs more. Features may move as far as in strong mode, for that isn't seen in a face
+    that moves anyway.
     """
+    config = plan.config
     farthest = max(config.max_shift, MAPConfig.max_shift)
-    return replace(config, margin=config.margin + TOLERANCE, max_shift=farthest)
+    config = replace(config, margin=config.margin + TOLERANCE, max_shift=farthest)
+    objectives = [
+        replace(one, weight=IDENTITY_WEIGHT * one.weight) if one.side == "identity" else one
+        for one in plan.objectives
+    ]
+    return replace(plan, config=config, objectives=objectives)
 
 
 @dataclass(eq=False)
@@ -91,7 +100,7 @@ class Role:
         if self.keys and self._is_as_good(self._similarities(index, shown)):
             return
         face = Face((0, 0, 0, 0), five_points(self.places[index]), 1.0)
-        plan = replace(self.plan, config=for_clips(self.plan.config))
+        plan = for_clips(self.plan)
         task = FaceTask(face, self.source, self.target, plan)
         found = self.stages.find_change(shown, alignment, task, generator, on_step)
         key = joined(base, found)
