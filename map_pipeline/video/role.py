@@ -35,7 +35,7 @@ KEY_EVERY = 2.0
 # What a frame may lack of the first one's protection, in steps of the margin (see `Goals`).
 TOLERANCE = 0.5
 # Of the objectives of identity, relative to a photo's: a clip compares with the very same frames.
-IDENTITY_WEIGHT = 2.0
+IDENTITY_WEIGHT = 3.0
 
 
 def for_clips(plan: Plan) -> Plan:
