@@ -11,9 +11,9 @@ ORDINALS = {2: "2nd", 3: "3rd"}
 
 
 def places(boxes: Sequence[Box]) -> list[str]:
-    """What tells each of several faces from the others, in the order of their boxes.
+    """What distinguishes each of several faces, in the order of their boxes.
 
-    Two faces, and more in a row or a column, are told by their turn in it, four in the corners by
+    Two faces, and more in a row or a column, are named by their turn in it, four in the corners by
     these, and all others by their number.
     """
     if _in_line(boxes, 1):
@@ -43,7 +43,7 @@ def _turns(boxes: Sequence[Box], axis: int, words: Sequence[str]) -> list[str]:
     order, last = sorted(range(len(boxes)), key=centres.__getitem__), len(boxes) - 1
     start = words[0].removeprefix("on ").removeprefix("at ")
 
-    def told(turn: int) -> str:
+    def name(turn: int) -> str:
         if turn == 0:
             return f"the one {words[0]}"
         if turn == last:
@@ -52,7 +52,7 @@ def _turns(boxes: Sequence[Box], axis: int, words: Sequence[str]) -> list[str]:
             return f"the one {words[1]}"
         return f"the {ORDINALS.get(turn + 1, f'{turn + 1}th')} from {start}"
 
-    return [told(order.index(place)) for place in range(len(boxes))]
+    return [name(order.index(place)) for place in range(len(boxes))]
 
 
 def _corners(boxes: Sequence[Box]) -> list[str]:

@@ -179,7 +179,7 @@ RECOGNISER_HEADER = (
 EXPRESSION_HEADER = ("expression network", "asked emotion", "strongest")
 
 
-MOST_NAMED = 3  # faces left unprotected that a headline tells apart
+MOST_NAMED = 3  # faces left unprotected that a headline names one by one
 LEVELS = {"protected": "Protected", "partly": "Partly protected", "not": "Not protected"}
 
 

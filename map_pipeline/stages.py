@@ -19,7 +19,7 @@ from map_pipeline.diffusion.conditioner import FaceConditioner, describe
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import crop_size
 from map_pipeline.expression.classifiers import ClassifierEnsemble
-from map_pipeline.expression.composed import ingredients, told_emotion
+from map_pipeline.expression.composed import classifier_emotion, ingredients
 from map_pipeline.expression.editor import (
     FINE,
     EditableFace,
@@ -336,7 +336,7 @@ class FaceStages:
             source_embeddings={name: task.source[name] for name in surrogates},
             target_embeddings={name: targets[name] for name in surrogates if targets},
             goals={name: Goals.of(self.recognisers[name], config.margin) for name in surrogates},
-            emotion=told_emotion(task.plan.shown_emotion),
+            emotion=classifier_emotion(task.plan.shown_emotion),
             source_cond=source_cond,
             target_cond=target_cond,
         )
@@ -418,7 +418,7 @@ class FaceStages:
         source_cond = target_cond = None
         if self.conditioner is not None:
             present = describe(crop, landmarks68)
-            emotion = torch.tensor([told_emotion(task.plan.shown_emotion)])
+            emotion = torch.tensor([classifier_emotion(task.plan.shown_emotion)])
             asked = F.one_hot(emotion, len(EMOTIONS)).to(crop)
             source_cond = self.conditioner(present).float()
             target_cond = self.conditioner(replace(present, emotion=asked)).float()

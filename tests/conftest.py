@@ -67,7 +67,7 @@ def no_insightface_pack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 
 def tiny_nodes(outputs: int) -> list[dict]:
-    """A network of two convolutions for `TINY_INPUT` px that tells positions apart."""
+    """A network of two convolutions for `TINY_INPUT` px that distinguishes positions."""
     conv = {"op": "conv", "kernel": 3, "stride": 2, "padding": "same"}
     side = TINY_INPUT // 8
     return [

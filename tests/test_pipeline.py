@@ -528,7 +528,7 @@ def test_hidden_face_is_no_model_of_an_expression(
 def test_copied_expression_is_the_one_that_the_protection_starts_from(
     edit: Callable, editing_pipeline: MAPPipeline, photo: np.ndarray, tmp_path: Path
 ) -> None:
-    """Also by the name of a file, which the report tells, or once it's read."""
+    """Also by the name of a file, which the report names, or once it's read."""
     [model] = editing_pipeline.edit_expression(photo, "surprise", 1.0)
     model.save(tmp_path / "other.png")
     [copied] = editing_pipeline.edit_expression(photo, strength=1.0, expression_of=model)

@@ -15,7 +15,7 @@ NEXT = [f"the {turn} from the left" for turn in ("2nd", "3rd", "4th")]
 
 
 @pytest.mark.parametrize(
-    ("boxes", "told"),
+    ("boxes", "answer"),
     [
         ([box(50, 0), box(0, 4)], [RIGHT, LEFT]),
         ([box(50, 0), box(0, 90)], [RIGHT, LEFT]),
@@ -27,7 +27,7 @@ NEXT = [f"the {turn} from the left" for turn in ("2nd", "3rd", "4th")]
             [box(0, 0), box(30, 30), box(30, 0), box(0, 30)],
             [f"{TOP} left", f"{BOTTOM} right", f"{TOP} right", f"{BOTTOM} left"],
         ),
-        # In no order that can be told at a glance: by number, the largest is the first.
+        # In no order that can be named at a glance: by number, the largest is the first.
         ([box(0, 0, 9), box(30, 30, 12), box(30, 0, 10)], ["face 3", "face 1", "face 2"]),
         (
             [box(0, 0, 9), box(2, 20), box(3, 40, 11), box(40, 80, 12)],
@@ -35,5 +35,5 @@ NEXT = [f"the {turn} from the left" for turn in ("2nd", "3rd", "4th")]
         ),
     ],
 )
-def test_faces_are_told_apart(boxes: list, told: list[str]) -> None:
-    assert places(boxes) == told
+def test_faces_are_distinguished(boxes: list, answer: list[str]) -> None:
+    assert places(boxes) == answer

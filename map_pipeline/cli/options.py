@@ -23,7 +23,7 @@ Inline = Annotated[Parsed, tyro.conf.arg(name="")]
 
 
 def _amounts(given: list[str]) -> dict[str, float]:
-    """["smile=0.5"] as {"smile": 0.5}; tyro tells a `ValueError` as a typing error."""
+    """["smile=0.5"] as {"smile": 0.5}; tyro reports a `ValueError` as a typing error."""
     pairs = [one.partition("=") for one in given]
     try:
         return {name: float(amount) for name, _, amount in pairs}

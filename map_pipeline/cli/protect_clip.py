@@ -14,7 +14,7 @@ from map_pipeline.errors import InvalidVideoError, UnknownOptionError
 from map_pipeline.video.reading import open_clip
 from map_pipeline.video.writing import check_output
 
-# Modules that load torch are imported in the functions, so that a wrong option is told fast.
+# Modules that load torch are imported in the functions, so that a wrong option is reported fast.
 if TYPE_CHECKING:
     from map_pipeline.cli.protect import Options
     from map_pipeline.video.report import VideoReport

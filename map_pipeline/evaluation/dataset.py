@@ -150,7 +150,7 @@ class PhotoSet:
         return {name: (e, p) for name, (e, p) in found.items() if e is not None and p is not None}
 
     def _find_pairs(self, photos: Sequence[str]) -> dict[str, list[str | None]]:
-        """Person -> [file a, file b]; people are told apart by folder and stem."""
+        """Person -> [file a, file b]; people are distinguished by folder and stem."""
         found: dict[str, list[str | None]] = {}
         for file in photos:
             role = _role(file, ROLES)

@@ -2,8 +2,8 @@
 
 Each question shows one inner face (an ellipse without hair and background) of an evaluation, and
 six inner faces to choose from: another photo of the person and the five people whom the recognisers
-find most alike. Protected photos are mixed with untouched ones, which nothing on the sheet tells
-apart; only the key file does. `answers.score` compares a viewer's answers with the key.
+find most alike. Protected photos are mixed with untouched ones, which nothing on the sheet
+marks; only the key file does. `answers.score` compares a viewer's answers with the key.
 """
 
 import random

@@ -1,7 +1,7 @@
 """Single faces: which emotion do people see, and does the face look edited?
 
 Neutral photos, edited towards an emotion without protection, are mixed with real photos of other
-people who show that emotion; nothing on the sheets tells them apart. What viewers name in real
+people who show that emotion; nothing on the sheets marks them. What viewers name in real
 photos is what can be asked of edits: many real expressions convince nobody.
 """
 

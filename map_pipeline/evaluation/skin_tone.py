@@ -3,7 +3,7 @@
 Chardon, Cretois and Hourseau, Int. J. Cosmet. Sci. 13 (1991): the angle arctan((L* - 50) / b*) of
 skin in CIELAB under D65, in six classes from very light to dark. It is meant for measured skin. In
 a photo it says how the skin *looks*, light and white balance included, so it sorts photos into
-groups and tells nothing about a person.
+groups and says nothing about a person.
 """
 
 import math

@@ -16,7 +16,7 @@ class Composed:
     """One such expression.
 
     Attributes:
-        emotion: of `EMOTIONS`, what networks that know nothing else are told instead.
+        emotion: of `EMOTIONS`, what networks that know no others get instead.
         movements: of `action_units.UNITS`, name -> amount at strength 1; more than 1 is possible.
     """
 
@@ -35,8 +35,8 @@ COMPOSED: Mapping[str, Composed] = {
 ADDED: Mapping[str, Mapping[str, float]] = {"sad": {"inner_brows": 0.5, "lip_corners_down": 0.6}}
 
 
-def told_emotion(expression: str) -> int:
-    """Index in `EMOTIONS` of what networks that know nothing else are told."""
+def classifier_emotion(expression: str) -> int:
+    """Index in `EMOTIONS` of what networks that know no others get."""
     composed = COMPOSED.get(expression)
     return EMOTIONS.index(expression if composed is None else composed.emotion)
 
@@ -52,7 +52,7 @@ def ingredients(
         copied: another photo's expression takes its place.
     """
     if copied:
-        return told_emotion(expression), dict(action_units)
+        return classifier_emotion(expression), dict(action_units)
     composed = COMPOSED.get(expression)
     start = EMOTIONS.index("neutral") if composed else EMOTIONS.index(expression)
     own = composed.movements if composed else ADDED.get(expression, {})

@@ -1,7 +1,7 @@
 """How a head is turned in one photo beside another, and a face's shape as it would be without that.
 
 A turned head moves the points of a face just as an expression does. The mesh has a depth, so that a
-rotation can be told from what a face does, by the parts of it that no expression moves.
+rotation can be separated from what a face does, by the parts of it that no expression moves.
 """
 
 import torch

@@ -42,7 +42,7 @@ WIDTH = 0.11  # standard deviation of the Gaussian that spreads a shift: .8 of t
 EXPRESSION_UNIT = 0.3
 EYES_AND_BROWS, LEFT_TO_THEM = (*range(17, 27), *range(36, 48)), 0.3
 NOSE_BRIDGE = 27
-ON_NOSE, ON_EYES = 0.05, 0.2  # how much of a free shift is made there
+FREE_ON_NOSE, FREE_ON_EYES = 0.05, 0.2  # how much of a free shift is made there
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ def _freedom(points: Tensor, size: int) -> Tensor:
     Args:
         points: `[B,5,2]` crop px, see `quiet_features`.
     """
-    free = feather_mask(size).to(points) * quiet_features(points, size, ON_NOSE, ON_EYES)
+    free = feather_mask(size).to(points) * quiet_features(points, size, FREE_ON_NOSE, FREE_ON_EYES)
     coarse = 2 * size // GRID
     free = F.pad(free, [size // 2] * 4)
     free = F.interpolate(free, (coarse, coarse), mode="bilinear", align_corners=True)

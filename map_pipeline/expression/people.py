@@ -1,7 +1,7 @@
 """The same people in several expressions: a zip of photos with `labels.jsonl`, split by person.
 
 Each line of it names a `file`, its `subject` and the `emotion`, and perhaps the `source`. People
-who are kept out of training and tuning are told by their name alone, so that training and
+who are kept out of training and tuning are chosen by their name alone, so that training and
 evaluation agree about them without a list.
 """
 

@@ -84,7 +84,7 @@ class ExpressionSpace(ModelMixin, ConfigMixin):
         return self.reading @ difference.flatten()
 
     def present(self, shape: Tensor, expressive: float = 1.0) -> Tensor:
-        """Axes `[K]` of the expression that a shape `[536,2]` shows, as far as it can be told.
+        """Axes `[K]` of the expression that a shape `[536,2]` shows, as far as it can be read.
 
         Args:
             expressive: variance of the expression that is expected, over that in everyday photos.
@@ -112,7 +112,7 @@ class ExpressionSpace(ModelMixin, ConfigMixin):
     def copied(self, shape: Tensor, other: Tensor, same_person: bool) -> Tensor:
         """Axes `[K]` from a shape `[536,2]` to the expression of another.
 
-        Of one person, all that differs is expression; of two, only what can be told to be.
+        Of one person, all that differs is expression; of two, only what can be read as such.
         """
         if same_person:
             return self.read(other - shape)

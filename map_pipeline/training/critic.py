@@ -82,7 +82,7 @@ class Realism:
         return self._weight * opinion
 
     def learn(self, photos: Tensor, edited: Tensor) -> Tensor:
-        """One update of the critic; returns the share of faces that it tells apart.
+        """One update of the critic; returns the share of faces that it classifies correctly.
 
         Args:
             photos, edited: `[B,3,s,s]` in [0,1].

@@ -39,7 +39,7 @@ NAME = "protected.mp4"
 # All but a little of that is done by the processor.
 GPU_SECONDS_PER_FRAME, GPU_SECONDS_PER_CHANGED_FRAME = 0.06, 0.08
 KEY_SECONDS = 2.0  # so often a change may be found anew, see `video.role`
-TOLD_AFTER = 3.0  # seconds of work before the rest of it is estimated
+SHOWN_AFTER = 3.0  # seconds of work before the rest of it is estimated
 
 
 @dataclass(frozen=True)
@@ -233,13 +233,13 @@ def _protect(
 ) -> "VideoReport":
     import torch
 
-    choices, started, told = job.choices, time.perf_counter(), -1
+    choices, started, shown = job.choices, time.perf_counter(), -1
 
     def on_progress(share: float) -> None:
-        nonlocal told
+        nonlocal shown
         percent = int(100 * share)
-        if percent != told:
-            told = percent
+        if percent != shown:
+            shown = percent
             report(progress_of(share, time.perf_counter() - started))
 
     report(progress_of(0, 0))
@@ -264,9 +264,9 @@ def _protect(
 
 
 def progress_of(share: float, elapsed: float) -> Progress:
-    """What is told after a share of the work in [0,1] that took so many seconds."""
+    """What is shown after a share of the work in [0,1] that took so many seconds."""
     left = ""
-    if share > 0 and elapsed > TOLD_AFTER:
+    if share > 0 and elapsed > SHOWN_AFTER:
         rest = elapsed * (1 - share) / share
         left = f"about {max(5 * math.ceil(rest / 5), 5)} s left"
     return Progress(round(100 * share), 100, "Protecting the clip", left)

@@ -44,7 +44,7 @@ def clip_tab(settings: PageSettings) -> ClipArea | None:
     """Clip and expression on the left, what came of it on the right.
 
     Returns:
-        None where clips can't be read, which is told instead.
+        None where clips can't be read, which the page says instead.
     """
     if not can_read_clips():
         gr.Markdown(texts.NO_CLIPS)
@@ -128,7 +128,7 @@ def connect(area: ClipArea | None, form: page.Form, endpoints: Endpoints) -> Non
         shown = ""
         if frame:
             choices = choices_of(*values)
-            # What isn't possible was told when the clip came, or will be when it's protected.
+            # What isn't possible was said when the clip came, or will be when it's protected.
             with contextlib.suppress(gr.Error), errors_in_plain_words():
                 picture = endpoints.clips.preview(frame, choices, faces)
                 shown = results.preview(picture, choices)

@@ -113,7 +113,7 @@ class Handlers:
         """One of the visitor's own results."""
         result = next(iter(visit.results[event.index :]), None)
         with errors_in_plain_words():
-            read_upload(result and result.files.after)  # told, if it was deleted meanwhile
+            read_upload(result and result.files.after)  # raises if it was deleted meanwhile
         return self._show(visit.show(result))
 
     def find_in_other(self, visit: Visit, other: File) -> tuple[str, str]:
@@ -122,19 +122,19 @@ class Handlers:
         if not (result or other):
             return gr.skip(), gr.skip()
         if not other:
-            told = results.verdict(result.reports, result.mode)
-            return told, charts.similarity_chart(result.reports)
+            verdict = results.verdict(result.reports, result.mode)
+            return verdict, charts.similarity_chart(result.reports)
         with errors_in_plain_words():
             read_upload(result and result.files.after)
             boxes = [one.box for one in result.reports]
             before, after = self._service.find_again(result.files, boxes, other["path"])
-        told = results.verdict_by_other(result.reports, before, after)
-        return told, charts.comparison_chart(after)
+        verdict = results.verdict_by_other(result.reports, before, after)
+        return verdict, charts.comparison_chart(after)
 
     def show_preview(self, photo: File, newest: dict, *values: Any) -> str:
         """The upload with the chosen expression; nothing where that isn't possible.
 
-        Why it isn't has been told when the photo came, or will be when it's to be protected.
+        Why it isn't has been said when the photo came, or will be when it's to be protected.
         """
         if not photo:
             return ""

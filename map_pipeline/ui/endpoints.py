@@ -216,7 +216,7 @@ class Endpoints:
     ) -> Iterator[tuple]:
         """Protect the clear faces of several photos, one after another in one place of the queue.
 
-        A photo that can't be protected is told with its reason, and the others go on.
+        A photo that can't be protected is listed with its reason, and the others go on.
 
         Args:
             photos: the photos; 10 at most, or as many as this page allows.

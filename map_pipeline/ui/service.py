@@ -73,7 +73,7 @@ class Progress:
     """How far a protection is: `done` of `total` steps, and what is going on.
 
     Attributes:
-        left: how long it will go on, told in place of the steps; None tells the steps.
+        left: how long it will go on, shown in place of the steps; None shows the steps.
     """
 
     done: int

@@ -86,7 +86,7 @@ def check_front_matter(folder: Path, space: str | None = None) -> list[str]:
 
 
 def check_tracked(folder: Path) -> list[str]:
-    """Check that git knows every file, as it's git's files that are tested and told to others."""
+    """Check that git knows every file, as it's git's files that are tested and pushed."""
     left = _listed_by_git(folder, "--others", "--exclude-standard")
     gone = _listed_by_git(folder, "--deleted")
     # What the code may need and `hf upload` leaves out, as it reads .gitignore, too.
@@ -168,8 +168,8 @@ def check_resolution(folder: Path) -> list[str]:
         )
     if done.returncode == 0:
         return []
-    told = [line.strip() for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    return [f"pip must find versions that go together, got: {' '.join(told) or done.stderr}"]
+    errors = [line.strip() for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    return [f"pip must find versions that go together, got: {' '.join(errors) or done.stderr}"]
 
 
 def check_zero_gpu(folder: Path) -> list[str]:

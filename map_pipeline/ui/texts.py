@@ -110,7 +110,7 @@ EXPRESSIONS = {
     "neutral": "a calm", "sad": "a sad", "surprise": "a surprised",
     "contempt": "a contemptuous", "closed_smile": "a gently smiling",
 }  # fmt: skip
-UPLOAD = "Drop an image file here to upload"  # the name that a screen reader is told, too
+UPLOAD = "Drop an image file here to upload"  # also the name for screen readers
 CHOOSE_PHOTO = "Choose a photo first."
 CHOOSE_PHOTOS = "Choose some photos first."
 BATCH_INTRO = """All clear faces of all photos get this expression. Everything else is as chosen

@@ -30,7 +30,7 @@ class Result:
 
     @property
     def caption(self) -> str:
-        """What tells it from the others."""
+        """What distinguishes it from the others."""
         found, total = count_matches(self.reports)
         copied = any(one.expression_of for one in self.reports)
         name = "Copied" if copied else texts.emotion_label(self.emotion)

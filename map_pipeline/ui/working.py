@@ -14,7 +14,7 @@ AT_ONCE = {"api_visibility": "private", "concurrency_limit": None}
 
 @dataclass(frozen=True)
 class AtWork:
-    """The buttons that begin some work, the one that stops it, and where its progress is told."""
+    """The buttons that begin some work, the one that stops it, and where its progress is shown."""
 
     starts: Sequence[gr.Button]
     stop: gr.Button
@@ -29,7 +29,7 @@ class AtWork:
 
         Args:
             jobs: the events that do the work.
-            clear: whether nothing is told of its progress then.
+            clear: whether its progress is cleared then.
         """
         outputs = [*self.starts, self.stop, *([self.status] if clear else [])]
         for job in jobs:

@@ -30,20 +30,20 @@ from map_pipeline.stages import FaceStages, FaceTask, Plan
 from map_pipeline.video.change import KeyChange, express, follow, joined, show, unchanged
 from map_pipeline.video.people import Person
 
-# So often the change is looked at and mended, seconds: people turn their heads in that time.
+# So often the change is checked and renewed, seconds: people turn their heads in that time.
 KEY_EVERY = 2.0
 # What a frame may lack of the first one's protection, in steps of the margin (see `Goals`).
 TOLERANCE = 0.5
-# Of the objectives of identity, relative to a photo's: a clip compares with the very same frames.
+# Of the objectives of identity, relative to a photo's: a clip is compared with its own frames,
+# which are more alike than two photos. Less of it flickers less and protects less.
 IDENTITY_WEIGHT = 3.0
 
 
 def for_clips(plan: Plan) -> Plan:
     """How a change for a whole clip is found on one of its frames.
 
-    Other frames may lack `TOLERANCE` of that one's protection, so it goes as much further, and
-    identity weighs more. Features may move as far as in strong mode, for that isn't seen in a face
-    that moves anyway.
+    Other frames may lack `TOLERANCE` of that frame's protection, so it goes as much further. With
+    the weights and motions of fast mode alone, a clip's frames would still match each other.
     """
     config = plan.config
     farthest = max(config.max_shift, MAPConfig.max_shift)

@@ -13,7 +13,7 @@ from map_pipeline.errors import InvalidVideoError
 from map_pipeline.video.reading import BT709, Clip, Frame, import_av, numbered, opened
 
 FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-# 16 of 0 to 51 is hardly told from the input. Fewer bits, or "veryfast", make a calm face flicker:
+# 16 of 0 to 51 looks like the input. Fewer bits, or "veryfast", make a calm face flicker:
 # by 1.25 times the input's own change, this by 1.13.
 ENCODER = {"crf": "16", "preset": "fast"}
 # What a player needs to know before the pictures stands first, so that a page can start at once.

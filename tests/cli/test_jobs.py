@@ -264,12 +264,12 @@ def test_a_stopped_run_goes_on_where_it_was(
     for name in ("a.png", "b.png", "c.png"):
         portrait(tmp_path / "in" / name)
     out, report = tmp_path / "out", tmp_path / "report.json"
-    mend = failing(monkeypatch, "b.png", KeyboardInterrupt())
+    restore = failing(monkeypatch, "b.png", KeyboardInterrupt())
     assert protect(tmp_path / "in", out, "--report", report) == 130
     assert set(json.loads(report.read_text())) == {"a.png"}
     first = digests(out)
     assert set(first) == {"a.png"}
-    mend()
+    restore()
     assert protect(tmp_path / "in", out, "--report", report, "--skip-existing") == 0
     assert set(digests(out)) == {"a.png", "b.png", "c.png"}
     assert digests(out)["a.png"] == first["a.png"]

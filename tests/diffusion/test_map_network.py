@@ -85,13 +85,13 @@ def test_it_tells_faces_and_targets_apart_and_ignores_other_recognisers(part: st
     network, known, source = trained(unet), targets(), targets(1)
     sources = {name: value.expand(3, -1) for name, value in source.items()}
     tell = getattr(network, part)
-    told = tell(sources, known, 1.0)
-    assert told.shape == (3, embedding_width(unet) if part == "encode" else 3)
-    assert (told[0] - told[1]).abs().max() > 1e-3
-    assert torch.equal(tell(sources, {**known, "three": torch.randn(3, 5)}, 1.0), told)
+    answer = tell(sources, known, 1.0)
+    assert answer.shape == (3, embedding_width(unet) if part == "encode" else 3)
+    assert (answer[0] - answer[1]).abs().max() > 1e-3
+    assert torch.equal(tell(sources, {**known, "three": torch.randn(3, 5)}, 1.0), answer)
     assert (tell(known, {}, 1.0) - tell(sources, {}, 1.0)).abs().max() > 1e-3  # nobody as target
     margins = torch.tensor([1.0, 1.0, 3.0])
-    changed = (tell(sources, known, margins) - told).abs().amax(1)
+    changed = (tell(sources, known, margins) - answer).abs().amax(1)
     assert changed[:2].max() == 0
     assert changed[2] > 1e-3
     with pytest.raises(KeyError, match="two"):
@@ -158,15 +158,15 @@ def test_a_trained_start_saves_steps(editing_pipeline: MAPPipeline) -> None:
     config = MAPConfig(num_inversion_steps=2, refine_steps=3, steps_saved=2, expression_strength=0)
 
     def steps(**settings: object) -> int:
-        told: list[int] = []
+        answer: list[int] = []
 
         def count(_pipe: MAPPipeline, step: int, _timestep: int, given: dict) -> dict:
-            told.append(step)
+            answer.append(step)
             return given
 
         editing_pipeline(ASTRONAUT, config=config, callback_on_step_end=count, **settings)
-        assert told == list(range(editing_pipeline.num_timesteps))
-        return len(told)
+        assert answer == list(range(editing_pipeline.num_timesteps))
+        return len(answer)
 
     assert steps() == 1
     assert steps(target="second") == steps(target=ASTRONAUT) == 2  # with a target half is saved

@@ -3,6 +3,7 @@ import math
 from pathlib import Path
 
 import pytest
+import synthetic
 
 from map_pipeline.evaluation.results import (
     NO_SECOND,
@@ -16,20 +17,12 @@ from map_pipeline.evaluation.results import (
     results_file,
 )
 
-ROW = Row(
-    photo="001",
-    method="map",
+ROW = dataclasses.replace(
+    synthetic.ROW,
     left_out="faceres",
     recogniser="faceres",
-    used=False,
-    transformation="none",
-    found=True,
-    target_clean=0.1,
     target_protected=1 / 3,
-    person_clean=0.9,
     person_protected=-1e-17,
-    rank_clean=1,
-    rank_protected=4,
 )
 PHOTO = PhotoRow(
     photo="001",

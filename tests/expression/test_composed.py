@@ -6,7 +6,7 @@ from made_up_space import mean_face
 
 from map_pipeline.config import EMOTIONS, EXPRESSIONS
 from map_pipeline.expression.action_units import UNITS, displacement_of
-from map_pipeline.expression.composed import ADDED, COMPOSED, ingredients, told_emotion
+from map_pipeline.expression.composed import ADDED, COMPOSED, classifier_emotion, ingredients
 
 LEFT_CORNER, RIGHT_CORNER = 48, 54
 
@@ -24,8 +24,8 @@ def test_each_choice_is_an_emotion_or_has_a_recipe() -> None:
 
 
 def test_emotions_are_told_as_they_are_and_others_as_their_nearest() -> None:
-    assert [told_emotion(name) for name in EMOTIONS] == list(range(len(EMOTIONS)))
-    assert EMOTIONS[told_emotion("closed_smile")] == "happy"
+    assert [classifier_emotion(name) for name in EMOTIONS] == list(range(len(EMOTIONS)))
+    assert EMOTIONS[classifier_emotion("closed_smile")] == "happy"
 
 
 @pytest.mark.parametrize("name", COMPOSED)
@@ -41,7 +41,10 @@ def test_own_movements_are_added() -> None:
     _, alone = ingredients("closed_smile", 1.0, {})
     _, more = ingredients("closed_smile", 1.0, {"smile": 0.25, "brows_up": -0.5})
     assert more == {**alone, "smile": alone["smile"] + 0.25, "brows_up": -0.5}
-    assert ingredients("happy", 1.0, {"smile": 0.25}) == (told_emotion("happy"), {"smile": 0.25})
+    assert ingredients("happy", 1.0, {"smile": 0.25}) == (
+        classifier_emotion("happy"),
+        {"smile": 0.25},
+    )
 
 
 @pytest.mark.parametrize("name", [*COMPOSED, *ADDED])

@@ -37,7 +37,7 @@ ARGUMENTS = [
 
 
 class Networks:
-    """Counts how often a pipeline asks its recognisers, so that work can be told from rest."""
+    """Counts how often a pipeline asks its recognisers, to distinguish work from rest."""
 
     def __init__(self, pipe: MAPPipeline) -> None:
         self.calls = 0
@@ -55,7 +55,7 @@ class Networks:
 
 
 class Site:
-    """A running page and a browser; `networks` tells whether the page works.
+    """A running page and a browser; `networks` shows whether the page works.
 
     Args:
         demo: the launched page.

@@ -25,16 +25,16 @@ def pickling_gpu(duration: Callable[..., int]) -> Callable:
 
     def decorate(task: Callable) -> Callable:
         def call(*args: Any) -> Iterator:
-            told: list = []
+            answer: list = []
             [asked] = args
             faces = asked.people if isinstance(asked, ClipJob) else sum(len(j.boxes) for j in asked)
-            gpu_calls.append((duration(*args), faces, told))
+            gpu_calls.append((duration(*args), faces, answer))
             try:
                 for item in task(*pickle.loads(pickle.dumps(args))):
-                    told.append(pickle.loads(pickle.dumps(item)))
-                    yield told[-1]
+                    answer.append(pickle.loads(pickle.dumps(item)))
+                    yield answer[-1]
             except GeneratorExit:
-                told.append("closed")
+                answer.append("closed")
                 raise
             except Exception as error:
                 raise pickle.loads(pickle.dumps(error)) from None

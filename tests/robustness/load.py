@@ -56,7 +56,7 @@ class Visit:
 
     Attributes:
         seconds: of the protection.
-        position: the highest in the queue that was told.
+        position: the highest in the queue that was shown.
         failure: what failed first.
         previews: seconds of each.
     """
@@ -92,7 +92,7 @@ class Phase:
 
     @property
     def position(self) -> int | None:
-        """The highest position in the queue that anybody was told."""
+        """The highest position in the queue that anybody was shown."""
         return max((one.position for one in self.visits if one.position is not None), default=None)
 
 
@@ -292,7 +292,7 @@ def memory(pid: int, kind: str = "VmRSS") -> float:
 
 def reset_peak(pid: int) -> None:
     """Let the peak of the resident memory be counted from now on."""
-    with contextlib.suppress(OSError):  # not everywhere allowed; the peak is only told
+    with contextlib.suppress(OSError):  # not everywhere allowed; the peak is only reported
         Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
@@ -315,7 +315,7 @@ def broken_rules(outcome: Outcome) -> list[str]:
     rules = {
         f"{len(alone.failures)} calls of the one client failed": alone.failures,
         f"{len(together.failures)} calls failed": together.failures,
-        "nobody was told a position in the queue": waiting and together.position is None,
+        "nobody was shown a position in the queue": waiting and together.position is None,
         f"throughput fell {slower}": together.per_minute < (1 - SLOWDOWN) * alone.per_minute,
         f"memory grew from {before:.0f} to {after:.0f} MB": after > before + GROWTH,
         f"{outcome.files[1]} files weren't deleted": outcome.files[1],

@@ -1,4 +1,4 @@
-"""Whatever didn't work is said first, and scripts can be told to fail for it."""
+"""Whatever didn't work is said first, and scripts can be made to fail for it."""
 
 import json
 from dataclasses import replace

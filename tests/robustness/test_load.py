@@ -44,7 +44,7 @@ def test_every_broken_rule_is_told() -> None:
     )
     assert load.broken_rules(outcome) == [
         "1 calls failed",
-        "nobody was told a position in the queue",
+        "nobody was shown a position in the queue",
         "throughput fell from 12.0 to 0.6 photos a minute",
         "memory grew from 500 to 700 MB",
         "3 files weren't deleted",

@@ -69,7 +69,7 @@ def test_a_refused_photo_is_forgotten_at_once(tmp_path: Path) -> None:
         finally:
             gc.enable()
     assert len(photos) == 4
-    # A batch tells the reason of each photo instead.
+    # A batch gives the reason of each photo instead.
     gc.disable()
     try:
         *_, (_, text, outcomes, _) = endpoints.protect_batch([file, file], request=request)

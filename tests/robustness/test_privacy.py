@@ -247,7 +247,7 @@ def test_page_leaves_nothing_once_its_cache_is_swept_and_calls_nobody(
     sweep(cache, keep_seconds=0)  # and the folders, now empty
     assert traces(cache, photo) == []
     assert traces(tmp_path / "home", photo) == traces(tmp_path / "temp", photo) == []
-    # httpx tells at the client's side what it sends; the server must not.
+    # httpx logs at the client's side what it sends; the server must not.
     said = "".join(one.getMessage() for one in caplog.records if one.name != "httpx")
     said += "".join(capfd.readouterr()) + str(result[1:])
     for mark in (NAME, CAMERA, "48.2083", "29.8764"):

@@ -111,9 +111,9 @@ def test_variations_are_natural_and_drawn_by_the_generator_alone() -> None:
 
 def test_all_that_is_known_is_told() -> None:
     faces = batch(5, SIDE)
-    told = faces.condition
-    assert torch.equal(told.emotion, faces.emotions)
-    assert torch.equal(told.shape, faces.landmarks68)
-    assert told.has_shape.tolist() == [1, 1, 1, 1, 0]
-    assert told.grey.tolist() == [0] * 5
+    answer = faces.condition
+    assert torch.equal(answer.emotion, faces.emotions)
+    assert torch.equal(answer.shape, faces.landmarks68)
+    assert answer.has_shape.tolist() == [1, 1, 1, 1, 0]
+    assert answer.grey.tolist() == [0] * 5
     assert len(faces.first(2).images) == len(faces.first(2).condition.shape) == 2

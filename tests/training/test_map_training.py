@@ -95,7 +95,7 @@ def prepared() -> tuple[ScoreModel, dict, map_step.Prepared]:
     )
 
 
-# --- what the network is told ---
+# --- what the network gets ---
 
 
 @pytest.mark.parametrize(
@@ -119,10 +119,10 @@ def test_what_cannot_run_is_told_before_any_face_is_prepared(
 
 def test_the_face_as_it_is_has_no_emotion() -> None:
     labels = batch()
-    told = source_condition(labels, torch.tensor([3, 23]))
-    assert not told.emotion.any()
-    assert torch.equal(told.shape, labels.landmarks68[[3, 23]])
-    assert told.has_shape.tolist() == [1, 0]
+    answer = source_condition(labels, torch.tensor([3, 23]))
+    assert not answer.emotion.any()
+    assert torch.equal(answer.shape, labels.landmarks68[[3, 23]])
+    assert answer.has_shape.tolist() == [1, 0]
 
 
 # --- preparation ---
@@ -138,10 +138,10 @@ def test_faces_are_inverted_and_reconstructed(
     row = 5
     crop = ready.pixels[row : row + 1].float() / 255
     with torch.no_grad():
-        told = model.conditioner(source_condition(ready.labels, torch.tensor([row])))
+        answer = model.conditioner(source_condition(ready.labels, torch.tensor([row])))
         latents = patchify(crop, 4)
-        start = invert(model.unet, SCHEDULER, latents, 300, 2, told)
-        back = generate(model.unet, SCHEDULER, start, 300, 2, told)
+        start = invert(model.unet, SCHEDULER, latents, 300, 2, answer)
+        back = generate(model.unet, SCHEDULER, start, 300, 2, answer)
         region, points = surroundings(crop, ready.landmarks[row : row + 1])
         embedding = surrogates["two"](region, points)
     torch.testing.assert_close(ready.starts[row].float(), start[0], atol=2e-3, rtol=2e-3)
@@ -226,7 +226,7 @@ def test_targets_are_composites_or_other_people(
 
     found = draw()
     in_bank = index_in(found["one"], bank["one"])
-    # All recognisers are told of the same target.
+    # All recognisers get the same target.
     assert torch.equal(in_bank, index_in(found["two"], bank["two"]))
     built_in = map_step.NEAREST + map_step.ANY_COMPOSITE
     assert (in_bank >= 0).float().mean().item() == pytest.approx(built_in, abs=0.07)
@@ -346,10 +346,10 @@ def test_reports_and_files(tmp_path: Path) -> None:
     for report in reports:
         assert set(report) | optional == names | rates | {"update", "minutes"}
         assert all(0 <= report[name] <= 1 for name in rates & set(report))
-    told = json.loads((tmp_path / "training_map.json").read_text())
-    assert told["reports"] == reports
-    assert told["config"]["weights"] == {"dodging": 0.0}
-    assert told["config"]["protection"]["num_inversion_steps"] == 2
+    answer = json.loads((tmp_path / "training_map.json").read_text())
+    assert answer["reports"] == reports
+    assert answer["config"]["weights"] == {"dodging": 0.0}
+    assert answer["config"]["protection"]["num_inversion_steps"] == 2
 
 
 @pytest.mark.slow

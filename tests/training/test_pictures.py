@@ -123,7 +123,7 @@ def test_curves_of_both_objectives_and_the_conflicts() -> None:
 
 @pytest.mark.slow
 def test_curves_of_several_runs(tmp_path: Path) -> None:
-    """Folders of one name are told apart, and one run has no dodging."""
+    """Folders of one name are distinguished, and one run has no dodging."""
     pytest.importorskip("matplotlib")
     without = [{k: v for k, v in report.items() if k != "dodging"} for report in reports()]
     many = [reports(count) for count in range(1, 6)]

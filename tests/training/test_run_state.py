@@ -130,7 +130,7 @@ def test_no_state_before_the_first_is_whole(tmp_path: Path) -> None:
 
 def write(out: Path, number: int) -> None:
     with replacing(out) as new:
-        for name in ("unet/config", "unet/weights", "conditioner/weights", "told"):
+        for name in ("unet/config", "unet/weights", "conditioner/weights", "answer"):
             path = new / name
             if not path.parent.exists():
                 os.mkdir(path.parent)
@@ -142,13 +142,13 @@ def test_each_file_is_whole_and_the_last_tells_of_the_others(tmp_path: Path) -> 
     out = tmp_path / "out"
     write(out, 1)
     names = set(content(out))
-    assert names == {"unet/config", "unet/weights", "conditioner/weights", "told"}
+    assert names == {"unet/config", "unet/weights", "conditioner/weights", "answer"}
 
     for _ in die_everywhere(lambda: write(out, 2), lambda: write(out, 1)):
         found = {k: v for k, v in content(out).items() if not k.startswith(".new")}
         assert found.keys() == names
         assert all(value in (f"{name} 1", f"{name} 2") for name, value in found.items())
-        if found["told"] == "told 2":
+        if found["answer"] == "answer 2":
             assert all(value.endswith("2") for value in found.values())
 
 
@@ -158,7 +158,7 @@ def test_a_failure_while_writing_changes_nothing(tmp_path: Path) -> None:
 
     def fail() -> None:
         with replacing(tmp_path) as new:
-            (new / "told").write_text("half")
+            (new / "answer").write_text("half")
             raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
@@ -174,7 +174,7 @@ def test_files_of_other_origin_stay(tmp_path: Path) -> None:
 
 
 class Clock:
-    """Minutes that pass when told so."""
+    """Minutes that pass when asked to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.minutes = 100.0

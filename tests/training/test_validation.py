@@ -95,10 +95,10 @@ def test_all_levels_are_reported_as_means_over_the_faces(monkeypatch: pytest.Mon
 def test_the_condition_counts() -> None:
     model, faces = score_model(QUICK), batch(4)
     with torch.no_grad():
-        told = model.conditioner(faces.condition) * 10
+        reply = model.conditioner(faces.condition) * 10
     blind = validate(model.unet, SCHEDULER, faces.images, None)
-    assert validate(model.unet, SCHEDULER, faces.images, torch.zeros_like(told)) == blind
-    assert validate(model.unet, SCHEDULER, faces.images, told) != blind
+    assert validate(model.unet, SCHEDULER, faces.images, torch.zeros_like(reply)) == blind
+    assert validate(model.unet, SCHEDULER, faces.images, reply) != blind
 
 
 def test_psnr_in_closed_form() -> None:

@@ -99,14 +99,14 @@ def test_example_of_the_readme_runs(demo: gr.Blocks, monkeypatch: pytest.MonkeyP
     assert behind, f"the README of the page has no {MARK}"
     code = re.search(r"```python\n(.*?)```", behind, re.DOTALL)[1]
     monkeypatch.chdir(ROOT)
-    told: dict[str, Any] = {}
-    exec(code.replace("http://127.0.0.1:7860", demo.local_url), told)
-    assert Image.open(told["photo"]).size == Image.open(VIDEO_CALL).size
-    assert "recognition programs still find" in told["verdict"]
-    assert [one["emotion"] for one in told["reports"]] == ["happy", "neutral"]
-    assert {one["name"] for one in told["answers"]} == {
-        one["name"] for one in told["reports"][0]["recognisers"]
+    answer: dict[str, Any] = {}
+    exec(code.replace("http://127.0.0.1:7860", demo.local_url), answer)
+    assert Image.open(answer["photo"]).size == Image.open(VIDEO_CALL).size
+    assert "recognition programs still find" in answer["verdict"]
+    assert [one["emotion"] for one in answer["reports"]] == ["happy", "neutral"]
+    assert {one["name"] for one in answer["answers"]} == {
+        one["name"] for one in answer["reports"][0]["recognisers"]
     }
-    assert all(one["protected"] for one in told["outcomes"])
-    with zipfile.ZipFile(told["archive"]) as archive:
-        assert {one["file"] for one in told["outcomes"]} < set(archive.namelist())
+    assert all(one["protected"] for one in answer["outcomes"])
+    with zipfile.ZipFile(answer["archive"]) as archive:
+        assert {one["file"] for one in answer["outcomes"]} < set(archive.namelist())

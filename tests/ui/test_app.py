@@ -177,11 +177,11 @@ def test_faces_of_compared_photos_and_their_problems_are_told(
 ) -> None:
     cut = tmp_path / "cut.png"  # nearly half of the face lies outside
     Image.fromarray(pixels(ASTRONAUT)[:256, :235]).save(cut)
-    told = compare(client, VIDEO_CALL, cut)
+    reply = compare(client, VIDEO_CALL, cut)
     faces = client.predict(handle_file(VIDEO_CALL), api_name="/detect")
-    assert [one["box"] for one in told["first"]["faces"]] == [one["box"] for one in faces]
-    assert [one["compared"] for one in told["first"]["faces"]] == [True, False, False, False]
-    [face] = told["second"]["faces"]
+    assert [one["box"] for one in reply["first"]["faces"]] == [one["box"] for one in faces]
+    assert [one["compared"] for one in reply["first"]["faces"]] == [True, False, False, False]
+    [face] = reply["second"]["faces"]
     assert "cut off by the edge" in face["problems"][0]
 
 
@@ -237,10 +237,10 @@ def test_four_users_at_once_get_their_own_photos(client: Client, tmp_path: Path)
 def test_progress_counts_the_steps(client: Client) -> None:
     job = client.submit(photo=handle_file(ASTRONAUT), steps=3, api_name="/protect")
     job.result()
-    told = [one[1] for one in job.outputs()]
-    assert told[0] == "Looking for faces"
-    assert "Protecting the face" in told
-    assert told[-2] == "Checking the result"
+    reply = [one[1] for one in job.outputs()]
+    assert reply[0] == "Looking for faces"
+    assert "Protecting the face" in reply
+    assert reply[-2] == "Checking the result"
     assert [one.done for one in gpu_calls[-1][2][:-1]] == [0, 1, 2, 3]
 
 
@@ -250,22 +250,22 @@ def test_stopping_a_job_stops_the_work(client: Client) -> None:
     while len(job.outputs()) < 3:
         time.sleep(0.01)
     job.cancel()
-    told = gpu_calls[-1][2]
+    reply = gpu_calls[-1][2]
     for _ in range(100):
-        if told[-1] == "closed":
+        if reply[-1] == "closed":
             break
         time.sleep(0.05)
-    assert told[-1] == "closed"
-    assert len(told) < 60
+    assert reply[-1] == "closed"
+    assert len(reply) < 60
     assert protect(client, ASTRONAUT)  # and the page goes on
 
 
 def test_calls_to_the_gpu_ask_for_their_own_duration(result: tuple) -> None:
-    duration, faces, told = gpu_calls[0]
+    duration, faces, reply = gpu_calls[0]
     assert result
     assert faces == 1
     assert 1 <= duration <= 20
-    assert told[-1].reports
+    assert reply[-1].reports
 
 
 def bad_picture(folder: Path, name: str) -> Path:

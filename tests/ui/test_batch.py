@@ -195,8 +195,8 @@ def test_progress_names_the_photo_and_pictures_are_read_one_at_a_time(
 
     batch = batch_of(service, tmp_path, run=run)
     paths = [str(photos[0]), str(photos[3])]
-    told = [one for one in batch.work(paths, None, CHOICES) if isinstance(one, Progress)]
-    texts_told = list(dict.fromkeys(one.text for one in told))
+    reply = [one for one in batch.work(paths, None, CHOICES) if isinstance(one, Progress)]
+    texts_told = list(dict.fromkeys(one.text for one in reply))
     assert texts_told[:2] == ["Photo 1 of 2: looking for faces", "Photo 2 of 2: looking for faces"]
     first, second = (
         [number for number, text in enumerate(texts_told[2:]) if text.startswith(f"Photo {photo}")]

@@ -195,7 +195,7 @@ def test_every_text_can_be_read(site: Site, dark: bool) -> None:
 
 
 def test_every_control_has_a_name(site: Site) -> None:
-    """As a browser tells it to a screen reader."""
+    """As a browser gives it to a screen reader."""
     page = site.open()
     for title in FORM_SECTIONS:
         section(page, title)

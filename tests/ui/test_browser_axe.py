@@ -38,8 +38,8 @@ def find_axe() -> Path | None:
     """Of `npm install axe-core` here, or with -g."""
     places = [ROOT / "node_modules"]
     if npm := which("npm"):
-        told = subprocess.run([npm, "root", "-g"], capture_output=True, text=True)
-        places.append(Path(told.stdout.strip()))
+        answer = subprocess.run([npm, "root", "-g"], capture_output=True, text=True)
+        places.append(Path(answer.stdout.strip()))
     scripts = (place / "axe-core" / "axe.min.js" for place in places)
     return next((script for script in scripts if script.is_file()), None)
 

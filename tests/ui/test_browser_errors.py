@@ -70,7 +70,7 @@ def test_without_a_photo(site: Site) -> None:
 def test_photo_that_cannot_be_protected(
     site: Site, tmp_path: Path, kind: str, at_once: str | None, at_the_button: str
 ) -> None:
-    """The reason is told as soon as the photo is there, and again to whoever goes on."""
+    """The reason is shown as soon as the photo is there, and again to whoever goes on."""
     page = site.open()
     upload(page, picture(tmp_path, kind))
     if at_once:
@@ -83,10 +83,10 @@ def test_photo_that_cannot_be_protected(
         )
         playwright.expect(page.locator(".map-face-unclear")).to_have_count(1)
     button(page, "Protect").click()
-    told = toast(page, at_the_button).inner_text()
+    answer = toast(page, at_the_button).inner_text()
     screenshot(page, f"error-{kind.replace(' ', '-')}", full=False)
-    assert "Traceback" not in told
-    assert "/" not in told  # no path of the server
+    assert "Traceback" not in answer
+    assert "/" not in answer  # no path of the server
     playwright.expect(button(page, "Protect")).to_be_enabled()  # ready for the next attempt
     playwright.expect(button(page, "Stop")).to_be_hidden()
 

@@ -1,4 +1,4 @@
-"""Several faces and several photos in a browser: picked, each with its own, told one by one."""
+"""Several faces and several photos in a browser: picked, each with its own, named one by one."""
 
 import json
 import re

@@ -75,8 +75,8 @@ def test_choices_are_seen_before_anything_is_protected(site: Site) -> None:
         preview(page, emotion).wait_for()
         seconds.append(time.perf_counter() - started)
     if folder := os.environ.get("MAP_SCREENSHOTS"):
-        told = f"median {statistics.median(seconds):.2f} s, n = {len(seconds)}: {sorted(seconds)}"
-        (Path(folder) / "preview-seconds.txt").write_text(told)
+        answer = f"median {statistics.median(seconds):.2f} s, n = {len(seconds)}: {sorted(seconds)}"
+        (Path(folder) / "preview-seconds.txt").write_text(answer)
     assert statistics.median(seconds) < 10  # even on a machine that is busy with something else
     assert site.networks.calls == asked  # none of the recognisers
 
@@ -130,10 +130,10 @@ def test_after_ten_quick_changes_the_last_one_is_seen(site: Site) -> None:
         choose(page, emotion)
     preview(page, "surprise").wait_for()
     page.wait_for_timeout(3000)
-    told = list(dict.fromkeys(alt for alt, *_ in page.evaluate("seen")))
-    assert "surprise" in told[-1]
+    answer = list(dict.fromkeys(alt for alt, *_ in page.evaluate("seen")))
+    assert "surprise" in answer[-1]
     # How many of the others are computed depends on the machine; none comes again after the last.
-    assert len(told) <= len(EMOTIONS)
+    assert len(answer) <= len(EMOTIONS)
     page.locator("#strength input[type=range]").focus()
     for _ in range(8):
         page.keyboard.press("ArrowLeft")

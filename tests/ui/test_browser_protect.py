@@ -86,7 +86,7 @@ def test_photo_is_protected_as_chosen_and_downloaded_to_the_last_bit(
     screenshot(page, "working")
     page.locator(".map-verdict").wait_for()
 
-    # The verdict comes into view and tells the numbers; charts and tables have every recogniser.
+    # The verdict comes into view and shows the numbers; charts and tables have every recogniser.
     playwright.expect(button(page, "Protect")).to_be_enabled()  # robustness has been tested, too
     playwright.expect(button(page, "Stop")).to_be_hidden()
     playwright.expect(page.locator("#verdict")).to_be_in_viewport()
@@ -262,8 +262,8 @@ def test_announced_seconds_are_those_that_were_measured(site: Site) -> None:
     page.locator(".map-verdict").wait_for()
     seconds = time.perf_counter() - started
     # Tests before may have run this mode, too, on a machine that was busier or less busy.
-    told = page.locator("#expected").inner_text()
-    announced = int(re.search(r"about (\d+) s a face", told)[1])
+    answer = page.locator("#expected").inner_text()
+    announced = int(re.search(r"about (\d+) s a face", answer)[1])
     assert 0.5 * seconds < announced < 2 * seconds
 
 

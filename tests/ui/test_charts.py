@@ -66,8 +66,8 @@ ALL_CHARTS = {
 }
 
 
-def told(chart: str) -> list[str]:
-    """What a screen reader is told of the bars, in order."""
+def answer(chart: str) -> list[str]:
+    """What a screen reader gets of the bars, in order."""
     return [
         one.get("aria-label") for one in ElementTree.fromstring(chart).iter() if one.get("role")
     ]
@@ -122,7 +122,7 @@ def test_names_are_escaped() -> None:
 
 def test_similarities_before_and_after() -> None:
     chart = similarity_chart([FACE])
-    assert told(chart) == [
+    assert answer(chart) == [
         "Similarity to your photo: 1.00 before, 0.25 after; same person from 0.50.",
         "Similarity to the stand-in: −0.12 before, 0.62 after; same person from 0.50.",  # noqa: RUF001
         "Similarity to your photo: 1.00 before, 0.51 after; same person from 0.50.",
@@ -160,9 +160,9 @@ def test_faces_are_numbered_only_where_there_are_several() -> None:
 
 def test_emotions_and_which_one_was_asked() -> None:
     chart = emotion_chart([FACE])
-    assert len(told(chart)) == len(EMOTIONS)
-    assert "Happy, chosen: 25% before, 100% after." in told(chart)
-    assert "Neutral: 75% before, 0% after." in told(chart)
+    assert len(answer(chart)) == len(EMOTIONS)
+    assert "Happy, chosen: 25% before, 100% after." in answer(chart)
+    assert "Neutral: 75% before, 0% after." in answer(chart)
     assert chart.count("map-asked") == 1
     assert "25% → 100%" in words(chart)
 
@@ -170,7 +170,7 @@ def test_emotions_and_which_one_was_asked() -> None:
 def test_robustness_counts_the_recognisers_that_give_a_verdict() -> None:
     tree = ElementTree.fromstring(robustness_chart(STURDINESS))
     cards = [
-        told(ElementTree.tostring(one, "unicode"))
+        answer(ElementTree.tostring(one, "unicode"))
         for one in tree.iter()
         if one.get("class") == "map-card"
     ]
@@ -196,7 +196,7 @@ def test_comparison_of_two_photos() -> None:
     assert "= same person" in chart
     assert "≠ different people" in chart
     assert "no verdict" in chart
-    assert told(chart)[0] == "Similarity of the two photos: 0.95; same person from 0.90."
+    assert answer(chart)[0] == "Similarity of the two photos: 0.95; same person from 0.90."
     assert widths(chart)[0] == 75
     assert "1 of 1 programs sees the same person" in comparison_chart(ROWS[:1])
 
@@ -208,6 +208,6 @@ def test_without_a_target_there_is_nothing_about_one() -> None:
         similarity_chart([hidden]),
         robustness_chart([RobustnessCheck("half size", hidden.recognisers)]),
     ):
-        assert not any("target" in sentence for sentence in told(chart))
+        assert not any("target" in sentence for sentence in answer(chart))
         assert "takes you for the stand-in" not in words(chart)
     assert "no longer finds you" in words(similarity_chart([hidden]))

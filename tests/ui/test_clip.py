@@ -89,8 +89,8 @@ def test_clip_is_that_of_the_pipeline_and_nothing_of_it_stays(
     assert text.startswith(alone.headline())
     assert (report["frames"], report["people"][0]["target"], seed) == (8, "second", 5)
     # In one stretch of GPU time that is enough for one person.
-    [(duration, people, told)] = gpu_calls[calls:]
-    assert (people, told[0].done) == (1, 0)
+    [(duration, people, answer)] = gpu_calls[calls:]
+    assert (people, answer[0].done) == (1, 0)
     assert 8 < duration < MAX_BATCH_GPU_SECONDS
 
     assert "Zeta" not in caplog.text
@@ -188,8 +188,8 @@ def test_without_pyav_the_tab_and_programs_learn_how_to_install_it(
         clips_of(service, tmp_path).first_frame(str(clip))
     with gr.Blocks() as demo:
         assert clip_page.clip_tab(PageSettings()) is None
-    [told] = [one.value for one in demo.blocks.values() if isinstance(one, gr.Markdown)]
-    assert "pip install 'map-pipeline[video]'" in told
+    [answer] = [one.value for one in demo.blocks.values() if isinstance(one, gr.Markdown)]
+    assert "pip install 'map-pipeline[video]'" in answer
 
 
 def test_preview_is_the_first_frame_with_the_expression_and_lips_as_they_are(

@@ -59,7 +59,7 @@ def test_a_run_is_timed_from_its_first_update_and_per_face(
     monkeypatch.setattr(service_module.time, "perf_counter", lambda: clock[0])
     models = SimpleNamespace(seconds=CALIBRATED)
     service = ProtectionService(lambda: models, background=False)
-    # Somebody's own number of steps tells nothing about the mode.
+    # Somebody's own number of steps says nothing about the mode.
     job = Job(PHOTO, "auto", (BOX, BOX), ("happy", "happy"), Choices(mode="fast", steps=steps))
     passed = list(service.timed([job], updates(clock, work=12.0)))
     assert [type(one) for one in passed] == [Progress, Protected]

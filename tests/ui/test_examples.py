@@ -104,11 +104,11 @@ def test_report_is_that_of_the_networks_shipped(bundled_pipeline: MAPPipeline) -
     """Measured anew on the largest faces; what's left are other versions of the libraries."""
     for line in [one for one in LINES if one["faces"] == "largest"]:
         [face] = reports(line)
-        told = {one["name"]: one["source_after"] for one in face["recognisers"]}
+        answer = {one["name"]: one["source_after"] for one in face["recognisers"]}
         photos = (load_image(EXAMPLES / line[name]) for name in ("photo", "protected"))
         [pair] = compare_faces(bundled_pipeline, *photos, "largest").pairs
         seen = {one.name: one.similarity for one in pair.recognisers}
-        assert seen == pytest.approx(told, abs=0.02)
+        assert seen == pytest.approx(answer, abs=0.02)
 
 
 def test_grey_photo_stays_grey() -> None:

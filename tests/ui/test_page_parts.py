@@ -303,9 +303,9 @@ def test_outlines_tell_who_is_picked_and_with_which_expression() -> None:
 
 
 def test_progress_names_the_face() -> None:
-    told = [texts.step(done, 6, faces=3) for done in range(7)]
+    reply = [texts.step(done, 6, faces=3) for done in range(7)]
     first, second, third = (f"Protecting face {number} of 3" for number in (1, 2, 3))
-    assert told == [first, first, second, second, third, third, "Checking the result"]
+    assert reply == [first, first, second, second, third, third, "Checking the result"]
 
 
 # Results
@@ -355,7 +355,7 @@ def compared(*matches: bool | None) -> list[Comparison]:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "level", "told"),
+    ("before", "after", "level", "reply"),
     [
         ((True, True), (False, False), "protected", "none of 2 recognition programs still finds"),
         ((True, True), (False, True), "partly", "1 of 2 recognition programs still finds you (R2)"),
@@ -365,26 +365,26 @@ def compared(*matches: bool | None) -> list[Comparison]:
         ((False, False), (False, False), "partly", texts.STRANGER.replace("'", "&#x27;")),
     ],
 )
-def test_verdict_by_another_photo(before: tuple, after: tuple, level: str, told: str) -> None:
+def test_verdict_by_another_photo(before: tuple, after: tuple, level: str, reply: str) -> None:
     faces = [report((True, True, True), (False, False, False))]
     text = results.verdict_by_other(faces, compared(*before), compared(*after))
     assert f"map-verdict-{level}" in text
-    assert told in text
+    assert reply in text
     assert texts.SAME_PHOTO not in text
 
 
 def test_verdict_tells_what_people_see() -> None:
     seen = dict.fromkeys(EMOTIONS, 0.0)
 
-    def told(after: str, **asked: str) -> str:
+    def reply(after: str, **asked: str) -> str:
         networks = [ExpressionReport("e", "E", True, seen, {**seen, after: 1.0})]
         face = replace(report((True, True, True)), expressions=networks, **asked)
         return results.verdict([face], "fast")
 
-    assert "People see a happy face; 3% of the face&#x27;s look has changed." in told("happy")
-    assert "Meant to be a happy face, looks more like a calm one; 3%" in told("neutral")
-    assert "People see a happy face; 3%" in told("happy", emotion="sad", expression_of="own image")
-    assert "Meant to be a contemptuous face; 3%" in told("neutral", emotion="contempt")
+    assert "People see a happy face; 3% of the face&#x27;s look has changed." in reply("happy")
+    assert "Meant to be a happy face, looks more like a calm one; 3%" in reply("neutral")
+    assert "People see a happy face; 3%" in reply("happy", emotion="sad", expression_of="own image")
+    assert "Meant to be a contemptuous face; 3%" in reply("neutral", emotion="contempt")
 
 
 def test_unprotected_and_doubtful_faces_are_no_success() -> None:
@@ -485,9 +485,9 @@ def test_gpu_seconds_grow_with_work_and_stay_below_the_limit(faces: int) -> None
 
 def test_expected_seconds_are_told_once_they_are_known() -> None:
     assert texts.expected(None) == ""
-    told = texts.expected({"fast": 12.6, "strong": 43.0})
-    assert "about 13 s" in told
-    assert "about 45 s" in told
+    reply = texts.expected({"fast": 12.6, "strong": 43.0})
+    assert "about 13 s" in reply
+    assert "about 45 s" in reply
 
 
 def test_strong_mode_is_expected_to_take_longer(tiny_pipeline: MAPPipeline) -> None:

@@ -130,8 +130,8 @@ def test_everything_that_crosses_the_boundary_pickles(service: ProtectionService
     assert [getattr(received, one.name) for one in fields(Job)[1:]] == [
         getattr(sent, one.name) for one in fields(Job)[1:]
     ]
-    *told, result = (pickle.loads(pickle.dumps(one)) for one in service.run([received]))
-    assert all(isinstance(one, Progress) for one in told)
+    *answer, result = (pickle.loads(pickle.dumps(one)) for one in service.run([received]))
+    assert all(isinstance(one, Progress) for one in answer)
     assert isinstance(result, Protected)
     [here] = [one for one in service.run([sent]) if isinstance(one, Protected)]
     assert result.photo.tobytes() == here.photo.tobytes()

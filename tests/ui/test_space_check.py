@@ -222,7 +222,7 @@ def test_pip_itself_is_asked_whether_versions_go_together(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "answer"),
     [
         ("", "", None),
         ('pipe("cuda")', 'pipe("cpu")', "`protecting` must have its networks on cuda"),
@@ -233,24 +233,24 @@ def test_pip_itself_is_asked_whether_versions_go_together(
     ],
     ids=["good", "left on the CPU", "judges on the GPU", "no GPU", "CUDA touched", "no import"],
 )
-def test_app_is_loaded_as_on_zero_gpu(folder: Path, old: str, new: str, told: str | None) -> None:
+def test_app_is_loaded_as_on_zero_gpu(folder: Path, old: str, new: str, answer: str | None) -> None:
     (folder / "app.py").write_text(APP.replace(old, new))
     problems = space_check.check_zero_gpu(folder)
-    if told is None:
+    if answer is None:
         assert problems == []
     else:
         [problem] = problems
-        assert told in problem
+        assert answer in problem
 
 
 @pytest.mark.weights
 def test_this_repository_is_a_space(capsys: pytest.CaptureFixture) -> None:
     space_check.main([str(ROOT), "--offline"])
-    told = capsys.readouterr().out
+    answer = capsys.readouterr().out
     # Files that are being worked on are nobody's fault; the rest has to hold at any time.
-    broken = {line for line in told.splitlines() if line.startswith("NOT ok")}
-    assert broken <= {"NOT ok: files tracked"}, told
-    assert "ok: app on ZeroGPU" in told
+    broken = {line for line in answer.splitlines() if line.startswith("NOT ok")}
+    assert broken <= {"NOT ok: files tracked"}, answer
+    assert "ok: app on ZeroGPU" in answer
 
 
 def test_command_fails_where_a_check_does(

@@ -186,9 +186,9 @@ def test_command_writes_clip_and_report(
     options = ["--mode", "fast", "--report", report, "--action-units", "smile=0.5"]
     assert command(clip, tmp_path / "new", *options) == 0
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"in.mp4"}
-    told = capsys.readouterr().out
-    assert "8 frames, 0.3 s, 256 x 256 px" in told
-    assert "emotion happy with smile +0.5" in told
+    answer = capsys.readouterr().out
+    assert "8 frames, 0.3 s, 256 x 256 px" in answer
+    assert "emotion happy with smile +0.5" in answer
     [person] = json.loads(report.read_text())["in.mp4"]["people"]
     assert (person["emotion"], person["action_units"]) == ("happy", {"smile": 0.5})
 

@@ -6,11 +6,12 @@ import torch
 from clips import portrait, read_clip, still, swaying, write_clip
 
 from map_pipeline import MAPPipeline
-from map_pipeline.config import MAPConfig
+from map_pipeline.config import MODES, MAPConfig
 from map_pipeline.faces.detect import BundledDetector
 from map_pipeline.faces.landmarks import LandmarkFinder, five_points
+from map_pipeline.stages import make_plan
 from map_pipeline.video.people import Person
-from map_pipeline.video.role import KEY_EVERY, key_frames
+from map_pipeline.video.role import IDENTITY_WEIGHT, KEY_EVERY, TOLERANCE, for_clips, key_frames
 from map_pipeline.video.tracking import Look, Track
 
 SECONDS = np.arange(100) / 10
@@ -31,6 +32,19 @@ def test_every_while_of_a_long_clip_has_one() -> None:
     looks = dict.fromkeys(range(0, 100, 5), 1.0)
     chosen = key_frames(Person([track(0, 100, looks)]), SECONDS)
     assert len(chosen) == round(SECONDS[-1] / KEY_EVERY)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_clip_is_protected_more_than_a_photo(mode: str) -> None:
+    photo = make_plan("happy", ["one"], None, MODES[mode], None)
+    clip = for_clips(photo)
+    assert clip.config.margin == photo.config.margin + TOLERANCE
+    assert clip.config.max_shift == MODES["strong"].max_shift
+    pairs = list(zip(photo.objectives, clip.objectives, strict=True))
+    assert any(before.side == "identity" for before, _ in pairs)
+    for before, after in pairs:
+        more = IDENTITY_WEIGHT if before.side == "identity" else 1
+        assert after.weight == more * before.weight
 
 
 @pytest.mark.slow

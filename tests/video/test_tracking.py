@@ -15,7 +15,7 @@ from map_pipeline.video.people import find_people
 from map_pipeline.video.tracking import Track, Tracker, is_cut, smoothed, thumbnail
 
 SAME = 0.7
-# Two faces that are told apart by their colours alone.
+# Two faces that differ by their colours alone.
 FIRST, SECOND = "astronaut", "woman-young-tan"
 
 
