@@ -106,6 +106,7 @@ def run_map(options: Map) -> int:
     """Train the MAP network."""
     import torch
 
+    from map_pipeline.diffusion.map_network import MAPNetwork
     from map_pipeline.expression.space import ExpressionSpace
     from map_pipeline.identity.objectives import default_objectives, with_weights
     from map_pipeline.training.faces import load_faces
@@ -147,6 +148,7 @@ def run_map(options: Map) -> int:
         template,
         pipe.expression_space or ExpressionSpace(),
         _say,
+        start=MAPNetwork.from_pretrained(options.start) if options.start else None,
     )
     if reports:
         _try_curves([options.out], options.out / "curves.png")

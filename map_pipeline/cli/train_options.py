@@ -96,6 +96,7 @@ class Map:
         out: Folder of the run.
         checkpoint: Prior, recognisers and targets; the bundled one if not given.
         prior: Folder that `prior` wrote, instead of the checkpoint's.
+        start: Folder of a MAP network to start from; a new one if not given.
         teacher: ONNX files of further recognisers that teach the network, each with a JSON on its
             pre-processing, see `training/teachers.py`.
         preset: Defaults of the settings below.
@@ -105,6 +106,7 @@ class Map:
     out: Path
     checkpoint: str | None = None
     prior: Path | None = None
+    start: Path | None = None
     teacher: tuple[Path, ...] = ()
     preset: Preset = "cpu"
     settings: Inline[MAPTrainingConfig] = MAP_PRESETS["cpu"]

@@ -123,6 +123,28 @@ class MAPNetwork(ModelMixin, ConfigMixin):
         margins = torch.as_tensor(margin).to(described).expand(len(described))
         return described + self.margin_in(margins[:, None] / MARGIN_UNIT)
 
+    @torch.no_grad()
+    def start_from(self, other: Self) -> None:
+        """Take over the weights of a network that decides on the same motions, or on the first ones.
+
+        Motions that it doesn't know start at 0.
+
+        Raises:
+            CheckpointError: it has other layers, recognisers or sizes.
+        """
+        own, theirs = self.state_dict(), other.state_dict()
+        known = other.config.motion_count
+        for name in own.keys() | theirs.keys():
+            mine, taken = own.get(name), theirs.get(name)
+            if name in ("motion_out.2.weight", "motion_out.2.bias") and mine is not None:
+                mine = mine[:known]
+            if mine is None or taken is None or mine.shape != taken.shape:
+                shapes = (list(v.shape) if v is not None else "none" for v in (mine, taken))
+                raise CheckpointError(
+                    f"`start` must have {name} of {next(shapes)}, got {next(shapes)}."
+                )
+            mine.copy_(taken)
+
     def attach(self, unet: UNet2DModel) -> None:
         """Let `unet` compute with the change, and gradients reach it; the base stays frozen.
 

@@ -68,6 +68,7 @@ def train_map(
     template: Tensor,
     shapes: ExpressionSpace,
     say: Callable[[str], None] = print,
+    start: MAPNetwork | None = None,
 ) -> list[dict[str, float]]:
     """Train until the time or the updates are used up; the same call goes on after a stop.
 
@@ -85,6 +86,7 @@ def train_map(
         composites: recogniser name -> `[M,D]` embeddings of the built-in targets.
         template: `[5,2]`, where the faces have eyes, nose and mouth corners, in units of the side.
         shapes: what the features may do.
+        start: a network to go on from; None starts from the prior.
 
     Returns:
         one entry a report: mean of each loss, share of conflicting layers, success rates.
@@ -107,6 +109,8 @@ def train_map(
 
     # 2. What changes.
     network = new_network(config, model.unet, recognisers, count_motions(shapes)).to(device)
+    if start is not None:
+        network.start_from(start)
     network.attach(model.unet)
     parameters, layers = grouped_parameters(network)
     optimizer = accelerator.prepare(Adam(parameters, config.learning_rate, betas=(0.9, 0.99)))

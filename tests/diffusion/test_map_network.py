@@ -98,6 +98,35 @@ def test_it_tells_faces_and_targets_apart_and_ignores_other_recognisers(part: st
         tell(sources, {"one": known["one"]}, 1.0)
 
 
+def test_it_starts_from_one_that_knows_fewer_motions() -> None:
+    unet = tiny_unet()
+    start, network = trained(unet), MAPNetwork.for_unet(unet, DIMS, 2, 8, motion_count=5)
+    network.start_from(start)
+    told = targets(), targets(), 1.0
+    assert torch.equal(network.encode(*told), start.encode(*told))
+    motion = network.motion(*told)
+    assert torch.equal(motion[:, :3], start.motion(*told))
+    assert not motion[:, 3:].any()
+    assert all(torch.equal(a, b) for a, b in zip(network.up, start.up, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("dims", "rank", "motions", "named"),
+    [
+        (DIMS, 3, 3, "(up|down)"),
+        (DIMS, 2, 2, "motion_out"),
+        ({"one": 16}, 2, 3, "(source|target)_in.two"),
+    ],
+)
+def test_it_starts_from_no_network_of_other_parts(
+    dims: dict[str, int], rank: int, motions: int, named: str
+) -> None:
+    unet = tiny_unet()
+    network = MAPNetwork.for_unet(unet, dims, rank, 8, motion_count=motions)
+    with pytest.raises(CheckpointError, match=f"`start` must have {named}"):
+        network.start_from(trained(unet))
+
+
 def test_a_network_of_another_prior_is_refused() -> None:
     other = tiny_unet()
     other.mid_block.resnets[0].conv1 = torch.nn.Conv2d(32, 16, 3)

@@ -296,7 +296,9 @@ def test_success_rates_in_closed_form() -> None:
 # --- training ---
 
 
-def train(out: Path, model: ScoreModel, **settings: object) -> list[dict[str, float]]:
+def train(
+    out: Path, model: ScoreModel, start: MAPNetwork | None = None, **settings: object
+) -> list[dict[str, float]]:
     forget_accelerate()
     torch.manual_seed(0)
     surrogates, encoder, bank = recognisers(), tiny_classifier().requires_grad_(False), composites()
@@ -311,6 +313,7 @@ def train(out: Path, model: ScoreModel, **settings: object) -> list[dict[str, fl
         TEMPLATE,
         shapes(),
         lambda _: None,
+        start,
     )
 
 
@@ -334,6 +337,15 @@ def test_every_part_of_the_network_learns_and_the_prior_stays(tmp_path: Path) ->
     assert after.condition_out[-1].weight.any()
     assert after.motion_out[-1].weight.any()
     assert after.config.families == ["one", "two"]
+
+
+def test_training_goes_on_from_another_network(tmp_path: Path) -> None:
+    train(tmp_path / "first", prior(), learning_rate=0.1)
+    first = MAPNetwork.from_pretrained(tmp_path / "first")
+    train(tmp_path / "second", prior(), first, learning_rate=1e-6)
+    second = MAPNetwork.from_pretrained(tmp_path / "second").state_dict()
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(second[name], value, atol=1e-3, rtol=1e-2)  # fp16
 
 
 def test_reports_and_files(tmp_path: Path) -> None:
