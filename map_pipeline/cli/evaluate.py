@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from map_pipeline.cli import expressions, video
+from map_pipeline.cli import expressions, suite, video
 from map_pipeline.cli.options import Inline, Model, check_writable, load_pipeline
-from map_pipeline.errors import check_setting
+from map_pipeline.errors import UnknownOptionError, check_setting
 from map_pipeline.evaluation.settings import Settings
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from map_pipeline.evaluation.dataset import PhotoSet, Problem
     from map_pipeline.evaluation.runner import Evaluation
     from map_pipeline.evaluation.subjects import Tools
+    from map_pipeline.evaluation.tables import Table
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Options:
         inception: TorchScript network for FID.
         facepp: Send photos to Face++ compare, with FACEPP_API_KEY and FACEPP_API_SECRET.
         workers: Processes that share the work.
+        suite: readme: all questions of README's tables, one after the other, on one page. Chooses
+            methods, targets and so on itself; goes on where it was stopped.
+        quick: The same page of the suite from few photos.
     """
 
     pairs: Path
@@ -57,16 +61,29 @@ class Options:
     inception: Path | None = None
     facepp: bool = False
     workers: int = 1
+    suite: Literal["readme"] | None = None
+    quick: bool = False
     model: Inline[Model] = Model()
 
     def __post_init__(self) -> None:
         inside = bool(self.far) and all(0 < one < 1 for one in self.far)
         check_setting(self, "far", inside, "rates in (0, 1)")
         check_setting(self, "workers", self.workers >= 1, ">= 1")
+        if self.quick and self.suite is None:
+            raise UnknownOptionError("`quick` must come with `suite`, got no suite.")
 
 
 def run(options: Options) -> int:
     """Measure what is missing, write all results and print the tables."""
+    if options.suite is not None:
+        return suite.run(options)
+    print(measure(options)[1])
+    print(f"\nall results: {options.out / 'report.html'}")
+    return 0
+
+
+def measure(options: Options) -> tuple[list["Table"], str]:
+    """Measure what is missing and write all results; the tables, also as Markdown."""
     from map_pipeline.evaluation.report import weight_hashes
     from map_pipeline.hub import bundled_checkpoint
 
@@ -78,9 +95,7 @@ def run(options: Options) -> int:
     factory = functools.partial(build_only, options)
     evaluation.run({"weights": hashes}, options.workers, factory)
     problems = [*evaluation.photos.problems, *evaluation.gallery.problems, *strangers]
-    print(write_results(options, evaluation, hashes, attributes, problems, absent))
-    print(f"\nall results: {options.out / 'report.html'}")
-    return 0
+    return write_results(options, evaluation, hashes, attributes, problems, absent)
 
 
 def build(options: Options) -> tuple["Evaluation", dict[str, str]]:
@@ -110,8 +125,8 @@ def write_results(
     attributes: Mapping[str, Mapping[str, str]],
     problems: Sequence["Problem"],
     absent: Mapping[str, str],
-) -> str:
-    """Write tables, charts and the page; return the tables as Markdown.
+) -> tuple[list["Table"], str]:
+    """Write tables, charts and the page; return the tables, also as Markdown.
 
     Args:
         hashes: component -> SHA-256 of its weights.

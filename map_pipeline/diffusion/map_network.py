@@ -125,9 +125,7 @@ class MAPNetwork(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def start_from(self, other: Self) -> None:
-        """Take over the weights of a network that decides on the same motions, or on the first ones.
-
-        Motions that it doesn't know start at 0.
+        """Take over the weights of a network; motions that it doesn't know start at 0.
 
         Raises:
             CheckpointError: it has other layers, recognisers or sizes.

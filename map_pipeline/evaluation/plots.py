@@ -47,6 +47,14 @@ def write_plots(
     return written
 
 
+def write_visible_change(tables: Mapping[str, Table], file: Path) -> None:
+    """Draw the price of the protection alone; methods are named by their titles."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+        draw_visible_change(axes, tables, {})
+        _save(figure, file)
+
+
 def draw_protection(axes: Axes, table: Table, titles: Mapping[str, str]) -> None:
     """Bars of impersonation and dodging with their intervals, and marks of the clean photos."""
     figures = table.figures[table.figures["transformation"] == "none"].set_index(
@@ -79,17 +87,17 @@ def draw_robustness(axes: Axes, table: Table, titles: Mapping[str, str]) -> None
 
 
 def draw_visible_change(axes: Axes, tables: Mapping[str, Table], titles: Mapping[str, str]) -> None:
-    """Dodging against structural similarity: the price of the protection."""
-    kept = tables["quality"].figures.query("measure == 'ssim'").set_index("method")["mean"]
+    """Dodging against structural similarity of the face: the price of the protection."""
+    kept = tables["quality"].figures.query("measure == 'face_ssim'").set_index("method")["mean"]
     rows = tables["protection"].figures.query("measure == 'dodging' and transformation == 'none'")
     for one in rows.itertuples():
-        if one.n and one.method in kept:
-            x = kept[one.method]
+        x = kept.get(one.method)
+        if one.n and pd.notna(x):
             axes.errorbar(x, one.share, [[one.share - one.low], [one.high - one.share]], fmt="o")
             axes.annotate(titles.get(one.method, one.method), (x, one.share), fontsize=7)
     axes.set(
         ylim=(0, 1.05),
-        xlabel="SSIM of the whole photo (1: unchanged)",
+        xlabel="SSIM of the face, its motion undone (1: unchanged)",
         ylabel="dodging, share of photos",
         title="What does the protection cost in visible change?",
     )

@@ -104,25 +104,29 @@ def make_tables(
     context: Context,
     fid: Mapping[str, float | str],
 ) -> tuple[list[Table], pd.DataFrame]:
-    """All tables at the first false accept rate, and the rows that they rest on.
+    """All tables and, at the first false accept rate, the rows that they rest on.
 
     Args:
         rows: of `results.csv`; photo_rows: of `photos.csv`.
         fid: method -> Frechet distance, or why there is none.
     """
     photos, titles = tables.frame(photo_rows), context.titles
-    limits = {
-        name: one["used"]
-        for name, by_far in context.thresholds.items()
-        if (one := next(iter(by_far.values())))["used"] is not None
-    }
-    judged = tables.outcomes(tables.frame(rows), limits)
-    judged = judged.merge(photos[["photo", "style"]].drop_duplicates(), on="photo")
+    styles = photos[["photo", "style"]].drop_duplicates()
+
+    def at(far: str) -> pd.DataFrame:
+        """What each photo achieved at a false accept rate."""
+        limits = {name: one[far]["used"] for name, one in context.thresholds.items()}
+        known = {name: value for name, value in limits.items() if value is not None}
+        return tables.outcomes(tables.frame(rows), known).merge(styles, on="photo")
+
+    first, *stricter = next(iter(context.thresholds.values()))
+    judged = at(first)
     plain = judged[judged["style"] == "plain"]
     plain_photos = photos[photos["style"] == "plain"]
     who = members(plain_photos, context.attributes)
     found = [
         tables.protection(plain, plain_photos, titles),
+        *(tables.strict(at(far).query("style == 'plain'"), far, titles) for far in stricter),
         tables.recognisers(plain, titles),
         tables.robustness(plain, titles),
         tables.quality(plain_photos, titles, fid),
@@ -138,8 +142,8 @@ def make_tables(
 
 def write_report(
     out: Path, rows: Sequence[Row], photo_rows: Sequence[PhotoRow], context: Context, fid: Any
-) -> str:
-    """Write everything into the folder of a run; return the tables as Markdown."""
+) -> tuple[list[Table], str]:
+    """Write everything into the folder of a run; return the tables, also as Markdown."""
     made, plain = make_tables(rows, photo_rows, context, fid)
     facts = _facts(photo_rows, context)
     figures = {one.name: json.loads(one.figures.to_json(orient="records")) for one in made}
@@ -150,7 +154,7 @@ def write_report(
     charts = write_plots({one.name: one for one in made}, plain, context.titles, out)
     page = to_html(made, facts, charts, contact_sheet(out, photo_rows))
     write_atomically(out / "report.html", page.encode())
-    return markdown
+    return made, markdown
 
 
 def to_markdown(made: Sequence[Table], facts: Mapping[str, Any]) -> str:
@@ -164,12 +168,14 @@ def to_markdown(made: Sequence[Table], facts: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>MAP: evaluation</title><style>
+STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;font-size:.85rem}td,th{padding:.25rem .6rem;text-align:left}
 tr:nth-child(even){background:#f4f4f2}img{max-width:100%}.scroll{overflow-x:auto}
-</style></head><body>
+"""
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>MAP: evaluation</title>
+<style>{{ style }}</style></head><body>
 <h1>How well does it protect?</h1>
 <p>{{ facts.photos }} photos, {{ facts.date }}, MAP {{ facts.versions.map_pipeline }}, detector
 {{ facts.detector }}. Impersonation is judged against {{ facts.probe }}. Shares come with their
@@ -202,7 +208,7 @@ def to_html(
     ]
     pictures = [{"name": chart.stem, "data": _base64(chart.read_bytes())} for chart in charts]
     return environment.from_string(PAGE).render(
-        made=shown, facts=facts, charts=pictures, sheet=sheet and _base64(sheet)
+        style=STYLE, made=shown, facts=facts, charts=pictures, sheet=sheet and _base64(sheet)
     )
 
 

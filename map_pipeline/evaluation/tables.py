@@ -17,7 +17,7 @@ from map_pipeline.evaluation.results import NOT_FOUND, PhotoRow, Row
 Limits = Mapping[str, float]
 """Recogniser -> threshold in use."""
 
-SHARES = ("impersonation", "dodging", "rank1")
+SHARES = ("impersonation", "dodging", "rank1", "rank5")
 FACE_MEANS = ("face_psnr", "face_ssim", "patches")
 MEANS = (*FACE_MEANS, "psnr", "ssim", "ms_ssim", "lpips", "naturalness_before", "naturalness_after")
 NO_FACE = "no face"  # what the expression judge "sees" where no face was found
@@ -48,10 +48,10 @@ def outcomes(rows: pd.DataFrame, limits: Limits) -> pd.DataFrame:
     """Rows of recognisers with a threshold, with what each photo achieved.
 
     Returns:
-        the columns of `rows` and nullable booleans "impersonation", "dodging", "rank1" and the
-        same ending in "_clean" for the unprotected photo. Dodging and rank 1 are missing for
-        people without a usable second photo. A protected photo that failed or lost its face gains
-        nothing in a search: it counts with the place of its clean photo.
+        the columns of `rows` and nullable booleans "impersonation", "dodging", "rank1", "rank5"
+        and the same ending in "_clean" for the unprotected photo. Dodging and ranks are missing
+        for people without a usable second photo. A protected photo that failed or lost its face
+        gains nothing in a search: it counts with the place of its clean photo.
     """
     judged = rows[rows["recogniser"].isin(list(limits))].copy()
     limit = judged["recogniser"].map(dict(limits)).astype(float)
@@ -63,7 +63,8 @@ def outcomes(rows: pd.DataFrame, limits: Limits) -> pd.DataFrame:
         place = judged[f"rank_{state}"].where(judged[f"rank_{state}"] > 0, judged["rank_clean"])
         judged[f"impersonation{ending}"] = passes.astype("boolean")
         judged[f"dodging{ending}"] = escapes.astype("boolean").mask(nobody)
-        judged[f"rank1{ending}"] = (place == 1).astype("boolean").mask(nobody)
+        for most in (1, 5):
+            judged[f"rank{most}{ending}"] = (place <= most).astype("boolean").mask(nobody)
     return judged
 
 
@@ -126,6 +127,7 @@ def protection(judged: pd.DataFrame, photos: pd.DataFrame, titles: Mapping[str, 
                 "dodging": _change(after, "dodging"),
                 "shared ": after("dodging", SHARED),
                 "found first": _change(after, "rank1"),
+                "among first 5": _change(after, "rank5"),
                 "face SSIM": _number(done["face_ssim"].mean(), ".3f"),
                 "face PSNR": _number(_finite(done["face_psnr"]).mean(), ".1f"),
                 "patchy skin": _number(100 * done["patches"].mean(), ".1f") + " %",
@@ -135,6 +137,20 @@ def protection(judged: pd.DataFrame, photos: pd.DataFrame, titles: Mapping[str, 
         )
     title = "Do recognisers that were left out still see the person, or the target?"
     return Table("protection", title, figures, pd.DataFrame(lines))
+
+
+def strict(judged: pd.DataFrame, far: str, titles: Mapping[str, str]) -> Table:
+    """The same by recognisers that let fewer strangers pass.
+
+    Args:
+        judged: see `outcomes`, at the thresholds of the false accept rate `far`.
+    """
+    hidden = unseen(judged)
+    hidden = hidden[hidden["transformation"].isin(["none", SHARED])]
+    by = ["method", "transformation"]
+    figures = shares(hidden, by, SHARES[:2])
+    title = f"And at a false accept rate of {100 * float(far):g} %?"
+    return Table(f"protection_{far}", title, figures, wide(figures, by, titles))
 
 
 def recognisers(judged: pd.DataFrame, titles: Mapping[str, str]) -> Table:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from map_pipeline.cli.main import main
 from map_pipeline.evaluation.results import photos_file, results_file
+from map_pipeline.evaluation.suite import PARTS
 
 ROOT = Path(__file__).parents[2]
 QUICK = [
@@ -103,6 +104,7 @@ def test_everything_is_written(
         (["--lpips", "{tmp}/missing", "--pairs", "{pairs}"], "existing file of weights"),
         (["--facepp", "--pairs", "{pairs}"], "FACEPP_API_KEY"),
         (["--attributes", "{tmp}/missing", "--pairs", "{pairs}"], "missing"),
+        (["--suite", "readme", "--eps", "4", "--pairs", "{pairs}"], "`eps` must not be given"),
     ],
 )
 def test_bad_options(
@@ -132,6 +134,8 @@ def test_bad_options(
         ["--far", "x"],
         ["--emotion", "bored"],
         ["--leave-out", "some"],
+        ["--quick"],
+        ["--suite", "all"],
     ],
 )
 def test_options_that_cannot_be(arguments: list[str], pairs: Path, tmp_path: Path) -> None:
@@ -219,3 +223,26 @@ def test_two_workers_measure_the_same(
         for folder in (shared, tmp_path / "out")
     )
     assert first == second
+
+
+@pytest.mark.slow
+def test_a_suite_answers_every_question_and_goes_on(
+    evaluate: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    given = ("--suite", "readme", "--quick", "--limit", "1", "--device", "cpu")
+    assert evaluate(*given) == 0
+    out, shown = tmp_path / "out", capsys.readouterr().out
+    page, text = (out / "suite.html").read_text(), (out / "suite.md").read_text()
+    for part in PARTS:
+        assert part.question in page
+        assert f"## {part.question}" in text
+        assert units(photos_file(out / part.name))
+    assert text in shown
+    assert page.count("<table") >= len(PARTS) + 1
+    assert page.count("data:image/png;base64,") == 1
+    assert "cost, by size" in text
+    written = {path: path.read_bytes() for path in out.rglob("*.csv")}
+    assert evaluate(*given) == 0
+    assert {path: path.read_bytes() for path in out.rglob("*.csv")} == written
+    minutes = json.loads((out / "minutes.json").read_text())
+    assert set(minutes) == {"cost", *(part.name for part in PARTS)}

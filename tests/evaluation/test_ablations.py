@@ -14,6 +14,8 @@ from map_pipeline.evaluation.methods import ABLATIONS, Task, create
 from map_pipeline.images import load_image, to_array
 from map_pipeline.stages import FaceStages
 
+# Start from the prior, and are compared with what differs in nothing else.
+FEWER_RECOGNISERS = {"map-one-recogniser": 1, "map-two-recognisers": 2}
 PHOTO = np.zeros((4, 4, 3), np.uint8)
 # Switches that belong to one part of the method.
 PART_OF = {
@@ -40,7 +42,7 @@ def called_with(name: str, task: Task = TASK, **options: Any) -> dict[str, Any]:
     return pipe.settings
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("name", [n for n in ABLATIONS if n not in FEWER_RECOGNISERS])
 @pytest.mark.parametrize("target", ["first", np.ones((4, 4, 3), np.uint8)])
 def test_the_task_reaches_the_pipeline(name: str, target: str | np.ndarray) -> None:
     settings = called_with(name, dataclasses.replace(TASK, target=target))
@@ -69,6 +71,7 @@ def switches(name: str) -> set[str]:
         *(one for one, weight in method.weights.items() if weight != weights[one]),
         *(one for one, value in method.settings.items() if value != getattr(shipped, one)),
         *method.without,
+        *([f"the first {method.surrogates}"] if method.surrogates else []),
     }
 
 
@@ -78,6 +81,9 @@ def test_every_ablation_differs_from_strong_mode_in_one_part() -> None:
     assert switches(whole) == set()
     found = [switches(name) for name in ablations]
     for name, changed in zip(ablations, found, strict=True):
+        if name in FEWER_RECOGNISERS:
+            assert switches("map-no-network") < changed
+            changed = changed - switches("map-no-network")
         assert len({PART_OF.get(one, one) for one in changed}) == 1, name
         assert create(name).mode is None
     assert len(set(map(frozenset, found))) == len(ablations)  # and each in another one
@@ -98,6 +104,14 @@ def test_one_setting_is_off(name: str, changed: dict) -> None:
     assert settings["config"] == dataclasses.replace(MODES[DEFAULT_MODE], **changed)
     assert settings["config"] != MODES[DEFAULT_MODE]
     assert "objectives" not in settings
+
+
+@pytest.mark.parametrize(("name", "count"), FEWER_RECOGNISERS.items())
+def test_fewer_recognisers_are_looked_at(name: str, count: int) -> None:
+    task = dataclasses.replace(TASK, surrogates=("dlib_resnet", "faceres", "mobilefacenet"))
+    settings = called_with(name, task)
+    assert settings["surrogates"] == list(task.surrogates[:count])
+    assert settings["config"] == called_with("map-no-network")["config"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +155,7 @@ def test_ablations_differ(tiny_pipeline: MAPPipeline) -> None:
     differing = {name for name, result in results.items() if (result != results["map"]).any()}
     # The tiny pipeline has no expression shapes, so there is no edit or motion to leave out, and no
     # trained network.
-    missing = {"map-no-edit", "map-no-motion", "map-no-network"}
+    missing = {"map-no-edit", "map-no-motion", "map-no-network", "map-two-recognisers"}
     assert differing == set(ABLATIONS[1:]) - missing
 
 

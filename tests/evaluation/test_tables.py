@@ -55,6 +55,8 @@ def test_outcomes_at_the_threshold() -> None:
     assert found["dodging"].tolist() == [True, True, False]
     assert found["dodging_clean"].tolist() == [False] * 3
     assert found["rank1_clean"].tolist() == [True] * 3
+    assert not found["rank1"].any()
+    assert found["rank5"].all()  # third of all
 
 
 def test_a_lost_face_is_no_success() -> None:
@@ -98,7 +100,10 @@ def test_means_skip_what_is_not_finite() -> None:
 def context(pipe: MAPPipeline, people: list[str]) -> Context:
     pairs = {"impostor_pairs": 90, "genuine_pairs": 10, "genuine_matched": 0.9}
     limits = {
-        name: {"0.01": {"stored": limit, "estimated": None, "used": limit, **pairs}}
+        name: {
+            far: {"stored": used, "estimated": None, "used": used, **pairs}
+            for far, used in {"0.01": limit, "0.001": limit + 0.05}.items()
+        }
         for name, (_, limit) in TITLES.items()
     }
     return Context(
@@ -133,7 +138,15 @@ def report(tiny_pipeline: MAPPipeline, tmp_path: Path) -> Path:
 def test_a_report_holds_every_table_and_chart(report: Path) -> None:
     summary = json.loads((report / "summary.json").read_text())
     assert set(summary["tables"]) == {
-        *("protection", "recognisers", "robustness", "quality", "groups", "styles"),
+        *(
+            "protection",
+            "protection_0.001",
+            "recognisers",
+            "robustness",
+            "quality",
+            "groups",
+            "styles",
+        ),
         *("expression", "thresholds"),
     }
     assert summary["photos"] == 9
@@ -170,3 +183,17 @@ def test_figures_in_the_page_are_those_of_the_rows(report: Path) -> None:
     [share], [n] = line["share"], line["n"]
     assert n == 9  # the left-out recogniser of each plain photo
     assert f"{100 * share:.1f} %" in (report / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_fewer_photos_match_at_a_stricter_rate(report: Path) -> None:
+    found = json.loads((report / "summary.json").read_text())["tables"]
+    usual, strict = (
+        pd.DataFrame(found[name]).set_index(["method", "transformation", "measure"])["share"]
+        for name in ("protection", "protection_0.001")
+    )
+    strict, usual = strict.align(usual, join="left")
+    dodging = strict.index.get_level_values("measure").str.startswith("dodging")
+    assert (strict >= usual)[dodging].all()
+    assert (strict <= usual)[~dodging].all()
+    assert (strict != usual).any()

@@ -27,6 +27,7 @@ class MAP:
         weights: objective name -> weight that differs from the shipped one.
         settings: further arguments of the pipeline, such as `refine_steps`.
         without: names of `parts.PARTS` that are switched off.
+        surrogates: how many of the task's it looks at, the first ones; None for all.
     """
 
     name: str = "map"
@@ -36,6 +37,7 @@ class MAP:
     weights: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    surrogates: int | None = None
 
     def protect(self, pipe: MAPPipeline, task: Task) -> np.ndarray:
         """Return the protected photo; see `Method.protect`."""
@@ -52,7 +54,7 @@ class MAP:
                 task.photo,
                 emotion=task.emotion,
                 target=task.target,
-                surrogates=list(task.surrogates),
+                surrogates=list(task.surrogates[: self.surrogates]),
                 config=self.config,
                 generator=torch.Generator().manual_seed(task.seed),
                 **changed,
