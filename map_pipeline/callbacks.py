@@ -18,6 +18,11 @@ from map_pipeline.identity.refine import RefineStep, StepCallback
 Callback = Callable[[DiffusionPipeline, int, int, dict[str, Any]], dict[str, Any]]
 
 
+def inputs_of(callback: Callback | None, given: Sequence[str]) -> Sequence[str]:
+    """What a callback asks for: diffusers' own say it by themselves, for others it's given."""
+    return getattr(callback, "tensor_inputs", given)
+
+
 def check_tensor_inputs(asked: Sequence[str], known: Sequence[str]) -> None:
     """Raise `UnknownOptionError` if a callback asks for what the pipeline doesn't offer."""
     if unknown := [name for name in asked if name not in known]:

@@ -36,8 +36,16 @@ class NotFiniteError(MAPError):
     """A gradient overflowed; other settings, another precision or another seed may do."""
 
 
+OUT_OF_MEMORY = """The GPU must have more free memory for this photo. Choose mode 'fast', which \
+needs less, close other programs that use the GPU, or work on the CPU."""
+
+
 class GPUMemoryError(MAPError):
     """The GPU ran out of memory; the text says what to lower."""
+
+    # The text is an argument so that the error can travel between processes.
+    def __init__(self, text: str = OUT_OF_MEMORY) -> None:
+        super().__init__(text)
 
 
 @contextmanager

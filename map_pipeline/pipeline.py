@@ -16,7 +16,7 @@ from diffusers.utils import replace_example_docstring
 from torch import Tensor
 from torch.profiler import record_function
 
-from map_pipeline.callbacks import Callback, check_tensor_inputs, step_callback
+from map_pipeline.callbacks import Callback, check_tensor_inputs, inputs_of, step_callback
 from map_pipeline.config import (
     DEFAULT_MODE,
     DEFAULT_TARGET,
@@ -66,9 +66,6 @@ EXAMPLE_DOC_STRING = """
         >>> print(output.reports[0][0].to_table())
         ```
 """
-
-OUT_OF_MEMORY = """The GPU must have more free memory for this photo. Choose mode 'fast', which \
-needs less, close other programs that use the GPU, or work on the CPU."""
 
 
 class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, DiffusionPipeline):
@@ -281,10 +278,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
             refine_steps=refine_steps,
         )
         surrogates = list(self.surrogates if surrogates is None else surrogates)
-        # diffusers' own callbacks say by themselves what they ask for.
-        tensor_inputs = getattr(
-            callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs
-        )
+        tensor_inputs = inputs_of(callback_on_step_end, callback_on_step_end_tensor_inputs)
         self.check_inputs(emotion, surrogates, output_type, tensor_inputs)
         check_action_units(action_units or {})
         choice = check_choice(faces)
@@ -347,7 +341,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
                 # 5. Change its identity, and put both into the photo.
                 result = stages.change_identity(result, alignment, edit, task, generator, on_step)
             except torch.OutOfMemoryError:
-                raise GPUMemoryError(OUT_OF_MEMORY) from None
+                raise GPUMemoryError from None
             finished.append((task, time.perf_counter() - started))
         # 6. Measure on the finished photo, when all its faces are done.
         with record_function("report"):
@@ -374,12 +368,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
     ) -> None:
         """Raise `UnknownOptionError` for a name that isn't among the choices."""
         check_emotion(emotion)
-        unknown = [name for name in surrogates if name not in self.recognisers]
-        if unknown or not surrogates:
-            raise UnknownOptionError(
-                f"`surrogates` must name some of {', '.join(self.recognisers)}; "
-                f"got {unknown or 'none'}."
-            )
+        self.recognisers.check_surrogates(surrogates)
         if output_type not in ("pil", "np", "pt"):
             raise UnknownOptionError(f"`output_type` must be pil, np or pt; got {output_type!r}.")
         check_tensor_inputs(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)

@@ -128,6 +128,14 @@ class RecogniserEnsemble(Ensemble):
     __module__ = "map_pipeline"
     member_classes = ("FaceRecogniser",)
 
+    def check_surrogates(self, names: Sequence[str]) -> None:
+        """Raise `UnknownOptionError` if these aren't some of the recognisers."""
+        unknown = [name for name in names if name not in self]
+        if unknown or not names:
+            raise UnknownOptionError(
+                f"`surrogates` must name some of {', '.join(self)}; got {unknown or 'none'}."
+            )
+
 
 def load_arcface(path: str | Path, thresholds: Mapping[str, float]) -> FaceRecogniser:
     """insightface's ArcFace network (`w600k_r50.onnx` of the pack buffalo_l) as a recogniser.

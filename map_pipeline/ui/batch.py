@@ -14,6 +14,7 @@ from map_pipeline.errors import UnknownOptionError
 from map_pipeline.report import FaceReport, headline, with_notes
 from map_pipeline.ui import texts
 from map_pipeline.ui.requests import plain_words
+from map_pipeline.ui.result_files import write_files
 from map_pipeline.ui.service import (
     Failed,
     Files,
@@ -23,7 +24,6 @@ from map_pipeline.ui.service import (
     ProtectionService,
     Update,
     read_upload,
-    write_files,
 )
 from map_pipeline.ui.settings import Choices, PageSettings
 

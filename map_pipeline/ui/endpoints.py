@@ -18,6 +18,7 @@ from map_pipeline.ui.batch import Batch, Outcome, Run
 from map_pipeline.ui.clip import ClipJob, Clips, RunClip
 from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words, visitor
+from map_pipeline.ui.result_files import write_files
 from map_pipeline.ui.service import (
     Files,
     Job,
@@ -25,7 +26,6 @@ from map_pipeline.ui.service import (
     Protected,
     ProtectionService,
     read_upload,
-    write_files,
 )
 from map_pipeline.ui.settings import Choices, PageSettings
 from map_pipeline.ui.style import TargetCard

@@ -4,8 +4,6 @@ Nothing of a visitor is kept but the last uploads at screen size, in memory for 
 call gets all it needs and hands back plain values.
 """
 
-import json
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -24,7 +22,7 @@ from map_pipeline.errors import (
     UnknownOptionError,
     naming_photo,
 )
-from map_pipeline.report import FaceReport, with_notes
+from map_pipeline.report import FaceReport
 from map_pipeline.ui import texts
 from map_pipeline.ui.durations import Durations
 from map_pipeline.ui.face_choice import FoundFace, choose_faces
@@ -43,10 +41,6 @@ if TYPE_CHECKING:
     from map_pipeline.pipeline import MAPPipeline
     from map_pipeline.robustness import RobustnessCheck
     from map_pipeline.ui.models import Models
-
-LOSSY_FORMATS = ("JPEG", "WEBP", "AVIF", "HEIF")
-SHOWN_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # by every browser
-RESULT_NAMES = {"jpeg": "protected.jpg", "png": "protected.png"}
 
 
 @dataclass(frozen=True)
@@ -411,41 +405,3 @@ def read_upload(path: str | None) -> Upload:
             "This upload has expired and was deleted. Please choose the photo again."
         )
     return Upload(path, load_photo(path))
-
-
-def write_files(
-    upload: "Upload", protected: Protected, folder: str, file_type: str, max_bytes: int
-) -> tuple[Files, Protected]:
-    """Write a result into a new folder inside of `folder`, under names that give nothing away.
-
-    Args:
-        upload: what was protected.
-        file_type: of the result, see `Choices`.
-        max_bytes: the page's limit for uploads. What is larger can't be checked there.
-
-    Returns:
-        The paths, and the result with notes on what the file couldn't hold.
-    """
-    from map_pipeline.images import save_image
-
-    own, photo = Path(tempfile.mkdtemp(dir=folder)), upload.photo
-    lossy = photo.format in LOSSY_FORMATS and photo.cutout is None
-    kind = ("jpeg" if lossy else "png") if file_type == "auto" else file_type
-    after = own / RESULT_NAMES[kind]
-    notes = save_image(protected.photo, after)
-    if kind == "png" and after.stat().st_size > max_bytes:
-        limit = f"larger than the {max_bytes // 10**6} MB that this page reads"
-        if file_type == "auto":
-            after.unlink()
-            after = own / RESULT_NAMES["jpeg"]
-            notes = [*save_image(protected.photo, after), f"a PNG would be {limit}: this is a JPEG"]
-        else:
-            notes = [f"this PNG is {limit}, so it can't be checked here"]
-    before = upload.path
-    if photo.format not in SHOWN_FORMATS:
-        before = str(own / "original.jpg")
-        save_image(photo.pixels, before)
-    protected = Protected(protected.photo, with_notes(protected.reports, notes))
-    report = own / "report.json"
-    report.write_text(json.dumps([one.to_dict() for one in protected.reports], indent=2))
-    return Files(before, str(after), str(report)), protected

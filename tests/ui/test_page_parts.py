@@ -35,13 +35,13 @@ from map_pipeline.ui.demo import Handlers
 from map_pipeline.ui.jobs import run_in_steps
 from map_pipeline.ui.limits import RateLimit, RateLimitError
 from map_pipeline.ui.models import expected_seconds, prepare_models
+from map_pipeline.ui.result_files import write_files
 from map_pipeline.ui.service import (
     Files,
     FoundFace,
     Protected,
     choose_faces,
     read_upload,
-    write_files,
 )
 from map_pipeline.ui.settings import Choices, PageSettings
 from map_pipeline.ui.visit import MOST_RESULTS, Result, Visit
