@@ -16,28 +16,31 @@ from map_pipeline.errors import check_setting
 
 @dataclass(frozen=True)
 class Sheets:
-    """Write line-ups of an evaluation's photos and their key.
+    """Write line-ups of protected photos and their key.
 
     Attributes:
-        folder: Folder of the evaluation.
-        pairs: Its photo set, whose second photos are shown to choose from.
+        folders: Folders of evaluations.
+        pairs: Their photo set, whose second photos are shown to choose from.
         out: New folder for the sheets.
         count: Questions to ask.
         untouched: Share of questions with an unprotected photo, 0 to 1.
         seed: Of choice and order.
-        method: Whose results, if the run has several methods.
+        method: Whose results, if there are several; more than one are shown in turn.
         attributes: JSON lines {"name": ..., "gender": ...}; candidates are of the same gender.
     """
 
-    folder: Annotated[Path, tyro.conf.arg(metavar="RUN"), tyro.conf.Positional]
+    folders: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN"), tyro.conf.Positional]
     pairs: Path
     out: Path
     count: int = 48
     untouched: float = 0.33
     seed: int = 0
-    method: str | None = None
+    method: tuple[str, ...] = ()
     attributes: Path | None = None
     model: Inline[Model] = Model()
+
+    def __post_init__(self) -> None:
+        check_setting(self, "folders", bool(self.folders), "at least one folder")
 
 
 @dataclass(frozen=True)
@@ -69,15 +72,17 @@ class Faces:
 
 @dataclass(frozen=True)
 class Score:
-    """Compare answers with the key.
+    """Compare answers with the key; those of several viewers are added up.
 
     Attributes:
-        folder: Folder with the sheets.
-        answers: CSV file with the columns number, person (of line-ups only), emotion and edited.
+        folders: Folders with sheets and a viewer's answers.csv, which has the columns number,
+            person (of line-ups only), emotion and edited.
     """
 
-    folder: Annotated[Path, tyro.conf.arg(metavar="DIR"), tyro.conf.Positional]
-    answers: Annotated[Path, tyro.conf.arg(metavar="ANSWERS"), tyro.conf.Positional]
+    folders: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR"), tyro.conf.Positional]
+
+    def __post_init__(self) -> None:
+        check_setting(self, "folders", bool(self.folders), "at least one folder")
 
 
 def run_sheets(options: Sheets) -> int:
@@ -89,9 +94,9 @@ def run_sheets(options: Sheets) -> int:
 
     pipe = load_pipeline(options.model)
     sheets = make_sheets(
-        options.folder,
+        options.folders,
         PhotoSet(options.pairs),
-        partial(EmbeddingCache(options.folder / "embeddings.npz").embed, pipe),
+        partial(EmbeddingCache(options.folders[0] / "embeddings.npz").embed, pipe),
         pipe.face_detector,
         options.out,
         options.count,
@@ -103,7 +108,7 @@ def run_sheets(options: Sheets) -> int:
     print(f"{len(sheets)} sheets: {', '.join(map(str, sheets))}")
     print(f"Fill in {options.out / ANSWERS} without looking at {KEY}: who of A to F it is, which")
     print("emotion you see (optional), and whether the face looks edited (yes or no). Then:")
-    print(f"map-protect lineup score {options.out} {options.out / ANSWERS}")
+    print(f"map-protect lineup score {options.out}")
     return 0
 
 
@@ -129,7 +134,7 @@ def run_faces(options: Faces) -> int:
     print(f"{len(sheets)} sheets: {', '.join(map(str, sheets))}")
     print(f"Fill in {options.out / ANSWERS} without looking at {KEY}: which emotion you see, and")
     print("whether the face looks edited (yes or no). Then:")
-    print(f"map-protect lineup score {options.out} {options.out / ANSWERS}")
+    print(f"map-protect lineup score {options.out}")
     return 0
 
 
@@ -137,7 +142,7 @@ def run_score(options: Score) -> int:
     """Print the shares as Markdown."""
     from map_pipeline.evaluation.answers import score
 
-    print(score(options.folder, options.answers))
+    print(score(options.folders))
     return 0
 
 

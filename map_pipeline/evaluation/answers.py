@@ -2,11 +2,13 @@
 
 Two kinds of sheets are read: line-ups (`evaluation.lineup`), which also ask who the person is, and
 single faces (`evaluation.single_faces`). A key file says by its columns which one it belongs to.
+The answers of several viewers are added up.
 """
 
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from map_pipeline.config import EMOTIONS
@@ -21,49 +23,85 @@ NUMBER, PERSON, EMOTION, EDITED = "number", "person", "emotion", "edited"
 UNTOUCHED, REAL = "untouched", "real"
 
 
-def score(folder: Path, answers: Path) -> str:
-    """Compare answers with the key, as a Markdown table.
+@dataclass(frozen=True)
+class Tally:
+    """What viewers said of one kind of face; each pair is how many of how many.
+
+    Attributes:
+        found: the right person was chosen; None where nobody was asked for.
+        edited: it was called edited; named: the asked emotion was seen.
+    """
+
+    found: tuple[int, int] | None
+    edited: tuple[int, int]
+    named: tuple[int, int]
+
+
+def tally(folders: Sequence[Path]) -> dict[str, Tally]:
+    """What was shown (the key's "shown") -> what all viewers together said of it.
 
     Args:
-        folder: of `lineup.make_sheets` or `single_faces.make_sheets`.
-        answers: CSV file with the columns number, person (A to F; of line-ups only), emotion and
-            edited (yes or no), one line for each question. In line-ups emotion may be empty.
+        folders: of `lineup.make_sheets` or `single_faces.make_sheets`, each with the answers of a
+            viewer: the columns number, person (A to F; of line-ups only), emotion and edited (yes
+            or no), one line for each question. In line-ups emotion may be empty.
 
     Raises:
-        UnknownOptionError: a file is missing or isn't of that form, or the answers don't fit.
+        UnknownOptionError: a file is missing or isn't of that form, the answers don't fit, or
+            sheets of both kinds are mixed.
     """
+    pairs = [pair for folder in folders for pair in _answered(folder)]
+    kinds = {PERSON in line for line, _ in pairs}
+    if len(kinds) != 1:
+        raise UnknownOptionError("`DIR` must be sheets of one kind, got line-ups and single faces.")
+    found = {}
+    for shown in dict.fromkeys(line["shown"] for line, _ in pairs):
+        own = [(line, given) for line, given in pairs if line["shown"] == shown]
+        asked = [(line, given) for line, given in own if line[EMOTION] and given[EMOTION]]
+        found[shown] = Tally(
+            _count(given[PERSON] == line[PERSON] for line, given in own) if True in kinds else None,
+            _count(given[EDITED] == "yes" for _, given in own),
+            _count(given[EMOTION] == line[EMOTION] for line, given in asked),
+        )
+    return found
+
+
+def _answered(folder: Path) -> list[tuple[dict[str, str], dict[str, str]]]:
+    """The lines of a folder's key, each with its answer."""
     lines = read_table(folder / KEY, (NUMBER, "shown", EMOTION), "`DIR` must hold a key")
     key = {int(line[NUMBER]): line for line in lines}
-    with_people = PERSON in lines[0]
-    given = read_answers(answers, key, with_people)
-    found, edited, named = {}, {}, {}
-    for shown in dict.fromkeys(line["shown"] for line in lines):
-        numbers = [n for n, line in key.items() if line["shown"] == shown]
-        if with_people:
-            found[shown] = _count(given[n][PERSON] == key[n][PERSON] for n in numbers)
-        edited[shown] = _count(given[n][EDITED] == "yes" for n in numbers)
-        asked = [n for n in numbers if key[n][EMOTION] and given[n][EMOTION]]
-        named[shown] = _count(given[n][EMOTION] == key[n][EMOTION] for n in asked)
-    columns = {"looks edited": edited, "emotion named": named}
-    if with_people:
-        columns = {"person found": found, **columns}
+    given = read_answers(folder / ANSWERS, key, PERSON in lines[0])
+    return [(line, given[number]) for number, line in key.items()]
+
+
+def score(folders: Sequence[Path]) -> str:
+    """Compare answers with their keys, as a Markdown table; see `tally`."""
+    seen = tally(folders)
+    with_people = next(iter(seen.values())).found is not None
+    columns = ["looks edited", "emotion named"]
+    columns = ["person found", *columns] if with_people else columns
     table = [f"| shown | n | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
-    for shown, (_, count) in edited.items():
-        cells = " | ".join(_percent(*column[shown]) for column in columns.values())
-        table.append(f"| {shown} | {count} | {cells} |")
+    for shown, one in seen.items():
+        parts = [one.edited, one.named] if one.found is None else [one.found, one.edited, one.named]
+        cells = " | ".join(_percent(*part) for part in parts)
+        table.append(f"| {shown} | {one.edited[1]} | {cells} |")
     text = "\n".join(table) + "\n\nBrackets hold 95 % intervals (Wilson)."
     if with_people:
         text += f" By chance {100 / len(LETTERS):.0f} % find the person."
-    plain = UNTOUCHED if with_people else REAL
-    for shown in edited if plain in edited else ():
-        if shown != plain:
-            text += f"\n{shown}: called edited {_more(edited, shown, plain)} points more often"
-            if with_people and found[plain][0]:
-                relative = 100 * _share(found[shown]) / _share(found[plain])
-                text += f", found in {relative:.0f} % of the cases in which {plain} photos are"
-            if named[plain][1] and named[shown][1]:
-                text += f", its emotion named {_more(named, shown, plain)} points more often"
-            text += "."
+    plain = seen.get(UNTOUCHED if with_people else REAL)
+    for shown, one in seen.items() if plain else ():
+        if one is not plain:
+            text += f"\n{shown}: {_compare(one, plain)}."
+    return text
+
+
+def _compare(one: Tally, plain: Tally) -> str:
+    """What is said of faces, beside what is said of untouched or real ones."""
+    text = f"called edited {_more(one.edited, plain.edited)} points more often"
+    if one.found and plain.found and plain.found[0]:
+        relative = 100 * _share(one.found) / _share(plain.found)
+        text += f", found in {relative:.0f} % of the cases in which untouched photos are"
+    if one.named[1] and plain.named[1]:
+        text += f", its emotion named {_more(one.named, plain.named)} points more often"
     return text
 
 
@@ -138,9 +176,9 @@ def _share(counted: tuple[int, int]) -> float:
     return counted[0] / counted[1]
 
 
-def _more(counted: Mapping[str, tuple[int, int]], shown: str, plain: str) -> str:
+def _more(counted: tuple[int, int], plain: tuple[int, int]) -> str:
     """How many points more often it is one than the other, with its sign."""
-    return f"{100 * (_share(counted[shown]) - _share(counted[plain])):+.0f}"
+    return f"{100 * (_share(counted) - _share(plain)):+.0f}"
 
 
 def _percent(successes: int, trials: int) -> str:

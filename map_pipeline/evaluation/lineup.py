@@ -2,8 +2,9 @@
 
 Each question shows one inner face (an ellipse without hair and background) of an evaluation, and
 six inner faces to choose from: another photo of the person and the five people whom the recognisers
-find most alike. Protected photos are mixed with untouched ones, which nothing on the sheet
-marks; only the key file does. `answers.score` compares a viewer's answers with the key.
+find most alike. Protected photos, by one method or by several in turn, are mixed with untouched
+ones, which nothing on the sheet marks; only the key file does. `answers.score` compares a viewer's
+answers with the key.
 """
 
 import random
@@ -72,7 +73,7 @@ class Question:
 
 
 def make_sheets(
-    run: Path,
+    runs: Sequence[Path],
     photos: PhotoSet,
     embed: Callable[[bytes], Embeddings],
     detector: FaceDetector,
@@ -80,23 +81,24 @@ def make_sheets(
     count: int = 48,
     untouched: float = 0.33,
     seed: int = 0,
-    method: str | None = None,
+    methods: Sequence[str] = (),
     attributes: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Path]:
     """Write sheets of line-ups, the key, and an empty file for the answers.
 
     Args:
-        run: folder of an evaluation, as `map-protect evaluate` left it; photos: its photo set.
+        runs: folders of evaluations, as `map-protect evaluate` left them; photos: their photo set.
         embed: maps the bytes of a photo to embeddings of its largest face.
         out: new folder for the sheets.
-        count: questions, >= 1; fewer if the run has fewer photos.
+        count: questions, >= 1; fewer if there are fewer photos that all methods protected.
         untouched: share of questions that show the unprotected photo, in [0,1].
         seed: of the choice and the order.
-        method: whose results; may be left out if the run has only one.
+        methods: whose results, in turn; may be left out if there is only one.
         attributes: name of a pair -> attributes; with a "gender", candidates are of the same.
 
     Raises:
-        UnknownOptionError: the folder holds no such run, or sheets are there already.
+        UnknownOptionError: a folder holds no run, there is no such method or one in several runs,
+            or sheets are there already.
         InvalidImageError: a picture is missing or shows no face, or there are too few people.
     """
     if count < 1 or not 0 <= untouched <= 1:
@@ -105,18 +107,22 @@ def make_sheets(
         )
     if (out / KEY).exists():
         raise UnknownOptionError(f"`--out` must be a new folder, got {out.name!r} with sheets.")
-    rows = protected_rows(run, method)
+    protected = protected_rows(runs, methods)
+    names = sorted(protected)
     chance = random.Random(seed)
-    chance.shuffle(rows)
+    chance.shuffle(names)
     seconds = {pair.name: pair.second for pair in photos.pairs if pair.second}
     known = {}
     for name, file in seconds.items():
         with suppress(InvalidImageError):  # a photo without a face is no candidate
             known[name] = embed(photos.read(file))
-    rows = [row for row in rows if row.photo in known][:count]
-    plain = set(chance.sample(range(len(rows)), round(untouched * len(rows))))
-    questions = []
-    for index, row in enumerate(rows):
+    names = [name for name in names if name in known][:count]
+    plain = set(chance.sample(range(len(names)), round(untouched * len(names))))
+    questions, places = [], []
+    for index, name in enumerate(names):
+        changed = index - sum(one < index for one in plain)  # how many protected ones came before
+        run, row = protected[name][changed % len(protected[name])]
+        places.append(run)
         others = alike(row.photo, known, attributes or {})
         choices = [row.photo, *others]
         chance.shuffle(choices)
@@ -134,32 +140,44 @@ def make_sheets(
     sheets = []
     for start in range(0, len(questions), QUESTIONS):
         part = questions[start : start + QUESTIONS]
-        faces = [_faces(run, photos, seconds, detector, one) for one in part]
+        faces = [
+            _faces(run, photos, seconds, detector, one)
+            for run, one in zip(places[start:], part, strict=False)
+        ]
         sheets.append(out / f"sheet-{len(sheets) + 1}.png")
         save_image(_sheet(part, faces), sheets[-1])
     header = (NUMBER, PERSON, EMOTION, EDITED)
     write_table(out / ANSWERS, header, [(one.number, "", "", "") for one in questions])
-    names = [field.name for field in fields(Question)]
-    write_table(out / KEY, names, [[getattr(one, name) for name in names] for one in questions])
+    columns = [field.name for field in fields(Question)]
+    lines = [[getattr(one, column) for column in columns] for one in questions]
+    write_table(out / KEY, columns, lines)
     return sheets
 
 
-def protected_rows(run: Path, method: str | None) -> list[PhotoRow]:
-    """The plain photos that a method protected, each once, in the order of their names."""
-    rows = [row for row in read_rows(photos_file(run), PhotoRow) if row.status == "ok"]
-    methods = list(dict.fromkeys(row.method for row in rows))
-    if not methods:
-        raise UnknownOptionError(
-            f"`RUN` must be the folder of an evaluation with protected photos, got {run.name!r}."
-        )
-    if method is None and len(methods) == 1:
-        method = methods[0]
-    if method not in methods:
-        got = "none" if method is None else repr(method)
-        raise UnknownOptionError(f"`--method` must be one of {', '.join(methods)}; got {got}.")
-    own = [row for row in rows if row.method == method and row.style == "plain"]
-    unique = {row.photo: row for row in sorted(own, key=lambda row: (row.photo, row.left_out))}
-    return list(unique.values())
+def protected_rows(
+    runs: Sequence[Path], methods: Sequence[str]
+) -> dict[str, list[tuple[Path, PhotoRow]]]:
+    """Plain photo -> its run and row for each method; photos that all methods protected."""
+    found: dict[str, dict[str, tuple[Path, PhotoRow]]] = {}
+    for run in runs:
+        rows = [row for row in read_rows(photos_file(run), PhotoRow) if row.status == "ok"]
+        if not rows:
+            raise UnknownOptionError(
+                f"`RUN` must be the folder of an evaluation with protected photos, "
+                f"got {run.name!r}."
+            )
+        for row in sorted(rows, key=lambda row: (row.photo, row.left_out)):
+            own = found.setdefault(row.method, {})
+            if row.style == "plain" and own.setdefault(row.photo, (run, row))[0] != run:
+                raise UnknownOptionError(
+                    f"`--method` must be in one run, got {row.method!r} in several."
+                )
+    asked = list(methods) or list(found)
+    if (unknown := set(asked) - set(found)) or (len(asked) > 1 and not methods):
+        got = repr(min(unknown)) if unknown else "none"
+        raise UnknownOptionError(f"`--method` must be among {', '.join(found)}; got {got}.")
+    shared = set.intersection(*(set(found[method]) for method in asked))
+    return {photo: [found[method][photo] for method in asked] for photo in shared}
 
 
 def alike(

@@ -1,5 +1,6 @@
 import csv
 import io
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +85,7 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def make(run: Path, pairs: Path) -> Callable[..., list[Path]]:
     def call(out: Path, **settings: object) -> list[Path]:
-        return make_sheets(run, PhotoSet(pairs), embed, Detector(), out, **settings)
+        return make_sheets([run], PhotoSet(pairs), embed, Detector(), out, **settings)
 
     return call
 
@@ -167,8 +168,8 @@ def test_wrong_settings(make: Callable, sheets: Path, tmp_path: Path, run: Path)
         make(sheets)
     with pytest.raises(UnknownOptionError, match="`count` must be at least 1"):
         make(tmp_path / "new", count=0)
-    with pytest.raises(UnknownOptionError, match=r"`--method` must be one of map; got 'pgd'"):
-        make(tmp_path / "new", method="pgd")
+    with pytest.raises(UnknownOptionError, match=r"`--method` must be among map; got 'pgd'"):
+        make(tmp_path / "new", methods=["pgd"])
     [row] = [path for path in (run / "photos" / "map").iterdir() if path.name.startswith("3.")]
     row.unlink()
     with pytest.raises(MAPError, match=r"`RUN` must hold the pictures .* got no photos/map/3\."):
@@ -178,7 +179,7 @@ def test_wrong_settings(make: Callable, sheets: Path, tmp_path: Path, run: Path)
         make(tmp_path / "new")
 
 
-def test_score(sheets: Path, tmp_path: Path) -> None:
+def test_score(sheets: Path) -> None:
     lines = []
     for line in key_of(sheets):
         untouched = line["shown"] == "untouched"
@@ -189,7 +190,8 @@ def test_score(sheets: Path, tmp_path: Path) -> None:
         )
         edited = "no" if untouched else "Yes"
         lines.append((line["number"], person.lower(), line["emotion"], edited))
-    text = score(sheets, answer(tmp_path / "mine.csv", lines))
+    answer(sheets / "answers.csv", lines)
+    text = score([sheets])
     protected = [line for line in key_of(sheets) if line["shown"] == "map"]
     lost = sum(line["photo"] in ("2", "5", "7", "9") for line in protected)
     found = len(protected) - lost
@@ -198,13 +200,35 @@ def test_score(sheets: Path, tmp_path: Path) -> None:
     assert f"{len(protected)} of {len(protected)} | 100 %" in text
     assert f"found in {100 * found / len(protected):.0f} % of the cases" in text
     assert "edited +100 points" in text
+    assert "| untouched | 8 | 100 %" in score([sheets, sheets])  # as if two viewers agreed
+
+
+def test_methods_of_several_runs_take_turns(run: Path, pairs: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    rows = make_rows([str(index) for index in range(PEOPLE)], ["blur", "pgd"], ["plain"])[1]
+    append_rows(photos_file(other), rows)
+    for row in rows:
+        face = to_pil(picture(int(row.photo)))
+        save_image(face, photo_file(other, row.method, row.photo, row.left_out))
+        save_image(face, photo_file(other, "source", row.photo))
+
+    def shown(out: str, runs: list[Path], *methods: str) -> list[str]:
+        make_sheets(runs, PhotoSet(pairs), embed, Detector(), tmp_path / out, methods=methods)
+        return [line["shown"] for line in key_of(tmp_path / out) if line["emotion"]]
+
+    assert shown("both", [run, other], "map", "blur") == ["map", "blur"] * 3 + ["map"]
+    with pytest.raises(UnknownOptionError, match="must be among map, blur, pgd; got none"):
+        shown("all", [run, other])
+    with pytest.raises(UnknownOptionError, match="must be in one run, got 'blur' in several"):
+        shown("twice", [other, shutil.copytree(other, tmp_path / "copy")], "blur")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"must be a CSV file, got 'mine.csv' \(No such file"),
-        (b"\xff\xfe\x00", r"'mine.csv' \(no text\)"),
+        (None, r"must be a CSV file, got 'answers.csv' \(No such file"),
+        (b"\xff\xfe\x00", r"'answers.csv' \(no text\)"),
         (b"", "columns number,person,emotion,edited; got none"),
         (b"number,person,emotion,edited\n99,A,,no", "numbers of the sheets, got '99' in line 2"),
         (b"number,person,emotion,edited\n1,A,,no\n1,B,,no", "once, got '1' in line 3"),
@@ -214,22 +238,21 @@ def test_score(sheets: Path, tmp_path: Path) -> None:
         (b"number,person,emotion,edited\n1,A,happy,no", "got none for 2, 3, 4"),
     ],
 )
-def test_bad_answers_are_named(
-    content: bytes | None, message: str, sheets: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "mine.csv"
+def test_bad_answers_are_named(content: bytes | None, message: str, sheets: Path) -> None:
+    path = sheets / "answers.csv"
+    path.unlink()
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UnknownOptionError, match=message):
-        score(sheets, path)
+        score([sheets])
 
 
 def test_scores_on_the_command_line(
     sheets: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert main(["lineup", "score", str(tmp_path), str(sheets / "answers.csv")]) == 2
+    assert main(["lineup", "score", str(tmp_path)]) == 2
     assert "`DIR` must hold a key" in capsys.readouterr().err
     lines = [(line["number"], line["person"], "", "no") for line in key_of(sheets)]
-    answers = answer(tmp_path / "mine.csv", lines)
-    assert main(["lineup", "score", str(sheets), str(answers)]) == 0
+    answer(sheets / "answers.csv", lines)
+    assert main(["lineup", "score", str(sheets)]) == 0
     assert "found in 100 % of the cases" in capsys.readouterr().out

@@ -129,7 +129,7 @@ def test_too_few_people_and_wrong_settings_are_named(
     assert not (tmp_path / "new").exists()
 
 
-def test_score(sheets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_score(sheets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Real faces are named, edits at 1 half of the times; edits are called edited."""
     lines, seen = [], Counter()
     for line in key_of(sheets):
@@ -137,8 +137,8 @@ def test_score(sheets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         wrong = line["shown"] == "strength 1" and seen[line["shown"]] > 3
         edited = "no" if line["shown"] == "real" else "yes"
         lines.append((line["number"], "angry" if wrong else line["emotion"], edited))
-    given = answer(tmp_path / "mine.csv", lines)
-    assert main(["lineup", "score", str(sheets), str(given)]) == 0
+    answer(sheets / "answers.csv", lines)
+    assert main(["lineup", "score", str(sheets)]) == 0
     text = capsys.readouterr().out
     assert "| real | 6 | 0 % (0-39), 0 of 6 | 100 % (61-100), 6 of 6 |" in text
     assert "| strength 1 | 6 | 100 % (61-100), 6 of 6 | 50 % (19-81), 3 of 6 |" in text
@@ -152,14 +152,14 @@ def test_score(sheets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ("number,emotion,edited\n1,,no", "a emotion among angry, .*, got ''"),
         ("number,edited\n1,no", "columns number,emotion,edited; got number,edited"),
         ("number,emotion,edited\n1,sad,no", "got none for 2, 3"),
-        ("number,emotion,edited\n", "at least one line, got none in 'mine.csv'"),
+        ("number,emotion,edited\n", "at least one line, got none in 'answers.csv'"),
     ],
 )
-def test_bad_answers_are_named(content: str, message: str, sheets: Path, tmp_path: Path) -> None:
-    path = tmp_path / "mine.csv"
+def test_bad_answers_are_named(content: str, message: str, sheets: Path) -> None:
+    path = sheets / "answers.csv"
     path.write_text(content)
     with pytest.raises(UnknownOptionError, match=message):
-        score(sheets, path)
+        score([sheets])
 
 
 @pytest.mark.weights
