@@ -13,14 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from map_pipeline.cli.options import check_writable, load_pipeline
-from map_pipeline.errors import UnknownOptionError
+from map_pipeline.errors import InvalidImageError, UnknownOptionError
 from map_pipeline.evaluation.settings import Settings
-from map_pipeline.evaluation.suite import COMPARED, PARTS, Part, command
+from map_pipeline.evaluation.suite import (
+    COMPARED,
+    LINEUP_METHODS,
+    LINEUP_PARTS,
+    PARTS,
+    VIEWERS,
+    Part,
+    command,
+)
 from map_pipeline.files import write_atomically
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
 if TYPE_CHECKING:
     from map_pipeline.cli.evaluate import Options
+    from map_pipeline.evaluation.suite_page import Answer
     from map_pipeline.evaluation.tables import Table
 
 # Which photos, people and randomness is up to the user; how they're protected isn't.
@@ -50,6 +59,7 @@ def run(options: "Options") -> int:
         if part.name in COMPARED:
             compared[part.name] = made
         previous = out
+    answers.append(ask_viewers(options))
     started = time.perf_counter()
     costs = measure_cost(options)
     minutes.add("cost", time.perf_counter() - started)
@@ -114,6 +124,35 @@ def measure_cost(options: "Options") -> "Table":
     names = [name for index in chosen if (name := photos.pairs[index].first)]
     pictures = [to_array(load_image(photos.read(name))) for name in names]
     return cost_table(pipe, pictures, options.quick)
+
+
+def ask_viewers(options: "Options") -> "Answer":
+    """Write the sheets of line-ups that aren't there yet, and add up what viewers answered."""
+    from map_pipeline.evaluation.answers import is_answered
+    from map_pipeline.evaluation.suite_page import Answer, lineup_table
+
+    runs = [options.out / name for name in LINEUP_PARTS]
+    folders = [options.out / f"lineup-{number}" for number in range(1, VIEWERS + 1)]
+    question, names = "Do people still find the person?", " ".join(map(str, folders))
+    try:
+        for number, folder in enumerate(folders, 1):
+            write_sheets(runs, folder, number, options)
+    except InvalidImageError as error:  # few people are enough for the rest
+        return Answer(question, [], str(error), 0)
+    answered = [folder for folder in folders if is_answered(folder)]
+    made = [lineup_table(answered)] if answered else []
+    return Answer(question, made, f"map-protect lineup score {names}", 0)
+
+
+def write_sheets(runs: "Sequence[Path]", out: Path, seed: int, options: "Options") -> None:
+    """The sheets of one viewer."""
+    from map_pipeline.cli.lineup import Sheets, run_sheets
+    from map_pipeline.evaluation.answers import KEY
+
+    if not (out / KEY).exists():
+        count, attributes = 10_000, options.attributes  # as many as there are
+        rest = {"method": LINEUP_METHODS, "attributes": attributes, "model": options.model}
+        run_sheets(Sheets(tuple(runs), options.pairs, out, count, seed=seed, **rest))
 
 
 class Minutes:

@@ -65,6 +65,12 @@ def tally(folders: Sequence[Path]) -> dict[str, Tally]:
     return found
 
 
+def is_answered(folder: Path) -> bool:
+    """Whether anything was filled in."""
+    lines = read_table(folder / ANSWERS, (NUMBER, EDITED), "`DIR` must hold answers")
+    return any(line[EDITED].strip() for line in lines)
+
+
 def _answered(folder: Path) -> list[tuple[dict[str, str], dict[str, str]]]:
     """The lines of a folder's key, each with its answer."""
     lines = read_table(folder / KEY, (NUMBER, "shown", EMOTION), "`DIR` must hold a key")

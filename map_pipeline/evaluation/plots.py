@@ -1,7 +1,7 @@
 """The charts of a run."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import matplotlib
@@ -47,11 +47,11 @@ def write_plots(
     return written
 
 
-def write_visible_change(tables: Mapping[str, Table], file: Path) -> None:
-    """Draw the price of the protection alone; methods are named by their titles."""
+def write_chart(draw: Callable[[Axes], None], file: Path) -> None:
+    """Draw one chart alone."""
     with matplotlib.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-        draw_visible_change(axes, tables, {})
+        draw(axes)
         _save(figure, file)
 
 
@@ -89,18 +89,40 @@ def draw_robustness(axes: Axes, table: Table, titles: Mapping[str, str]) -> None
 def draw_visible_change(axes: Axes, tables: Mapping[str, Table], titles: Mapping[str, str]) -> None:
     """Dodging against structural similarity of the face: the price of the protection."""
     kept = tables["quality"].figures.query("measure == 'face_ssim'").set_index("method")["mean"]
-    rows = tables["protection"].figures.query("measure == 'dodging' and transformation == 'none'")
+    draw_price(axes, tables["protection"], kept, titles)
+    axes.set(
+        xlabel="SSIM of the face, its motion undone (1: unchanged)",
+        title="What does the protection cost in visible change?",
+    )
+
+
+def draw_lineup(axes: Axes, tables: Mapping[str, Table], titles: Mapping[str, str]) -> None:
+    """Dodging against how many viewers of line-ups find the person."""
+    found = tables["lineup"].figures.query("measure == 'found'").set_index("method")["share"]
+    found.index = found.index.map(lambda name: titles.get(name, name))
+    draw_price(axes, tables["protection"], found, {})
+    if "untouched" in found:
+        axes.axvline(found["untouched"], color="grey", linestyle=":", label="untouched photos")
+        axes.legend(frameon=False)
+    axes.set(
+        xlabel="person found in a line-up, share of photos",
+        title="Whom does the protection hide the person from?",
+    )
+
+
+def draw_price(axes: Axes, protection: Table, kept: pd.Series, titles: Mapping[str, str]) -> None:
+    """Dodging with its interval against what is kept, one point a method.
+
+    Args:
+        kept: by method; methods that it doesn't hold are left out.
+    """
+    rows = protection.figures.query("measure == 'dodging' and transformation == 'none'")
     for one in rows.itertuples():
         x = kept.get(one.method)
         if one.n and pd.notna(x):
             axes.errorbar(x, one.share, [[one.share - one.low], [one.high - one.share]], fmt="o")
             axes.annotate(titles.get(one.method, one.method), (x, one.share), fontsize=7)
-    axes.set(
-        ylim=(0, 1.05),
-        xlabel="SSIM of the face, its motion undone (1: unchanged)",
-        ylabel="dodging, share of photos",
-        title="What does the protection cost in visible change?",
-    )
+    axes.set(ylim=(0, 1.05), ylabel="dodging, share of photos")
 
 
 def draw_similarities(axes: Axes, judged: pd.DataFrame, titles: Mapping[str, str]) -> None:

@@ -111,6 +111,10 @@ PARTS = (
 )
 # Whose methods are drawn in one chart: all that only hide, protected with the same recognisers.
 COMPARED = ("hide", "others", "noise-4", "noise-8", "noise-16")
+# Line-ups: whose runs and methods are mixed, and for how many viewers there are sheets.
+LINEUP_PARTS = ("hide", "others", "noise-8")
+LINEUP_METHODS = ("map-fast", "map", "mifgsm", "tipim", "make-up", "free-form", "blur")
+VIEWERS = 6
 
 
 def options_of(settings: Settings) -> list[str]:

@@ -3,24 +3,29 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jinja2
 import pandas as pd
 
-from map_pipeline.evaluation.plots import write_visible_change
+from map_pipeline.evaluation.answers import tally
+from map_pipeline.evaluation.methods import create, method_names
+from map_pipeline.evaluation.plots import draw_lineup, draw_visible_change, write_chart
+from map_pipeline.evaluation.protocol import wilson
 from map_pipeline.evaluation.report import STYLE
-from map_pipeline.evaluation.tables import Table
+from map_pipeline.evaluation.tables import Table, wide
 from map_pipeline.files import write_atomically
 
-CHART = "visible_change.png"
+LINEUP = "lineup"  # name of a table
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>MAP: all figures</title>
 <style>{{ style }}</style></head><body>
 <h1>How well does it protect?</h1>
 <p>Shares come with their 95 % Wilson interval; "before -> after" compares with the unprotected
 photo.</p>
-<img alt="dodging against visible change" src="data:image/png;base64,{{ chart }}">
+{% for chart in charts %}
+<img alt="dodging against its price" src="data:image/png;base64,{{ chart }}">{% endfor %}
 {% for one in answers %}<h2>{{ one.question }}</h2>
 {% for table in one.tables %}{% if table.title != one.question %}<h3>{{ table.title }}</h3>
 {% endif %}<div class="scroll">{{ table.shown.to_html(index=False) | safe }}</div>{% endfor %}
@@ -47,20 +52,43 @@ class Answer:
 def write_page(
     out: Path, answers: Sequence[Answer], compared: Mapping[str, Sequence[Table]]
 ) -> str:
-    """Write `suite.html`, `suite.md` and the chart of all methods; return the Markdown.
+    """Write `suite.html`, `suite.md` and the charts of all methods; return the Markdown.
 
     Args:
         compared: part -> all its tables, of the methods that are drawn in one chart.
     """
-    write_visible_change(joined(compared), out / CHART)
+    tables = joined(compared)
+    drawn = {"visible_change.png": draw_visible_change}
+    for table in (table for one in answers for table in one.tables if table.name == LINEUP):
+        tables[LINEUP], drawn["lineup.png"] = table, draw_lineup
+    for name, draw in drawn.items():
+        write_chart(partial(draw, tables=tables, titles=method_titles()), out / name)
     markdown = "\n".join(to_markdown(one) for one in answers)
     write_atomically(out / "suite.md", markdown.encode())
     # pandas escapes the cells.
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    chart = base64.b64encode((out / CHART).read_bytes()).decode()
-    page = environment.from_string(PAGE).render(style=STYLE, answers=answers, chart=chart)
+    charts = [base64.b64encode((out / name).read_bytes()).decode() for name in drawn]
+    page = environment.from_string(PAGE).render(style=STYLE, answers=answers, charts=charts)
     write_atomically(out / "suite.html", page.encode())
     return markdown
+
+
+def method_titles() -> dict[str, str]:
+    """Name of a method -> its title, with the usual budget."""
+    return {name: create(name).title for name in method_names()}
+
+
+def lineup_table(folders: Sequence[Path]) -> Table:
+    """What viewers said of every method, see `answers.tally`."""
+    lines = []
+    for method, one in tally(folders).items():
+        for measure, (hits, n) in (("found", one.found or (0, 0)), ("edited", one.edited)):
+            low, high = wilson(hits, n)
+            lines.append((method, measure, hits / n if n else None, low, high, n))
+    columns = ["method", "measure", "share", "low", "high", "n"]
+    figures = pd.DataFrame(lines, columns=columns)
+    shown = wide(figures, ["method"], method_titles())
+    return Table(LINEUP, "Do people still find the person?", figures, shown)
 
 
 def to_markdown(answer: Answer) -> str:

@@ -263,7 +263,7 @@ def wide(figures: pd.DataFrame, by: Sequence[str], titles: Mapping[str, str]) ->
         line: dict[str, Any] = dict(zip(by, key, strict=True))
         line["n"] = int(group["n"].max())
         for measure in measures:
-            line[measure] = _change(lambda name, key=key: cell[(*key, name)], measure)
+            line[measure] = _change(lambda name, key=key: cell.get((*key, name), "-"), measure)
         lines.append(line)
     shown = pd.DataFrame(lines)
     if "method" in shown:

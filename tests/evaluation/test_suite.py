@@ -10,10 +10,11 @@ import pytest
 
 from map_pipeline.cli.evaluate import Options
 from map_pipeline.cli.options import parse
+from map_pipeline.evaluation.answers import ANSWERS, KEY, is_answered, write_table
 from map_pipeline.evaluation.settings import Settings
 from map_pipeline.evaluation.sizes import calls
 from map_pipeline.evaluation.suite import COMPARED, PARTS, Part, command
-from map_pipeline.evaluation.suite_page import Answer, joined, to_markdown
+from map_pipeline.evaluation.suite_page import Answer, joined, lineup_table, to_markdown, write_page
 from map_pipeline.evaluation.tables import Table
 from map_pipeline.evaluation.treatments import resolve
 
@@ -89,3 +90,38 @@ def test_costs_are_measured_on_photos_of_the_promised_size() -> None:
     whole = {what: (faces, given) for what, faces, given in calls(photos, quick=False)}
     assert whole["50 MP"][1][0].shape[:2] == (7071, 7071)
     assert len(whole["16 photos of 256 px"][1]) == whole["16 photos of 256 px"][0] == 16
+
+
+def test_viewers_are_added_up_and_drawn(tmp_path: Path) -> None:
+    lines = [("1", "A", "map"), ("2", "B", "map"), ("3", "C", "untouched"), ("4", "D", "blur")]
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        key = [(*line, "happy" if line[2] == "map" else "") for line in lines]
+        write_table(folder / KEY, ("number", "person", "shown", "emotion"), key)
+        given = [
+            (number, "A" if number == "2" else person, "", "no") for number, person, _ in lines
+        ]
+        write_table(folder / ANSWERS, ("number", "person", "emotion", "edited"), given)
+    table = lineup_table(folders)
+    found = table.figures.query("measure == 'found'").set_index("method")
+    assert found["share"].to_dict() == {"map": 0.5, "untouched": 1, "blur": 1}
+    assert found["n"].to_dict() == {"map": 4, "untouched": 2, "blur": 2}
+    assert table.shown.set_index("method")["found"]["MAP"].startswith("50.0 %")
+
+    def part(name: str, method: str) -> list[Table]:
+        line = {"method": [method], "measure": ["dodging"], "transformation": ["none"]}
+        numbers = {"share": [0.9], "low": [0.8], "high": [0.95], "n": [9]}
+        mean = pd.DataFrame({"method": [method], "measure": ["face_ssim"], "mean": [0.9]})
+        shown = pd.DataFrame({"method": [name]})
+        protection = Table("protection", "?", pd.DataFrame({**line, **numbers}), shown)
+        return [protection, Table("quality", "?", mean, shown)]
+
+    answer = Answer("Do people still find the person?", [table], "map-protect lineup score", 0)
+    compared = {"hide": part("MAP", "map"), "others": part("Gaussian blur", "blur")}
+    text = write_page(tmp_path, [answer], compared)
+    assert "untouched" in text
+    assert (tmp_path / "suite.html").read_text().count("data:image/png;base64,") == 2
+    blank = folders[0]
+    assert is_answered(blank)
+    write_table(blank / ANSWERS, ("number", "person", "emotion", "edited"), [("1", "", "", "")])
+    assert not is_answered(blank)
