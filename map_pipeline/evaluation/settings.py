@@ -37,7 +37,7 @@ class Settings:
             warmth, dark corners), blur, noise, squeeze4, grey, or purifyN with a noise level N. All
             but purification if not given.
         styles: Protect filtered sources, too: grey, low_light, sketch, sepia, old_photo, scratched,
-            cartoon, blurred, or all.
+            cartoon, blurred, tilted, glasses, beard, made_up, mask, or all.
         protect_both: Protect the second photos, too, and compare protected with protected.
         skip: Leave out so many photos at the start, such as those used for tuning.
         limit: Protect only so many photos.

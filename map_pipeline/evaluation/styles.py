@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
+from map_pipeline.evaluation import worn
 from map_pipeline.images import to_array
 from map_pipeline.images.degradations import blur, grey
 
@@ -48,6 +49,7 @@ CARTOON_WINDOW, CARTOON_PASSES = 5, 3  # of a median filter there
 CARTOON_TONES = 6  # levels of brightness
 OUTLINE_FROM, OUTLINE_TO = 0.55, 0.8  # of the sketch: black below, no line above
 
+TILT = 45  # degrees
 FOCUS_SIGMA = 0.008  # 2 px at 256 px: a third more than the "blur" of the robustness test
 
 
@@ -102,6 +104,13 @@ def cartoon(photo: np.ndarray) -> np.ndarray:
     return _to_uint8(tones * lines.clip(0, 1))
 
 
+def tilted(photo: np.ndarray) -> np.ndarray:
+    """The photo turned by 45 degrees, on the grey of its own mean."""
+    picture = Image.fromarray(photo)
+    mean = tuple(int(value) for value in photo.mean((0, 1)))
+    return to_array(picture.rotate(TILT, Image.Resampling.BICUBIC, fillcolor=mean))
+
+
 def _marks(height: int, width: int) -> np.ndarray:
     """`[height,width]` in [0,1]: 1 where the print of that size is scratched through."""
     rng, unit = np.random.default_rng(SEED), min(height, width)
@@ -142,5 +151,10 @@ STYLES: dict[str, Style] = {
     "scratched": scratched,
     "cartoon": cartoon,
     "blurred": lambda photo: blur(photo, FOCUS_SIGMA),
+    "tilted": tilted,
+    "glasses": worn.glasses,
+    "beard": worn.beard,
+    "made_up": worn.make_up,
+    "mask": worn.mask,
 }
 """Name -> filter of a photo `uint8 [H,W,3]`; the result has the same shape."""
