@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from map_pipeline.ui import page, style
+from map_pipeline.ui import style
 from map_pipeline.ui.batch import total_gpu_seconds
 from map_pipeline.ui.cache import use_own_cache
 from map_pipeline.ui.clip import ClipJob, clip_gpu_seconds, protect_clip
@@ -21,6 +21,7 @@ from map_pipeline.ui.memory import keep_memory_flat
 from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.service import Job, ProtectionService, Update
 from map_pipeline.ui.settings import PageSettings
+from map_pipeline.ui.theme import theme
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
@@ -66,7 +67,7 @@ def start(settings: PageSettings, load: Callable[[], Any], **options: Any) -> gr
     photos = [Image.open(one.photo) for one in load_examples(settings.examples)]
     demo.queue(max_size=settings.queue_size, default_concurrency_limit=settings.concurrency)
     demo.launch(
-        theme=page.theme(),
+        theme=theme(),
         css=style.page_css(targets, photos),
         run_history=False,  # it would keep photos in the visitor's browser
         max_file_size=settings.max_upload_bytes,

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from map_pipeline.places import numbers, places
+from map_pipeline.places import numbers
 
 FourNumbers = tuple[float, float, float, float]
-Level = Literal["protected", "partly", "not"]
 
 
 @dataclass(frozen=True)
@@ -179,10 +178,6 @@ RECOGNISER_HEADER = (
 EXPRESSION_HEADER = ("expression network", "asked emotion", "strongest")
 
 
-MOST_NAMED = 3  # faces left unprotected that a headline names one by one
-LEVELS = {"protected": "Protected", "partly": "Partly protected", "not": "Not protected"}
-
-
 def remaining_matches(
     reports: Sequence[FaceReport], requirement: Literal["dodging", "impersonation"] = "dodging"
 ) -> list[str]:
@@ -212,11 +207,6 @@ def count_matches(reports: Sequence[FaceReport]) -> tuple[int, int]:
     return len({one.name for one in recognisers if one.no_longer_matches is False}), len(able)
 
 
-def protection_level(found: int, total: int) -> Level:
-    """What it means that so many of all recognisers still match: "not" if most of them do."""
-    return "protected" if found == 0 else "partly" if 2 * found <= total else "not"
-
-
 def with_notes(reports: Sequence[FaceReport], notes: Sequence[str]) -> list[FaceReport]:
     """The reports of a photo, with more of `PhotoReport.notes`."""
     if not notes:
@@ -242,40 +232,6 @@ def doubtful_faces(reports: Sequence[FaceReport]) -> list[FourNumbers]:
     """Boxes of places of a photo where more faces may be; its reports are given."""
     photo = reports[0].photo if reports else None
     return [] if photo is None else photo.doubtful
-
-
-def headline(reports: Sequence[FaceReport]) -> str:
-    """What the protection of a photo came to: how many recognisers still match, and which."""
-    left, (found, total) = unprotected_faces(reports), count_matches(reports)
-    done = "protected" if total and not found else "edited"
-    if total == 0:
-        text = "Done, but no recognition program here can say whether it protects."
-    else:
-        level = protection_level(found, total)
-        start = LEVELS["partly" if left and level == "protected" else level]
-        text = f"{start}: {count_text(total, remaining_matches(reports), found)}"
-    return f"{text} {_left_text(reports, done)}" if left else text
-
-
-def count_text(total: int, names: Sequence[str], found: int) -> str:
-    """How many recognisers of all still match, and which where it isn't all of them."""
-    programs = "recognition program" if total == 1 else "recognition programs"
-    if found == 0:
-        return f"none of {total} {programs} still finds you."
-    named = f" ({join_names(names)})" if found < total else ""
-    return f"{found} of {total} {programs} still {'finds' if found == 1 else 'find'} you{named}."
-
-
-def advice(mode: str) -> str:
-    """What to try where a recogniser still matches after protection in this mode."""
-    if mode == "fast":
-        return "Try Strong mode, or another target."
-    return "Try a high margin, or another target or expression."
-
-
-def join_names(names: Sequence[str]) -> str:
-    """Names as people list them: "a", "a and b", "a, b and c"."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def recogniser_row(report: RecogniserReport) -> list[str]:
@@ -319,23 +275,13 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
 
 def face_numbers(reports: Sequence[FaceReport]) -> list[int]:
     """The number of each protected face among all of its photo, 1 for the largest."""
-    return numbers(_all_boxes(reports))[: len(reports)]
+    return numbers(all_boxes(reports))[: len(reports)]
 
 
-def _all_boxes(reports: Sequence[FaceReport]) -> list[FourNumbers]:
+def all_boxes(reports: Sequence[FaceReport]) -> list[FourNumbers]:
     """Boxes of all faces of a photo, the protected ones first; its reports are given."""
     photo = reports[0].photo if reports else None
     return [*(face.box for face in reports), *(photo.unprotected if photo else ())]
-
-
-def _left_text(reports: Sequence[FaceReport], done: str) -> str:
-    """How many faces of a photo are `done`, and which aren't; some are left."""
-    boxes = _all_boxes(reports)
-    left = boxes[len(reports) :]
-    names = places(boxes)[len(reports) :]
-    named = join_names(names) if len(left) <= MOST_NAMED else f"the other {len(left)}"
-    verb = "isn't" if len(left) == 1 else "aren't"
-    return f"{len(reports)} of {len(boxes)} faces {done}; {named} {verb}."
 
 
 def _counts(photo: PhotoReport | None) -> list[str]:

@@ -13,13 +13,13 @@ from map_pipeline.faces.detect import select_faces
 from map_pipeline.faces.face import Face
 from map_pipeline.identity.targets import Target
 from map_pipeline.images import ImageInput
-from map_pipeline.images.degradations import TRANSFORMS, Transform
+from map_pipeline.images.transforms import TRANSFORMS, Transform
 from map_pipeline.measure import View, compare_identities, redetect_landmarks
 from map_pipeline.pipeline import MAPPipeline
 from map_pipeline.report import FaceReport, RecogniserReport
 
 # What is done to the protected photo: name for people -> key in `TRANSFORMS`.
-TREATMENTS = {
+CHECKED = {
     "as it is": "none",
     "JPEG 75": "jpeg75",
     "half size": "resize50",
@@ -32,7 +32,7 @@ class RobustnessCheck:
     """What the recognisers say about a protected face after one treatment of the photo.
 
     Attributes:
-        treatment: one of `TREATMENTS`.
+        treatment: one of `CHECKED`.
         recognisers: their reports, the original against the treated photo.
     """
 
@@ -57,7 +57,7 @@ def check_robustness(
         target: the user's own target picture, where `report.target` is not a built-in one.
 
     Returns:
-        one entry for each of `TREATMENTS`, in this order.
+        one entry for each of `CHECKED`, in this order.
     """
     face = _face_of(pipe, original, report)
     source = pipe.embed(pipe.view(original, face.landmarks))
@@ -68,7 +68,7 @@ def check_robustness(
         goal = pipe.built_in_target(report.target, source).embeddings
     used = {one.name for one in report.recognisers if one.used_in_optimisation}
     results = []
-    for name, key in TREATMENTS.items():
+    for name, key in CHECKED.items():
         after = _treated_view(pipe, protected, face, TRANSFORMS[key])
         reports = [
             compare_identities(key, net, key in used, source[key], after, goal.get(key))

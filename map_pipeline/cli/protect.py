@@ -200,7 +200,8 @@ def check_requirements(
     Args:
         all_faces: whether faces that are left unprotected break a requirement.
     """
-    from map_pipeline.report import join_names, judged, remaining_matches, unprotected_faces
+    from map_pipeline.report import judged, remaining_matches, unprotected_faces
+    from map_pipeline.verdict import join_names
 
     wrong = {
         "dodging": "the original is still recognised by",
@@ -240,14 +241,13 @@ def protect_file(
 
     from map_pipeline.images import save_image
     from map_pipeline.report import (
-        advice,
         doubtful_faces,
-        headline,
         notes_of,
         remaining_matches,
         unprotected_faces,
         with_notes,
     )
+    from map_pipeline.verdict import advice, headline
 
     result = pipe(
         job.source,
@@ -287,7 +287,7 @@ def protect_file(
 
 def tell_doubts(boxes: Sequence[Sequence[float]], rotated: bool) -> str:
     """Where more faces may be, and what may find them unless turned ones were looked for."""
-    from map_pipeline.report import join_names
+    from map_pipeline.verdict import join_names
 
     corners = [f"({', '.join(f'{corner:.0f}' for corner in box)})" for box in boxes[:3]]
     places = join_names(corners) + (f" and {len(boxes) - 3} places more" if boxes[3:] else "")

@@ -88,7 +88,7 @@ def check_clip(
     Args:
         all_faces: whether faces that are left unprotected break a requirement.
     """
-    from map_pipeline.report import join_names
+    from map_pipeline.verdict import join_names
 
     problems = []
     if requirements and all_faces and report.unprotected:

@@ -38,6 +38,7 @@ from map_pipeline.evaluation.leave_one_out import (
 )
 from map_pipeline.evaluation.methods import Method, Task, create
 from map_pipeline.evaluation.metrics import naturalness, pair_quality
+from map_pipeline.evaluation.names import resolve, transform
 from map_pipeline.evaluation.results import (
     NO_SECOND,
     NOT_FOUND,
@@ -53,7 +54,6 @@ from map_pipeline.evaluation.results import (
 )
 from map_pipeline.evaluation.settings import RESUMABLE_FIELDS, Settings, check_same_run
 from map_pipeline.evaluation.subjects import Goals, Subject, Tools, label, one_line
-from map_pipeline.evaluation.treatments import resolve, transform
 from map_pipeline.images import save_image, to_pil
 from map_pipeline.pipeline import MAPPipeline
 

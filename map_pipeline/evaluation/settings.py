@@ -49,7 +49,7 @@ class Settings:
 
     Raises:
         UnknownOptionError: a name or number that isn't allowed. Names of methods, transforms and
-            styles are checked by `treatments.resolve`.
+            styles are checked by `names.resolve`.
     """
 
     methods: tuple[str, ...] = ("map",)

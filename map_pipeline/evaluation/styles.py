@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from map_pipeline.evaluation import worn
 from map_pipeline.images import to_array
-from map_pipeline.images.degradations import blur, grey
+from map_pipeline.images.transforms import blur, grey
 
 Style = Callable[[np.ndarray], np.ndarray]
 

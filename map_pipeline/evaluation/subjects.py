@@ -19,9 +19,9 @@ from map_pipeline.evaluation.gallery import (
     embed_largest_face,
 )
 from map_pipeline.evaluation.metrics import naturalness
+from map_pipeline.evaluation.names import Transform
 from map_pipeline.evaluation.skin_tone import skin_angle
 from map_pipeline.evaluation.styles import STYLES
-from map_pipeline.evaluation.treatments import Transform
 from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.images import load_image, to_array
 from map_pipeline.pipeline import MAPPipeline

@@ -12,7 +12,7 @@ from typing import Any
 from map_pipeline.evaluation.settings import Settings
 
 # What a shared photo goes through, and the strongest answer of an attacker: see `purify`.
-TREATMENTS = (
+SUITE_TRANSFORMS = (
     *("share", "jpeg90", "jpeg75", "jpeg50", "resize50", "resize25", "screenshot"),
     *("phone_filter", "blur", "noise", "squeeze4", "grey", "purify100", "purify200"),
 )
@@ -50,7 +50,7 @@ PARTS = (
     Part(
         "hide",
         "Hidden, are people still recognised?",
-        {"methods": ("map-fast", "map"), **HIDING, "transforms": TREATMENTS},
+        {"methods": ("map-fast", "map"), **HIDING, "transforms": SUITE_TRANSFORMS},
         (*PROTECTION, "recognisers", "quality", "groups", "gaps", "robustness"),
         quick=6,
     ),

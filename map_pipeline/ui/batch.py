@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from map_pipeline.errors import UnknownOptionError
-from map_pipeline.report import FaceReport, headline, with_notes
+from map_pipeline.report import FaceReport, with_notes
 from map_pipeline.ui import texts
 from map_pipeline.ui.requests import plain_words
 from map_pipeline.ui.result_files import write_files
@@ -26,6 +26,7 @@ from map_pipeline.ui.service import (
     read_upload,
 )
 from map_pipeline.ui.settings import Choices, PageSettings
+from map_pipeline.verdict import headline
 
 Run = Callable[[Sequence[Job]], Iterator[Update]]
 """Does jobs on the GPU, or here."""

@@ -8,12 +8,12 @@ from typing import Any
 import gradio as gr
 
 from map_pipeline.config import MODES
-from map_pipeline.report import LEVELS
 from map_pipeline.ui import page, results, texts
 from map_pipeline.ui.batch import Outcome
 from map_pipeline.ui.endpoints import Endpoints
 from map_pipeline.ui.service import Progress
 from map_pipeline.ui.working import AtWork
+from map_pipeline.verdict import LEVELS
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,22 @@ from typing import Any
 
 import gradio as gr
 
-from map_pipeline.report import count_matches, join_names
+from map_pipeline.report import count_matches
 from map_pipeline.ui import batch_page, charts, clip_page, page, results, texts
 from map_pipeline.ui.batch import Run
 from map_pipeline.ui.clip import RunClip
 from map_pipeline.ui.endpoints import Endpoints, File
 from map_pipeline.ui.examples import Example, load_examples
-from map_pipeline.ui.limits import RateLimit
 from map_pipeline.ui.picking import FaceHandlers
+from map_pipeline.ui.private_blocks import PrivateBlocks
+from map_pipeline.ui.rate_limit import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.service import Files, Progress, ProtectionService, read_upload
 from map_pipeline.ui.settings import PageSettings
 from map_pipeline.ui.style import TargetCard
-from map_pipeline.ui.uploads import PrivateBlocks
 from map_pipeline.ui.visit import Result, Visit
 from map_pipeline.ui.working import AT_ONCE, AtWork
+from map_pipeline.verdict import join_names
 
 MAX_PREVIEWS = 2  # made at once, so that they leave something of the processor to protections
 

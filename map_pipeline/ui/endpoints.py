@@ -16,7 +16,7 @@ from map_pipeline.report import with_notes
 from map_pipeline.ui import results, texts
 from map_pipeline.ui.batch import Batch, Outcome, Run
 from map_pipeline.ui.clip import ClipJob, Clips, RunClip
-from map_pipeline.ui.limits import RateLimit
+from map_pipeline.ui.rate_limit import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words, visitor
 from map_pipeline.ui.result_files import write_files
 from map_pipeline.ui.service import (

@@ -11,26 +11,21 @@ from PIL import Image
 from map_pipeline.config import EMOTIONS
 from map_pipeline.report import (
     EXPRESSION_HEADER,
-    LEVELS,
     RECOGNISER_HEADER,
     UNCLEAR_FACE,
     FaceReport,
-    Level,
     count_matches,
-    count_text,
     doubtful_faces,
     expression_row,
     face_numbers,
-    headline,
-    join_names,
     notes_of,
-    protection_level,
     recogniser_row,
     unprotected_faces,
 )
 from map_pipeline.ui import texts
 from map_pipeline.ui.service import Progress
 from map_pipeline.ui.settings import Choices
+from map_pipeline.verdict import LEVELS, Level, count_text, headline, join_names, protection_level
 
 # The page is shown before torch is loaded, which this module needs.
 if TYPE_CHECKING:

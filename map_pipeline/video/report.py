@@ -5,14 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from map_pipeline.report import (
-    LEVELS,
-    Level,
-    asked_expression,
-    format_table,
-    join_names,
-    protection_level,
-)
+from map_pipeline.report import asked_expression, format_table
+from map_pipeline.verdict import LEVELS, Level, join_names, protection_level
 
 # Of the frames that were looked at; the clip's mean counts by itself.
 ENOUGH_FRAMES = 0.9

@@ -27,7 +27,7 @@ from map_pipeline.evaluation.metrics import (
     pair_quality,
 )
 from map_pipeline.images import load_image, to_array
-from map_pipeline.images.degradations import TRANSFORMS, add_noise, blur
+from map_pipeline.images.transforms import TRANSFORMS, add_noise, blur
 from tests.conftest import ASTRONAUT
 
 # torch.export can't replace it: FID's reference network is a TorchScript file.

@@ -8,7 +8,7 @@ from map_pipeline.errors import UnknownOptionError
 from map_pipeline.evaluation.purify import fixed_noise, largest_face_crop, purify
 from map_pipeline.faces.align import apply_affine
 from map_pipeline.images import load_image, to_array
-from map_pipeline.images.degradations import add_noise
+from map_pipeline.images.transforms import add_noise
 from tests.conftest import ASTRONAUT
 
 

@@ -18,6 +18,7 @@ from map_pipeline.errors import NoFaceError, UnknownOptionError
 from map_pipeline.evaluation import runner
 from map_pipeline.evaluation.dataset import PhotoSet
 from map_pipeline.evaluation.gallery import embed_composite, embed_largest_face
+from map_pipeline.evaluation.names import transform
 from map_pipeline.evaluation.results import (
     NOT_FOUND,
     PhotoRow,
@@ -32,7 +33,6 @@ from map_pipeline.evaluation.runner import Evaluation
 from map_pipeline.evaluation.settings import Settings
 from map_pipeline.evaluation.subjects import Tools
 from map_pipeline.evaluation.tables import frame, outcomes
-from map_pipeline.evaluation.treatments import transform
 from map_pipeline.images import load_image, to_array
 
 EXAMPLES = ASTRONAUT.parent

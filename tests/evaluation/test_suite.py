@@ -11,12 +11,12 @@ import pytest
 from map_pipeline.cli.evaluate import Options
 from map_pipeline.cli.options import parse
 from map_pipeline.evaluation.answers import ANSWERS, KEY, is_answered, write_table
+from map_pipeline.evaluation.names import resolve
 from map_pipeline.evaluation.settings import Settings
 from map_pipeline.evaluation.sizes import calls
 from map_pipeline.evaluation.suite import COMPARED, PARTS, Part, command
 from map_pipeline.evaluation.suite_page import Answer, joined, lineup_table, to_markdown, write_page
 from map_pipeline.evaluation.tables import Table
-from map_pipeline.evaluation.treatments import resolve
 
 PART = Part("one", "Why?", {"methods": ("none",)}, most=24, quick=2)
 

@@ -13,13 +13,8 @@ from map_pipeline.cli.main import main
 from map_pipeline.cli.protect import check_requirements
 from map_pipeline.faces.detect import BundledDetector
 from map_pipeline.faces.face import Face
-from map_pipeline.report import (
-    PhotoReport,
-    RecogniserReport,
-    advice,
-    headline,
-    remaining_matches,
-)
+from map_pipeline.report import PhotoReport, RecogniserReport, remaining_matches
+from map_pipeline.verdict import advice, headline
 
 ASTRONAUT = Path(__file__).parents[2] / "examples" / "astronaut.png"
 

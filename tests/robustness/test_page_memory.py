@@ -12,7 +12,7 @@ from PIL import Image
 
 from map_pipeline.errors import MAPError, NoFaceError
 from map_pipeline.ui.endpoints import Endpoints
-from map_pipeline.ui.limits import RateLimit
+from map_pipeline.ui.rate_limit import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.settings import PageSettings
 

@@ -33,8 +33,8 @@ from map_pipeline.ui import face_outlines, page, results, style, texts
 from map_pipeline.ui.cache import sweep
 from map_pipeline.ui.demo import Handlers
 from map_pipeline.ui.jobs import run_in_steps
-from map_pipeline.ui.limits import RateLimit, RateLimitError
 from map_pipeline.ui.models import expected_seconds, prepare_models
+from map_pipeline.ui.rate_limit import RateLimit, RateLimitError
 from map_pipeline.ui.result_files import write_files
 from map_pipeline.ui.service import (
     Files,

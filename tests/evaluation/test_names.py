@@ -4,9 +4,9 @@ from conftest import ASTRONAUT
 
 from map_pipeline import MAPPipeline
 from map_pipeline.errors import UnknownOptionError
+from map_pipeline.evaluation.names import resolve, transform
 from map_pipeline.evaluation.purify import purify
 from map_pipeline.evaluation.settings import Settings
-from map_pipeline.evaluation.treatments import resolve, transform
 from map_pipeline.images import load_image, to_array
 
 

@@ -11,7 +11,7 @@ from map_pipeline.evaluation.methods import ABLATIONS, TRADE_OFF, method_names
 from map_pipeline.evaluation.purify import purify
 from map_pipeline.evaluation.settings import Settings
 from map_pipeline.evaluation.styles import STYLES
-from map_pipeline.images.degradations import TRANSFORMS
+from map_pipeline.images.transforms import TRANSFORMS
 from map_pipeline.pipeline import MAPPipeline
 
 Transform = Callable[[np.ndarray, int], np.ndarray]
