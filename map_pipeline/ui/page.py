@@ -201,14 +201,7 @@ def form(targets: Sequence[TargetCard]) -> Form:
     expected = gr.HTML(elem_id="expected", padding=False)
     gr.Markdown(texts.PRIVACY_LINE, elem_classes="map-note")
     with gr.Accordion("More", open=False, elem_id="more"):
-        with gr.Accordion("Single movements", open=False):
-            gr.Markdown(texts.MOVEMENTS_INFO, elem_classes="map-note")
-            with gr.Row():
-                movements = [
-                    gr.Slider(-1, 1, 0, step=0.05, label=label, buttons=[], min_width=200)
-                    for label in texts.MOVEMENTS.values()
-                ]
-            reset = gr.Button("Reset", size="sm")
+        movements, reset = movement_sliders()
         expression_of = gr.Image(
             label=texts.COPIED, sources=["upload", "webcam", "clipboard"], format="png",
             height=220, buttons=[], alt_text="The photo whose expression is copied",
@@ -261,6 +254,18 @@ def form(targets: Sequence[TargetCard]) -> Form:
         own=own, movements=movements, reset=reset, own_target=own_target, protect=protect,
         stop=stop, status=status, expected=expected,
     )  # fmt: skip
+
+
+def movement_sliders() -> tuple[list[gr.Slider], gr.Button]:
+    """A slider for each single movement, and a button that puts all back."""
+    with gr.Accordion("Single movements", open=False):
+        gr.Markdown(texts.MOVEMENTS_INFO, elem_classes="map-note")
+        with gr.Row():
+            movements = [
+                gr.Slider(-1, 1, 0, step=0.05, label=label, buttons=[], min_width=200)
+                for label in texts.MOVEMENTS.values()
+            ]
+        return movements, gr.Button("Reset", size="sm")
 
 
 def result_area(keep_seconds: int) -> ResultArea:
