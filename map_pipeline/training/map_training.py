@@ -326,6 +326,7 @@ def grouped_parameters(network: MAPNetwork) -> tuple[list[nn.Parameter], list[in
     modules = [
         *network.source_in.values(),
         *network.target_in.values(),
+        network.margin_in,
         network.condition_out,
         *([network.motion_out] if network.motion_out else []),
     ]

@@ -339,8 +339,15 @@ def test_every_part_of_the_network_learns_and_the_prior_stays(tmp_path: Path) ->
     assert after.config.families == ["one", "two"]
 
 
+def test_no_parameter_is_left_out_of_the_training() -> None:
+    network = MAPNetwork.for_unet(prior().unet, {"one": 16, "two": 16}, motion_count=3)
+    trained, layers = map_network.grouped_parameters(network)
+    assert {id(one) for one in trained} == {id(one) for one in network.parameters()}
+    assert len(layers) == len(trained)
+
+
 def test_training_goes_on_from_another_network(tmp_path: Path) -> None:
-    train(tmp_path / "first", prior(), learning_rate=0.1)
+    train(tmp_path / "first", prior(), learning_rate=0.02)
     first = MAPNetwork.from_pretrained(tmp_path / "first")
     train(tmp_path / "second", prior(), first, learning_rate=1e-6)
     second = MAPNetwork.from_pretrained(tmp_path / "second").state_dict()
