@@ -24,6 +24,7 @@ from map_pipeline import (
 )
 from map_pipeline.diffusion.conditioner import FaceConditioner, embedding_width
 from map_pipeline.diffusion.map_network import MAPNetwork
+from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.identity import objectives
 
@@ -200,6 +201,19 @@ def cheap_changes(monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
     monkeypatch.setattr(objectives, "default_objectives", cheap)
+
+
+@pytest.fixture
+def space() -> ExpressionSpace:
+    """Expressions of made-up faces."""
+    return tiny_space()
+
+
+@pytest.fixture
+def painter() -> UNet2DModel:
+    """Paints mouths, badly but always alike."""
+    torch.manual_seed(0)
+    return tiny_mouth_painter()
 
 
 @pytest.fixture(scope="session")

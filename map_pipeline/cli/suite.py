@@ -5,6 +5,7 @@ goes on, and any part can be repeated alone by the command below its tables.
 """
 
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 # Which photos, people and randomness is up to the user; how they're protected isn't.
 FREE = ("skip", "limit", "gallery", "seed")
 EMBEDDINGS, MINUTES = "embeddings.npz", "minutes.json"
+EVERYBODY = 1_000_000  # questions of a line-up: as many as there are photos
 
 
 def run(options: "Options") -> int:
@@ -61,9 +63,10 @@ def run(options: "Options") -> int:
         previous = out
     answers.append(ask_viewers(options))
     started = time.perf_counter()
-    costs = measure_cost(options)
+    costs = cost_of(options)
     minutes.add("cost", time.perf_counter() - started)
-    line = command(options.pairs, options.out, options.settings, ["--suite", "readme"])
+    suite = ["--suite", "readme", *(["--quick"] if options.quick else []), *further(options)]
+    line = command(options.pairs, options.out, options.settings, suite)
     answers.append(Answer(costs.title, [costs], line, minutes.of("cost")))
     print(write_page(options.out, answers, compared))
     print(f"\nall results: {options.out / 'suite.html'}")
@@ -94,6 +97,10 @@ def further(options: "Options") -> list[str]:
         given += ["--judge", *map(str, options.judge)]
     if options.model.checkpoint is not None:
         given += ["--checkpoint", options.model.checkpoint]
+    if options.far != type(options).far:
+        given += ["--far", *map(str, options.far)]
+    if options.thresholds != "stored":
+        given += ["--thresholds", options.thresholds]
     return given
 
 
@@ -111,19 +118,26 @@ def measure_part(options: "Options") -> "Sequence[Table]":
     return measure(options)[0]
 
 
-def measure_cost(options: "Options") -> "Table":
-    """What photos of several sizes cost; photos are the first of those asked for."""
+def cost_of(options: "Options") -> "Table":
+    """What photos of several sizes cost; measured once, on the first of those asked for."""
+    import pandas as pd
+
     from map_pipeline.evaluation.dataset import PhotoSet
-    from map_pipeline.evaluation.sizes import cost_table
+    from map_pipeline.evaluation.sizes import cost_table, measure_costs
     from map_pipeline.images import load_image, to_array
 
+    file = options.out / ("cost-quick.csv" if options.quick else "cost.csv")
+    if file.is_file():
+        return cost_table(pd.read_csv(file))
     pipe = load_pipeline(options.model)
     pipe.set_progress_bar_config(disable=True)
     photos = PhotoSet(options.pairs)
     chosen = list(options.settings.chosen(len(photos.pairs)))[:4]
     names = [name for index in chosen if (name := photos.pairs[index].first)]
     pictures = [to_array(load_image(photos.read(name))) for name in names]
-    return cost_table(pipe, pictures, options.quick)
+    costs = measure_costs(pipe, pictures, options.quick)
+    write_atomically(file, costs.to_csv(index=False).encode())
+    return cost_table(costs)
 
 
 def ask_viewers(options: "Options") -> "Answer":
@@ -133,15 +147,21 @@ def ask_viewers(options: "Options") -> "Answer":
 
     runs = [options.out / name for name in LINEUP_PARTS]
     folders = [options.out / f"lineup-{number}" for number in range(1, VIEWERS + 1)]
-    question, names = "Do people still find the person?", " ".join(map(str, folders))
+    question = "Do people still find the person?"
+
+    def line(chosen: Sequence[Path]) -> str:
+        return f"map-protect lineup score {shlex.join(map(str, chosen))}"
+
     try:
         for number, folder in enumerate(folders, 1):
             write_sheets(runs, folder, number, options)
-    except InvalidImageError as error:  # few people are enough for the rest
-        return Answer(question, [], str(error), 0)
+    except InvalidImageError as error:  # too few people for this, but not for the rest
+        return Answer(question, [], line(folders), note=str(error))
     answered = [folder for folder in folders if is_answered(folder)]
+    waiting = [folder.name for folder in folders if folder not in answered]
+    note = f"Sheets without answers: {', '.join(waiting)}." if waiting else ""
     made = [lineup_table(answered)] if answered else []
-    return Answer(question, made, f"map-protect lineup score {names}", 0)
+    return Answer(question, made, line(answered or folders), note=note)
 
 
 def write_sheets(runs: "Sequence[Path]", out: Path, seed: int, options: "Options") -> None:
@@ -150,9 +170,9 @@ def write_sheets(runs: "Sequence[Path]", out: Path, seed: int, options: "Options
     from map_pipeline.evaluation.answers import KEY
 
     if not (out / KEY).exists():
-        count, attributes = 10_000, options.attributes  # as many as there are
-        rest = {"method": LINEUP_METHODS, "attributes": attributes, "model": options.model}
-        run_sheets(Sheets(tuple(runs), options.pairs, out, count, seed=seed, **rest))
+        chosen = {"method": LINEUP_METHODS, "count": EVERYBODY, "seed": seed}
+        shared = {"attributes": options.attributes, "model": options.model}
+        run_sheets(Sheets(tuple(runs), options.pairs, out, **chosen, **shared))
 
 
 class Minutes:

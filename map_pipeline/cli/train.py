@@ -137,6 +137,7 @@ def run_map(options: Map) -> int:
             f"`{'prior' if options.prior else 'checkpoint'}` must hold a conditioner, got none."
         )
     check_writable("--out", options.out)
+    start = MAPNetwork.from_pretrained(options.start) if options.start else None
     reports = train_map(
         config,
         load_faces(options.faces),
@@ -148,7 +149,7 @@ def run_map(options: Map) -> int:
         template,
         pipe.expression_space or ExpressionSpace(),
         _say,
-        start=MAPNetwork.from_pretrained(options.start) if options.start else None,
+        start=start,
     )
     if reports:
         _try_curves([options.out], options.out / "curves.png")

@@ -18,7 +18,7 @@ Call = tuple[str, int, list[np.ndarray]]
 """What is protected, how many faces that are, and the photos `uint8 [H,W,3]` of one call."""
 
 
-def cost_table(pipe: MAPPipeline, photos: Sequence[np.ndarray], quick: bool) -> Table:
+def measure_costs(pipe: MAPPipeline, photos: Sequence[np.ndarray], quick: bool) -> pd.DataFrame:
     """Seconds and memory of one call each, after one that warms up.
 
     Args:
@@ -34,7 +34,11 @@ def cost_table(pipe: MAPPipeline, photos: Sequence[np.ndarray], quick: bool) -> 
             line = {"mode": mode, "photo": what, "faces": faces, "seconds": cost.seconds}
             line |= {"seconds a face": cost.seconds / faces, "peak MiB": cost.peak_memory_mb}
             lines.append(line)
-    figures = pd.DataFrame(lines)
+    return pd.DataFrame(lines)
+
+
+def cost_table(figures: pd.DataFrame) -> Table:
+    """What `measure_costs` found."""
     shown = figures.copy()
     for column, form in (("seconds", ".1f"), ("seconds a face", ".1f"), ("peak MiB", ".0f")):
         shown[column] = shown[column].map(lambda value, form=form: format(value, form))
@@ -43,7 +47,7 @@ def cost_table(pipe: MAPPipeline, photos: Sequence[np.ndarray], quick: bool) -> 
 
 
 def calls(photos: Sequence[np.ndarray], quick: bool) -> Iterator[Call]:
-    """What is measured, the cheapest first; see `cost_table`."""
+    """What is measured, the cheapest first; see `measure_costs`."""
     small = [_resized(photo, SIDE) for photo in photos]
     yield f"{SIDE} px", 1, small[:1]
     for megapixels in (1, 12) if quick else (1, 12, 50):

@@ -5,7 +5,7 @@ Nothing here loads torch: the command line is made from it.
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ SUITE_TRANSFORMS = (
     *("share", "jpeg90", "jpeg75", "jpeg50", "resize50", "resize25", "screenshot"),
     *("phone_filter", "blur", "noise", "squeeze4", "grey", "purify100", "purify200"),
 )
-HIDING = {"targets": ("none",), "leave_out": "none"}
+AS_SHIPPED = {"leave_out": "none"}
+HIDING = {**AS_SHIPPED, "targets": ("none",)}
 NOISE = ("pgd", "mifgsm", "tidim", "tipim")
 
 
@@ -28,7 +29,7 @@ class Part:
         name: of its folder; question: its heading.
         settings: fields of `Settings` that differ from their defaults.
         tables: names of the tables that answer it.
-        most, quick: photos at most, usually and with `--quick`; None for all.
+        most: photos at most, None for all; quick: with `--quick`.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Part:
     settings: Mapping[str, Any]
     tables: Sequence[str] = ("protection",)
     most: int | None = None
-    quick: int = field(default=1)
+    quick: int = 1
 
     def complete(self, given: Settings, quick: bool) -> Settings:
         """What is measured, of the photos that `given` chooses."""
@@ -57,14 +58,14 @@ PARTS = (
     Part(
         "auto",
         "And as somebody similar, a composite?",
-        {"methods": ("map-fast", "map"), **HIDING, "targets": ("auto",)},
+        {"methods": ("map-fast", "map"), **AS_SHIPPED, "targets": ("auto",)},
         PROTECTION,
         quick=3,
     ),
     Part(
         "targets",
         "And as a person of the protocol?",
-        {"methods": ("map-fast", "map"), "leave_out": "none"},
+        {"methods": ("map-fast", "map"), **AS_SHIPPED},
         PROTECTION,
     ),
     Part(

@@ -29,7 +29,8 @@ photo.</p>
 {% for one in answers %}<h2>{{ one.question }}</h2>
 {% for table in one.tables %}{% if table.title != one.question %}<h3>{{ table.title }}</h3>
 {% endif %}<div class="scroll">{{ table.shown.to_html(index=False) | safe }}</div>{% endfor %}
-<pre>{{ one.command }}</pre><p>{{ "%.0f" | format(one.minutes) }} minutes</p>{% endfor %}
+{% if one.note %}<p>{{ one.note }}</p>{% endif %}<pre>{{ one.command }}</pre>
+{% if one.minutes %}<p>{{ "%.0f" | format(one.minutes) }} minutes</p>{% endif %}{% endfor %}
 </body></html>
 """
 
@@ -40,13 +41,15 @@ class Answer:
 
     Attributes:
         question: the heading; tables: what answers it.
-        command: what to type for these tables alone; minutes: how long that takes.
+        command: what makes these tables; minutes: how long that takes here, 0 if people do it.
+        note: what is still missing, or why there is no table.
     """
 
     question: str
     tables: Sequence[Table]
     command: str
-    minutes: float
+    minutes: float = 0.0
+    note: str = ""
 
 
 def write_page(
@@ -97,7 +100,9 @@ def to_markdown(answer: Answer) -> str:
     for table in answer.tables:
         parts += [] if table.title == answer.question else [f"### {table.title}"]
         parts.append(table.shown.to_markdown(index=False))
-    parts.append(f"`{answer.command}` ({answer.minutes:.0f} minutes)\n")
+    parts += [answer.note] if answer.note else []
+    spent = f" ({answer.minutes:.0f} minutes)" if answer.minutes else ""
+    parts.append(f"`{answer.command}`{spent}\n")
     return "\n\n".join(parts)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from map_pipeline.errors import NoFaceError
 from map_pipeline.evaluation.face_parts import cheeks, eye_distance, eyelids, lips
 from map_pipeline.expression.drawing import polygon_mask, smooth
 from map_pipeline.faces.detect import FaceDetector, load_detector
@@ -32,7 +33,7 @@ OPACITY = {lips: 0.75, eyelids: 0.6, cheeks: 0.25}
 
 
 def on_face(draw: Draw) -> Callable[[np.ndarray], np.ndarray]:
-    """A filter of photos `uint8 [H,W,3]` that leaves those without a face as they are."""
+    """A filter of photos `uint8 [H,W,3]`; it raises `NoFaceError` for those without a face."""
 
     @wraps(draw)
     def filtered(photo: np.ndarray) -> np.ndarray:
@@ -40,7 +41,7 @@ def on_face(draw: Draw) -> Callable[[np.ndarray], np.ndarray]:
         faces = detector.detect(photo)
         found = finder.find(photo, faces[0].box) if faces else None
         if found is None:
-            return photo.copy()
+            raise NoFaceError("`image` must show a face that something can be drawn on, got none.")
         drawn = draw(uint8_tensor(photo).float() / 255, torch.from_numpy(found[0]))
         return to_array(to_pil(drawn.clamp(0, 1)))
 

@@ -241,6 +241,7 @@ def test_a_suite_answers_every_question_and_goes_on(
     assert page.count("<table") >= len(PARTS) + 1
     assert page.count("data:image/png;base64,") == 1
     assert "cost, by size" in text
+    assert "5 others to choose from" in text  # too few people for line-ups
     written = {path: path.read_bytes() for path in out.rglob("*.csv")}
     assert evaluate(*given) == 0
     assert {path: path.read_bytes() for path in out.rglob("*.csv")} == written

@@ -102,10 +102,10 @@ def test_it_starts_from_one_that_knows_fewer_motions() -> None:
     unet = tiny_unet()
     start, network = trained(unet), MAPNetwork.for_unet(unet, DIMS, 2, 8, motion_count=5)
     network.start_from(start)
-    told = targets(), targets(), 1.0
-    assert torch.equal(network.encode(*told), start.encode(*told))
-    motion = network.motion(*told)
-    assert torch.equal(motion[:, :3], start.motion(*told))
+    given = targets(), targets(), 1.0
+    assert torch.equal(network.encode(*given), start.encode(*given))
+    motion = network.motion(*given)
+    assert torch.equal(motion[:, :3], start.motion(*given))
     assert not motion[:, 3:].any()
     assert all(torch.equal(a, b) for a, b in zip(network.up, start.up, strict=True))
 

@@ -26,8 +26,6 @@ from made_up_space import (
     SAD,
     SMILE,
     SURPRISE,
-    tiny_mouth_painter,
-    tiny_space,
 )
 from torch import Tensor
 
@@ -61,17 +59,6 @@ from map_pipeline.faces.paste import feather_mask, paste_residual
 CROP = (slice(90, 90 + SIZE), slice(100, 100 + SIZE))
 AROUND = (slice(90 - SIZE // 2, 90 + SIZE * 3 // 2), slice(100 - SIZE // 2, 100 + SIZE * 3 // 2))
 ANY = pytest.mark.parametrize("emotion", range(len(EMOTIONS)))
-
-
-@pytest.fixture
-def space() -> ExpressionSpace:
-    return tiny_space()
-
-
-@pytest.fixture
-def painter() -> UNet2DModel:
-    torch.manual_seed(0)
-    return tiny_mouth_painter()
 
 
 def turned(shape: Tensor, degrees: float) -> Tensor:

@@ -11,8 +11,6 @@ from made_up_space import (
     OPEN,
     SAD,
     SURPRISE,
-    tiny_mouth_painter,
-    tiny_space,
 )
 from torch import Tensor
 
@@ -30,17 +28,6 @@ from map_pipeline.expression.editor import (
 )
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.hub import bundled_checkpoint
-
-
-@pytest.fixture
-def space() -> ExpressionSpace:
-    return tiny_space()
-
-
-@pytest.fixture
-def painter() -> UNet2DModel:
-    torch.manual_seed(0)
-    return tiny_mouth_painter()
 
 
 def test_parted_lips_open_as_far_as_asked(space: ExpressionSpace) -> None:

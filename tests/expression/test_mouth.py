@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from diffusers import UNet2DModel
-from made_up_space import OPEN, tiny_mouth_painter, tiny_space
+from made_up_space import OPEN, tiny_space
 from torch import Tensor
 
 from map_pipeline.diffusion.conditioner import POINTS
@@ -28,12 +28,6 @@ from map_pipeline.expression.mouth import (
 from map_pipeline.faces.align import affine_scale, apply_affine, invert_affine
 
 SIDE = 200
-
-
-@pytest.fixture
-def painter() -> UNet2DModel:
-    torch.manual_seed(0)
-    return tiny_mouth_painter()
 
 
 def open_mouth(degrees: float = 0.0) -> Tensor:

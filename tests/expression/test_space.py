@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from made_up_space import AXES, BROWS, DOWN, HAPPY, NEUTRAL, OPEN, SAD, SMILE, tiny_space
+from made_up_space import AXES, BROWS, DOWN, HAPPY, NEUTRAL, OPEN, SAD, SMILE
 from torch import Tensor
 
 from map_pipeline.config import EMOTIONS
@@ -14,11 +14,6 @@ from map_pipeline.expression.space import CHOSEN, ExpressionSpace, straighten
 from map_pipeline.faces.align import apply_affine
 
 SOME_AXES = torch.tensor([0.8, -0.4, 1.3, 0.2])
-
-
-@pytest.fixture
-def space() -> ExpressionSpace:
-    return tiny_space()
 
 
 def showing(space: ExpressionSpace, axis: int, amount: float) -> Tensor:

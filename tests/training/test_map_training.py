@@ -334,8 +334,7 @@ def test_every_part_of_the_network_learns_and_the_prior_stays(tmp_path: Path) ->
     assert after.surrogates == ["one", "two"]
     assert len(after.up) == len(deep_layers(model.unet))
     assert sum(bool(up.any()) for up in after.up) > 0.9 * len(after.up)
-    assert after.condition_out[-1].weight.any()
-    assert after.motion_out[-1].weight.any()
+    assert all(head[-1].weight.any() for head in (after.condition_out, after.motion_out))
     assert after.config.families == ["one", "two"]
 
 
@@ -347,18 +346,17 @@ def test_no_parameter_is_left_out_of_the_training() -> None:
 
 
 def test_training_goes_on_from_another_network(tmp_path: Path) -> None:
-    train(tmp_path / "first", prior(), learning_rate=0.02)
-    first = MAPNetwork.from_pretrained(tmp_path / "first")
-    train(tmp_path / "second", prior(), first, learning_rate=1e-6)
-    second = MAPNetwork.from_pretrained(tmp_path / "second").state_dict()
+    train(tmp_path / "a", prior(), learning_rate=0.02)
+    first = MAPNetwork.from_pretrained(tmp_path / "a")
+    train(tmp_path / "b", prior(), first, learning_rate=1e-6)
+    second = MAPNetwork.from_pretrained(tmp_path / "b").state_dict()
     for name, value in first.state_dict().items():
         torch.testing.assert_close(second[name], value, atol=1e-3, rtol=1e-2)  # fp16
 
 
 def test_reports_and_files(tmp_path: Path) -> None:
     reports = train(tmp_path, prior(), weights={"dodging": 0.0})
-    names = {o.name for o in default_objectives()} - {"dodging"}
-    names |= {"realism", "price"}
+    names = {o.name for o in default_objectives()} - {"dodging"} | {"realism", "price"}
     rates = {"impersonates", "dodges", "reached", "conflict", "told_apart"}
     optional = {"impersonation", "impersonates"}  # not every batch has a target
     assert [report["update"] for report in reports] == [2, 4]
@@ -431,8 +429,8 @@ def test_both_objectives_go_down(tmp_path: Path) -> None:
 
     prices = ["motion", "smoothness", "luma", "visibility", "score_matching"]
     off = dict.fromkeys(prices, 0.0)
-    settings = {"updates": 60, "report_every": 20, "learning_rate": 3e-3}
-    settings |= {"average_decay": 0.0, "realism": 0.0}
+    settings = {"updates": 60, "report_every": 20, "learning_rate": 3e-3, "realism": 0.0}
+    settings["average_decay"] = 0.0
     new = MAPNetwork.for_unet(
         model.unet, dict.fromkeys(surrogates, 16), motion_count=count_motions(shapes())
     )
