@@ -73,7 +73,7 @@ class MAPConfig:
     learning_rate: float = 3e-4
     motion_rate: float = 0.25
     max_motion: float = 0.8
-    max_shift: float = 0.0234  # 3 of 128 px
+    max_shift: float = 0.0175  # 2.2 of 128 px
     adam_betas: tuple[float, float] = (0.5, 0.9)
     max_expression_grad_ratio: float = 0.25
     projection: bool = True
@@ -121,7 +121,6 @@ MODES = {
         steps_saved=6,
         learning_rate=5e-4,
         motion_rate=0.35,
-        max_shift=0.0137,
         num_eot_views=1,
         max_expression_grad_ratio=0.0,
     ),

@@ -16,6 +16,7 @@ from map_pipeline.evaluation.tables import Table, unseen
 from map_pipeline.files import write_atomically
 
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 120}
+MARKERS = "os^DvP*X"  # with matplotlib's ten colours, 40 methods differ
 COLOURS = {"impersonation": "#b3541e", "dodging": "#1f6f8b"}
 
 
@@ -103,7 +104,7 @@ def draw_lineup(axes: Axes, tables: Mapping[str, Table], titles: Mapping[str, st
     draw_price(axes, tables["protection"], found, {})
     if "untouched" in found:
         axes.axvline(found["untouched"], color="grey", linestyle=":", label="untouched photos")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.set(
         xlabel="person found in a line-up, share of photos",
         title="Whom does the protection hide the person from?",
@@ -111,18 +112,21 @@ def draw_lineup(axes: Axes, tables: Mapping[str, Table], titles: Mapping[str, st
 
 
 def draw_price(axes: Axes, protection: Table, kept: pd.Series, titles: Mapping[str, str]) -> None:
-    """Dodging with its interval against what is kept, one point a method.
+    """Dodging with its interval against what is kept, one point a method, named beside the chart.
 
     Args:
         kept: by method; methods that it doesn't hold are left out.
     """
     rows = protection.figures.query("measure == 'dodging' and transformation == 'none'")
-    for one in rows.itertuples():
-        x = kept.get(one.method)
-        if one.n and pd.notna(x):
-            axes.errorbar(x, one.share, [[one.share - one.low], [one.high - one.share]], fmt="o")
-            axes.annotate(titles.get(one.method, one.method), (x, one.share), fontsize=7)
+    drawn = [one for one in rows.itertuples() if one.n and pd.notna(kept.get(one.method))]
+    for number, one in enumerate(drawn):
+        error = [[one.share - one.low], [one.high - one.share]]
+        look = {"fmt": MARKERS[number % len(MARKERS)], "elinewidth": 0.5}
+        title = titles.get(one.method, one.method)
+        axes.errorbar(kept[one.method], one.share, error, label=title, **look)
     axes.set(ylim=(0, 1.05), ylabel="dodging, share of photos")
+    if drawn:
+        axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def draw_similarities(axes: Axes, judged: pd.DataFrame, titles: Mapping[str, str]) -> None:

@@ -35,9 +35,11 @@ STRIP_PIXELS = 1_000_000
 MASK_EXPONENT = 2.5
 
 # What `quiet_features` keeps of a residual, and how far nose, eyes with their brows, and mouth
-# reach, in eye distances.
-ON_NOSE, ON_EYES, ON_MOUTH = 0.3, 0.6, 0.2
-BRIDGE_RADIUS, WINGS_RADIUS, EYE_RADIUS, MOUTH_RADIUS, EDGE = 0.15, 0.34, 0.45, 0.2, 0.3
+# reach, in eye distances. More than the nose is kept: wings painted beside it would widen it, and
+# bars painted above it would move the brows.
+ON_NOSE, ON_EYES, ON_MOUTH = 0.1, 0.6, 0.2
+BRIDGE_RADIUS, WINGS_RADIUS, EYE_RADIUS, MOUTH_RADIUS, EDGE = 0.25, 0.6, 0.45, 0.2, 0.3
+ABOVE_EYES = 0.6  # where the nose's ridge begins, as a share of its length from eyes to tip
 
 
 def feather_mask(size: int, border: float = 0.3) -> Tensor:
@@ -79,7 +81,8 @@ def quiet_features(
     left, right, tip = landmarks[:, None, :3].float().unbind(2)  # [B,1,2]
     unit = (right - left).norm(dim=-1).clamp(min=1)
     # Distance to the nose's ridge, which ends where its wings are, and to the eyes.
-    to_nose, share = _to_segment(pixels, (left + right) / 2, tip)
+    top = torch.lerp((left + right) / 2, tip, -ABOVE_EYES)
+    to_nose, share = _to_segment(pixels, top, tip)
     nose_radius = BRIDGE_RADIUS + (WINGS_RADIUS - BRIDGE_RADIUS) * share
     to_eyes = torch.stack([(pixels - eye).norm(dim=-1) for eye in (left, right)]).amin(0)
     kept = _kept(to_nose / unit - nose_radius, on_nose)

@@ -214,12 +214,12 @@ def default_objectives() -> list[Objective]:
     """The objectives as shipped; weights were chosen on dev pairs 36-49."""
     return [
         Objective("impersonation", "L_A", "identity", 3.0, impersonation),
-        Objective("dodging", "L_A", "identity", 2.0, dodging),
+        Objective("dodging", "L_A", "identity", 3.0, dodging),
         Objective("expression", "L_E", "expression", 1.0, expression, needs="logits"),
         Objective("smoothness", "L_S", "prior", 30.0, smoothness),
         Objective("luma", "-", "prior", 18.0, luma),
         Objective("visibility", "-", "prior", 12.0, visibility),
-        Objective("motion", "-", "prior", 0.01, motion),
+        Objective("motion", "-", "prior", 0.015, motion),
         Objective("score_matching", "L_SM", "prior", 1.0, score_matching, needs="noise"),
     ]
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from map_pipeline.config import MAPConfig
 from map_pipeline.expression.composed import ingredients
 from map_pipeline.expression.editor import (
     EditableFace,
@@ -37,6 +36,7 @@ TOLERANCE = 0.5
 # Of the objectives of identity, relative to a photo's: a clip is compared with its own frames,
 # which are more alike than two photos. Less of it flickers less and protects less.
 IDENTITY_WEIGHT = 3.0
+FARTHEST = 0.0234  # how far features move at least, see `MAPConfig.max_shift`: 3 of 128 px
 
 
 def for_clips(plan: Plan) -> Plan:
@@ -46,7 +46,7 @@ def for_clips(plan: Plan) -> Plan:
     the weights and motions of fast mode alone, a clip's frames would still match each other.
     """
     config = plan.config
-    farthest = max(config.max_shift, MAPConfig.max_shift)
+    farthest = max(config.max_shift, FARTHEST)
     config = replace(config, margin=config.margin + TOLERANCE, max_shift=farthest)
     objectives = [
         replace(one, weight=IDENTITY_WEIGHT * one.weight) if one.side == "identity" else one

@@ -216,10 +216,17 @@ def test_features_keep_little_of_a_residual(turn: bool) -> None:
     assert kept.shape == (1, 1, 112, 112)
     at = lambda point: float(kept[0, 0, round(float(point[1])), round(float(point[0]))])  # noqa: E731
     left, right, tip = points[:3]
-    assert at(tip) == at((tip + (left + right) / 2) / 2) == pytest.approx(ON_NOSE)
-    assert at(left) == at(right) == pytest.approx(ON_EYES)
+    middle = (left + right) / 2
+    brows = torch.lerp(middle, tip, -0.5)
+    assert at(tip) == at((tip + middle) / 2) == at(brows) == pytest.approx(ON_NOSE)
+    unit = right - left
+    assert at(left - 0.3 * unit) == at(right + 0.3 * unit) == pytest.approx(ON_EYES)
+    assert ON_NOSE < min(at(left), at(right)) <= ON_EYES
+    # Wings painted beside the nose would widen it.
+    assert max(at(tip - 0.5 * unit), at(tip + 0.5 * unit)) < 0.2
+    assert min(at(tip - unit), at(tip + unit)) > 0.8
     for share in (0.0, 0.5, 1.0):
-        assert at(torch.lerp(points[3], points[4], share)) == pytest.approx(ON_MOUTH)
+        assert at(torch.lerp(points[3], points[4], share)) <= ON_MOUTH + 1e-6
     outwards = points[4] - points[3]
     assert min(at(points[3] - 0.5 * outwards), at(points[4] + 0.5 * outwards)) > 0.8
     beyond = torch.stack([points[4] + share * outwards for share in (0.0, 0.1, 0.4, 4.0)])
