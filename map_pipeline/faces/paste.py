@@ -37,7 +37,7 @@ MASK_EXPONENT = 2.5
 # What `quiet_features` keeps of a residual, and how far nose, eyes with their brows, and mouth
 # reach, in eye distances. More than the nose is kept: wings painted beside it would widen it, and
 # bars painted above it would move the brows.
-ON_NOSE, ON_EYES, ON_MOUTH = 0.1, 0.6, 0.2
+ON_NOSE, ON_EYES, ON_MOUTH = 0.2, 0.6, 0.2
 BRIDGE_RADIUS, WINGS_RADIUS, EYE_RADIUS, MOUTH_RADIUS, EDGE = 0.25, 0.6, 0.45, 0.2, 0.3
 ABOVE_EYES = 0.6  # where the nose's ridge begins, as a share of its length from eyes to tip
 
