@@ -139,13 +139,12 @@ def _draw(
     runs: Mapping[str, Sequence[Mapping[str, float]]],
 ) -> None:
     for (run, reports), line in zip(runs.items(), LINES * len(runs), strict=False):
-        updates = [report["update"] for report in reports]
         for name, colour in curves.items():
-            if name not in reports[0]:  # an objective that was switched off
-                continue
-            label = f"{name}, {run}" if len(runs) > 1 else name
-            values = [report[name] for report in reports]
-            axes.plot(updates, values, line, color=colour, label=label, marker=".")
+            # Missing are objectives that were off, or whose batches weren't drawn for a while.
+            points = [(one["update"], one[name]) for one in reports if name in one]
+            if points:
+                label = f"{name}, {run}" if len(runs) > 1 else name
+                axes.plot(*zip(*points, strict=True), line, color=colour, label=label, marker=".")
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#E3E3E3")
