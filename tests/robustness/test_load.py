@@ -16,8 +16,10 @@ def test_two_clients_get_their_own_photos_and_nothing_stays(
     editing_pipeline.save_pretrained(tmp_path)
     outcome = load.run(clients=2, seconds=5, steps=1, checkpoint=tmp_path, keep_seconds=10)
     print(load.table(outcome))
-    # Two short phases tell nothing about throughput: `make load` does.
-    assert [one for one in load.broken_rules(outcome) if "throughput" not in one] == []
+    # Two short phases tell nothing about throughput, and two quick clients may never have to wait
+    # for each other: `make load` is for that.
+    broken = load.broken_rules(outcome)
+    assert [one for one in broken if "throughput" not in one and "queue" not in one] == []
     assert len(outcome.together.done) >= 2
     assert all(len(one.previews) == load.PREVIEWS for one in outcome.together.visits)
     assert outcome.files[0] >= 2  # there was something to delete
