@@ -35,8 +35,8 @@ STRIP_PIXELS = 1_000_000
 MASK_EXPONENT = 2.5
 
 # What `quiet_features` keeps of a residual, and how far nose, eyes with their brows, and mouth
-# reach, in eye distances. More than the nose is kept: wings painted beside it would widen it, and
-# bars painted above it would move the brows.
+# reach, in eye distances. The nose's region is wider and higher than a nose: wings painted beside
+# it would widen it, and bars painted above it would move the brows.
 ON_NOSE, ON_EYES, ON_MOUTH = 0.2, 0.6, 0.2
 BRIDGE_RADIUS, WINGS_RADIUS, EYE_RADIUS, MOUTH_RADIUS, EDGE = 0.25, 0.6, 0.45, 0.2, 0.3
 ABOVE_EYES = 0.6  # where the nose's ridge begins, as a share of its length from eyes to tip

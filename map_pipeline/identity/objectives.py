@@ -211,7 +211,7 @@ def score_matching(state: RefineState, _target: RefineTarget) -> Tensor:
 
 
 def default_objectives() -> list[Objective]:
-    """The objectives as shipped; weights were chosen on dev pairs 36-49."""
+    """The objectives as shipped; weights were chosen on dev pairs 24-61."""
     return [
         Objective("impersonation", "L_A", "identity", 3.0, impersonation),
         Objective("dodging", "L_A", "identity", 3.0, dodging),

@@ -43,7 +43,7 @@ def for_clips(plan: Plan) -> Plan:
     """How a change for a whole clip is found on one of its frames.
 
     Other frames may lack `TOLERANCE` of that frame's protection, so it goes as much further. With
-    the weights and motions of fast mode alone, a clip's frames would still match each other.
+    a photo's weights and motions alone, a clip's frames would still match each other.
     """
     config = plan.config
     farthest = max(config.max_shift, FARTHEST)

@@ -114,7 +114,7 @@ def test_curves_of_both_objectives_and_the_conflicts() -> None:
     pytest.importorskip("matplotlib")
     content = draw_curves({"run": reports()})
     assert content == draw_curves({"run": reports()})
-    # Batches of one kind may all have been of the other in a report.
+    # A report lacks an objective if no batch asked for it since the last one.
     partial = [{name: one[name] for name in one if name != "dodging"} for one in reports()[1:]]
     assert drawn(draw_curves({"run": [*reports()[:1], *partial]})).shape == drawn(content).shape
     before, after = drawn(content), drawn(draw_curves({"run": reports(conflict=0.9)}))
