@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from map_pipeline.cli import expressions, suite, video
+from map_pipeline.cli import attributes, expressions, suite, video
 from map_pipeline.cli.options import Inline, Model, check_writable, load_pipeline
 from map_pipeline.errors import UnknownOptionError, check_setting
 from map_pipeline.evaluation.settings import Settings
@@ -27,14 +27,15 @@ class Options:
     Against recognisers that were left out, after JPEG and resizing, with the loss of quality and
     the cost. Writes results.csv, photos.csv, summary.json, report.md, report.html and charts. The
     same command continues a run that was stopped. `map-protect evaluate expressions` compares
-    edited expressions with real ones, `map-protect evaluate video` measures clips.
+    edited expressions with real ones, `map-protect evaluate video` measures clips, and
+    `map-protect evaluate attributes` guesses people's gender and age for `--attributes`.
 
     Attributes:
         pairs: Folder or zip with NAME_a.* (to protect) and NAME_b.* (another photo of the same
             person), or with one folder per identity; targets as ID_enroll.* and ID_probe.*.
         out: Folder of the results.
-        attributes: JSON lines {"name": ..., "gender": ...} of people, for rates by group. Groups by
-            skin tone are always there.
+        attributes: JSON lines {"name": ..., "gender": ...} of people, for rates by group;
+            `map-protect evaluate attributes` guesses them. Groups by skin tone are always there.
         far: False accept rates; the tables show the first one.
         thresholds: Which thresholds count: stored with the recognisers, or estimated on the clean
             pairs. Both are shown.
@@ -215,6 +216,7 @@ def config_of(options: Options) -> dict[str, Any]:
 
 
 SUBCOMMANDS = {
+    "attributes": (attributes.Options, attributes.run),
     "expressions": (expressions.Options, expressions.run),
     "video": (video.Options, video.run),
 }

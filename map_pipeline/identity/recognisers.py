@@ -101,13 +101,17 @@ class FaceRecogniser(ModelMixin, ConfigMixin):
         size = self.config.input_size
         if crops.shape[1:] != (3, size, size):
             raise ValueError(f"`crops` must be [B,3,{size},{size}], got {list(crops.shape)}.")
+        return F.normalize(self.raw(crops))
+
+    def raw(self, crops: Tensor) -> Tensor:
+        """What the network says of crops `[B,3,S,S]` RGB in [0,1], of any length: [B,D] float32."""
         crops = crops.flip(1) if self.config.channel_order == "bgr" else crops
         mean, std = (
             torch.tensor(value, device=crops.device).view(1, 3, 1, 1)
             for value in (self.config.mean, self.config.std)
         )
         normalised = (crops.float() * 255 - mean) / std
-        return F.normalize(self.network(normalised.to(self.dtype)).float())
+        return self.network(normalised.to(self.dtype)).float()
 
     def forward(self, images: Tensor, landmarks: Tensor) -> Tensor:
         """Embeddings of length 1, differentiable with respect to `images`.
