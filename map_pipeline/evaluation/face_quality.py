@@ -74,8 +74,8 @@ def dense_flow(before: Tensor, after: Tensor) -> Tensor:
 
 
 def _compare(before: Tensor, after: Tensor, shape: Tensor) -> FaceQuality:
-    quality = pair_quality(*(to_array(to_pil(crop)) for crop in (before, after)))
-    return FaceQuality(quality["psnr"], quality["ssim"], patchy_share(before, after, shape))
+    psnr, ssim = pair_quality(*(to_array(to_pil(crop)) for crop in (before, after)))
+    return FaceQuality(psnr, ssim, patchy_share(before, after, shape))
 
 
 def patchy_share(before: Tensor, after: Tensor, shape: Tensor) -> float:

@@ -14,19 +14,29 @@ from typing import Any
 
 import jinja2
 import pandas as pd
+import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import Module
 
 from map_pipeline import __version__
 from map_pipeline.evaluation import tables
 from map_pipeline.evaluation.dataset import Problem
+from map_pipeline.evaluation.features import (
+    SIDE,
+    TEMPLATE,
+    FeatureNetwork,
+    crop_at,
+    feature_distance,
+    frechet_distance,
+)
 from map_pipeline.evaluation.gallery import Gallery
 from map_pipeline.evaluation.groups import gaps, groups, members
-from map_pipeline.evaluation.metrics import Fid
 from map_pipeline.evaluation.plots import write_plots
 from map_pipeline.evaluation.protocol import threshold_at_far
 from map_pipeline.evaluation.results import PhotoRow, Row, photo_file
 from map_pipeline.evaluation.tables import Table
+from map_pipeline.faces.align import similarity_transform
 from map_pipeline.files import write_atomically
 from map_pipeline.images import load_image, to_array
 from map_pipeline.pipeline import MAPPipeline
@@ -48,7 +58,7 @@ class Context:
         weights: component -> SHA-256, see `weight_hashes`.
         attributes: photo -> attribute -> group; problems: what couldn't be used.
         judge: title of the expression judge, None without one.
-        absent: metric -> why it wasn't computed ("lpips", "fid").
+        features: see `measure_features`, None without its network.
         probe: what photos were compared with to judge impersonation.
     """
 
@@ -60,7 +70,7 @@ class Context:
     attributes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     problems: Sequence[Problem] = ()
     judge: str | None = None
-    absent: Mapping[str, str] = field(default_factory=dict)
+    features: pd.DataFrame | None = None
     probe: str = ""
 
 
@@ -102,13 +112,11 @@ def make_tables(
     rows: Sequence[Row],
     photo_rows: Sequence[PhotoRow],
     context: Context,
-    fid: Mapping[str, float | str],
 ) -> tuple[list[Table], pd.DataFrame]:
     """All tables and, at the first false accept rate, the rows that they rest on.
 
     Args:
         rows: of `results.csv`; photo_rows: of `photos.csv`.
-        fid: method -> Frechet distance, or why there is none.
     """
     photos, titles = tables.frame(photo_rows), context.titles
     styles = photos[["photo", "style"]].drop_duplicates()
@@ -129,7 +137,7 @@ def make_tables(
         *(tables.strict(at(far).query("style == 'plain'"), far, titles) for far in stricter),
         tables.recognisers(plain, titles),
         tables.robustness(plain, titles),
-        tables.quality(plain_photos, titles, fid),
+        tables.quality(plain_photos, titles, context.features),
         groups(plain, who, titles),
         gaps(plain, who, titles),
         tables.styles(judged, photos, titles),
@@ -141,10 +149,10 @@ def make_tables(
 
 
 def write_report(
-    out: Path, rows: Sequence[Row], photo_rows: Sequence[PhotoRow], context: Context, fid: Any
+    out: Path, rows: Sequence[Row], photo_rows: Sequence[PhotoRow], context: Context
 ) -> tuple[list[Table], str]:
     """Write everything into the folder of a run; return the tables, also as Markdown."""
-    made, plain = make_tables(rows, photo_rows, context, fid)
+    made, plain = make_tables(rows, photo_rows, context)
     facts = _facts(photo_rows, context)
     figures = {one.name: json.loads(one.figures.to_json(orient="records")) for one in made}
     summary = json.dumps({**facts, "tables": figures}, indent=2, default=str)
@@ -160,7 +168,6 @@ def write_report(
 def to_markdown(made: Sequence[Table], facts: Mapping[str, Any]) -> str:
     """The tables as Markdown, with what couldn't be used below them."""
     parts = [f"## {one.title}\n\n{one.shown.to_markdown(index=False)}\n" for one in made]
-    parts += [f"{name}: {why}\n" for name, why in facts["absent"].items()]
     lines = [f"- {one['name']}: {one['rule']}" for one in facts["problems"]]
     lines += [f"- {one['photo']} ({one['method']}): {one['status']}" for one in facts["failures"]]
     if lines:
@@ -178,18 +185,18 @@ PAGE = """<!doctype html>
 <style>{{ style }}</style></head><body>
 <h1>How well does it protect?</h1>
 <p>{{ facts.photos }} photos, {{ facts.date }}, MAP {{ facts.versions.map_pipeline }}, detector
-{{ facts.detector }}. Impersonation is judged against {{ facts.probe }}. Shares come with their
-95 % Wilson interval; "before -> after" compares with the unprotected photo.</p>
+{{ facts.detector }}.{% if facts.probe %} Impersonation is judged against {{ facts.probe }}.
+{% endif %} Shares come with their 95 % Wilson interval; "before -> after" compares with the
+unprotected photo.</p>
 {% for one in made %}<h2>{{ one.title }}</h2><div class="scroll">{{ one.html }}</div>{% endfor %}
 <h2>Charts</h2>{% for chart in charts %}
 <img alt="{{ chart.name }}" src="data:image/png;base64,{{ chart.data }}">{% endfor %}
 {% if sheet %}<h2>Before and after</h2>
 <img alt="photos before and after protection" src="data:image/png;base64,{{ sheet }}">{% endif %}
-{% if facts.problems or facts.failures or facts.absent %}<h2>Not used, failed, not computed</h2><ul>
+{% if facts.problems or facts.failures %}<h2>Not used, or failed</h2><ul>
 {% for one in facts.problems %}<li>{{ one.name }}: {{ one.rule }}</li>{% endfor %}
 {% for one in facts.failures %}<li>{{ one.photo }} ({{ one.method }}): {{ one.status }}</li>
-{% endfor %}{% for name, why in facts.absent.items() %}<li>{{ name }}: {{ why }}</li>{% endfor %}
-</ul>{% endif %}
+{% endfor %}</ul>{% endif %}
 <h2>How to reproduce it</h2><pre>{{ facts.config | tojson(indent=2) }}</pre>
 <pre>{{ facts.weights | tojson(indent=2) }}</pre>
 </body></html>
@@ -233,24 +240,40 @@ def contact_sheet(out: Path, photo_rows: Sequence[PhotoRow]) -> bytes | None:
     return buffer.getvalue()
 
 
-def compute_fid(out: Path, photos: Sequence[PhotoRow], network: Module) -> dict[str, Any]:
-    """Method -> Frechet distance between its sources and results, or why there is none.
+def measure_features(
+    pipe: MAPPipeline, out: Path, photos: Sequence[PhotoRow], network: FeatureNetwork
+) -> pd.DataFrame:
+    """Feature and Frechet distance of every method in the long form of `tables.means`.
+
+    Sources and results are seen as crops, aligned where the face is in the source.
 
     Args:
-        out: folder of the run; network: see `metrics.Fid`.
+        out: folder of the run.
     """
-    found = {}
-    for method in dict.fromkeys(row.method for row in photos):
-        distance = Fid(network)
-        for row in photos:
-            if (row.method, row.style, row.status) == (method, "plain", "ok"):
-                files = (
-                    photo_file(out, "source", row.photo),
-                    photo_file(out, method, row.photo, row.left_out),
-                )
-                distance.update(*(to_array(load_image(file)) for file in files))
-        found[method] = distance.compute()
-    return found
+    seen: dict[str, list[tuple[float, Tensor, Tensor]]] = {}
+    for row in photos:
+        if row.status != "ok" or row.style != "plain":
+            continue
+        source, result = (
+            to_array(load_image(photo_file(out, *names)))
+            for names in (("source", row.photo), (row.method, row.photo, row.left_out))
+        )
+        if faces := pipe.face_detector.detect(source):
+            place = torch.as_tensor(faces[0].landmarks)
+            to_photo = similarity_transform(TEMPLATE, place)
+            both = [network.see(crop_at(one, place, to_photo, SIDE)) for one in (source, result)]
+            (maps, last), (maps_after, last_after) = both
+            distance = feature_distance(maps, maps_after)
+            seen.setdefault(row.method, []).append((distance, last, last_after))
+    lines = []
+    for method, values in seen.items():
+        distances, first, second = zip(*values, strict=True)
+        series = pd.Series(distances)
+        lines.append((method, "feature_distance", series.mean(), series.std(), len(series)))
+        if len(series) > 1:
+            frechet = frechet_distance(torch.cat(first), torch.cat(second))
+            lines.append((method, "frechet_distance", frechet, None, len(series)))
+    return pd.DataFrame(lines, columns=["method", "measure", "mean", "std", "n"])
 
 
 def weight_hashes(pipe: MAPPipeline, checkpoint: Path | None) -> dict[str, str]:
@@ -282,7 +305,6 @@ def _facts(photo_rows: Sequence[PhotoRow], context: Context) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "photos": len({row.photo for row in photo_rows if row.style == "plain"}),
         "probe": context.probe,
-        "absent": dict(context.absent),
         "problems": [asdict(problem) for problem in context.problems],
         "failures": [
             {"photo": row.photo, "method": row.method, "status": row.status}

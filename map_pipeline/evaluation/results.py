@@ -16,7 +16,8 @@ from typing import TypeVar, get_args
 from map_pipeline.files import write_atomically
 
 NOT_FOUND = -1.0  # stands for a similarity where no face was found
-NO_SECOND = float("nan")  # stands for a similarity where the person has no usable second photo
+# Stand for a similarity where the person has no usable second photo, or is only to be hidden.
+NO_SECOND = NO_TARGET = float("nan")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Row:
     """One photo x method x left-out recogniser x judging recogniser x transformation.
 
     Similarities are cosines in [-1,1]: `NOT_FOUND` where no face was found, NaN where the person
-    has no usable second photo. "Clean" is the unprotected photo under the same transformation.
+    has no usable second photo, or no target is asked for. "Clean" is the unprotected photo under
+    the same transformation.
 
     Attributes:
         photo: name of the photo, with `@STYLE` if it isn't plain.
@@ -62,9 +64,7 @@ class PhotoRow:
     Attributes:
         photo, method, left_out: as in `Row`; style: name in `styles.STYLES`.
         status: "ok", or the one line of the error: the photo isn't protected, a failure.
-        psnr: dB, infinite if nothing changed; ssim, ms_ssim in [-1,1]; lpips >= 0, None without
-            its weights. All of the whole photo; NaN for a failure.
-        naturalness_before, naturalness_after: see `quality.naturalness`, dB; None without a face.
+        psnr, ssim: of the whole photo, see `pair_quality`; NaN for a failure.
         seconds, peak_memory_mb, unet_calls, recogniser_calls: cost of protecting this photo.
         emotion: the asked one.
         emotion_before, emotion_after: JSON of the judge's probabilities; "{}" if no face was
@@ -83,10 +83,6 @@ class PhotoRow:
     status: str
     psnr: float
     ssim: float
-    ms_ssim: float
-    lpips: float | None
-    naturalness_before: float | None
-    naturalness_after: float | None
     seconds: float
     peak_memory_mb: float
     unet_calls: int

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from map_pipeline.config import EMOTIONS, MODES
+from map_pipeline.config import EMOTIONS, HIDE, MODES
 from map_pipeline.errors import CheckpointError, MAPError, NoFaceError, UnknownOptionError
 from map_pipeline.evaluation.cost import Cost, measure
 from map_pipeline.evaluation.dataset import PhotoSet
@@ -37,10 +37,11 @@ from map_pipeline.evaluation.leave_one_out import (
     surrogates_without,
 )
 from map_pipeline.evaluation.methods import Method, Task, create
-from map_pipeline.evaluation.metrics import naturalness, pair_quality
+from map_pipeline.evaluation.metrics import pair_quality
 from map_pipeline.evaluation.names import resolve, transform
 from map_pipeline.evaluation.results import (
     NO_SECOND,
+    NO_TARGET,
     NOT_FOUND,
     PhotoRow,
     Row,
@@ -112,12 +113,13 @@ class Evaluation:
 
     @property
     def probe(self) -> str:
-        """What photos are compared with to judge impersonation, in words."""
-        built_in = [name for name in self.targets if name not in self.photos.targets]
+        """What photos are compared with to judge impersonation, in words; "" without a target."""
+        targets = [name for name in self.targets if name != HIDE]
+        built_in = [name for name in targets if name not in self.photos.targets]
         if not built_in:
-            return "another photo of the target"
+            return "another photo of the target" if targets else ""
         mirrored = "the composite itself, mirrored (there is no other photo of a composite)"
-        return mirrored if len(built_in) == len(self.targets) else f"another photo, or {mirrored}"
+        return mirrored if len(built_in) == len(targets) else f"another photo, or {mirrored}"
 
     def titles(self, names: Iterable[str]) -> dict[str, str]:
         """Method -> title, also of methods of earlier runs into the same folder."""
@@ -264,10 +266,6 @@ class Evaluation:
             status=status,
             psnr=math.nan,
             ssim=math.nan,
-            ms_ssim=math.nan,
-            lpips=None,
-            naturalness_before=None,
-            naturalness_after=None,
             seconds=math.nan,
             peak_memory_mb=math.nan,
             unet_calls=0,
@@ -287,7 +285,7 @@ class Evaluation:
         spent: Cost,
         seen: DetectedFace | None,
     ) -> PhotoRow:
-        quality = pair_quality(subject.photo, result, self.tools.lpips)
+        psnr, ssim = pair_quality(subject.photo, result)
         face = face_quality(self.pipe, subject.photo, result)
         return PhotoRow(
             photo=subject.label,
@@ -295,12 +293,8 @@ class Evaluation:
             left_out=left_out,
             style=subject.style,
             status="ok",
-            psnr=quality["psnr"],
-            ssim=quality["ssim"],
-            ms_ssim=quality["ms_ssim"],
-            lpips=quality.get("lpips"),
-            naturalness_before=subject.naturalness,
-            naturalness_after=naturalness(self.pipe, result),
+            psnr=psnr,
+            ssim=ssim,
             seconds=spent.seconds,
             peak_memory_mb=spent.peak_memory_mb,
             unet_calls=spent.unet_calls,
@@ -374,7 +368,8 @@ class Evaluation:
             second: None if there is no second photo; `{}` if its face is lost.
         """
         if face is None:
-            return NOT_FOUND, NO_SECOND if second is None else NOT_FOUND, 0
+            target = NO_TARGET if subject.goal.name == HIDE else NOT_FOUND
+            return target, NO_SECOND if second is None else NOT_FOUND, 0
         vector = face.embeddings[recogniser]
         target = float(vector @ subject.goal.probe[recogniser])
         if second is None:
@@ -394,7 +389,6 @@ class Evaluation:
             "targets": self.targets,
             "photos": self.photos.fingerprint(),
             "judge": self.tools.judge is not None,
-            "lpips": self.tools.lpips is not None,
             "facepp": self.tools.facepp is not None,
             "modes": {name: asdict(mode) for name, mode in MODES.items()},
         }

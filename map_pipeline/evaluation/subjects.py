@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from torch.nn import Module
 
 from map_pipeline.config import HIDE
 from map_pipeline.errors import MAPError, NoFaceError
@@ -18,7 +17,6 @@ from map_pipeline.evaluation.gallery import (
     embed_composite,
     embed_largest_face,
 )
-from map_pipeline.evaluation.metrics import naturalness
 from map_pipeline.evaluation.names import Transform
 from map_pipeline.evaluation.skin_tone import skin_angle
 from map_pipeline.evaluation.styles import STYLES
@@ -29,10 +27,9 @@ from map_pipeline.pipeline import MAPPipeline
 
 @dataclass(frozen=True)
 class Tools:
-    """Optional networks and services: the expression judge, LPIPS, and Face++."""
+    """An optional network and an optional service: the expression judge, and Face++."""
 
     judge: ExpressionClassifier | None = None
-    lpips: Module | None = None
     facepp: FacePlusPlus | None = None
 
 
@@ -43,7 +40,7 @@ class Goal:
     Attributes:
         name: id or name of the composite, or "none".
         enroll: what methods optimise towards: `uint8 [H,W,3]`, a composite's name, or "none".
-        probe: embeddings of what they are tested against, of length 0 for "none"; probe_photo: its
+        probe: embeddings of what they are tested against, NaN for "none"; probe_photo: its
             `uint8 [H,W,3]`.
     """
 
@@ -86,7 +83,7 @@ class Goals:
     def _get(self, name: str) -> Goal:
         if name == HIDE:
             nobody = self._pipe.recognisers.items()
-            return Goal(name, name, {k: np.zeros(n.config.embedding_dim) for k, n in nobody})
+            return Goal(name, name, {k: np.full(n.config.embedding_dim, np.nan) for k, n in nobody})
         if name not in self._known:
             own = name in self._photos.targets
             self._known[name] = self._from_set(name) if own else self._from_bank(name)
@@ -158,11 +155,6 @@ class Subject:
             changed = self._transforms[transformation](self.photo, self._seed)
             self._clean[transformation] = embed_largest_face(self._pipe, changed)
         return self._clean[transformation]
-
-    @cached_property
-    def naturalness(self) -> float | None:
-        """See `quality.naturalness`."""
-        return None if self.photo is None else naturalness(self._pipe, self.photo)
 
     @cached_property
     def skin_angle(self) -> float | None:

@@ -19,7 +19,7 @@ Limits = Mapping[str, float]
 
 SHARES = ("impersonation", "dodging", "rank1", "rank5")
 FACE_MEANS = ("face_psnr", "face_ssim", "patches")
-MEANS = (*FACE_MEANS, "psnr", "ssim", "ms_ssim", "lpips", "naturalness_before", "naturalness_after")
+MEANS = (*FACE_MEANS, "psnr", "ssim")
 NO_FACE = "no face"  # what the expression judge "sees" where no face was found
 SHARED = "share"  # the transformation that stands for what happens to a shared photo
 
@@ -50,18 +50,19 @@ def outcomes(rows: pd.DataFrame, limits: Limits) -> pd.DataFrame:
     Returns:
         the columns of `rows` and nullable booleans "impersonation", "dodging", "rank1", "rank5"
         and the same ending in "_clean" for the unprotected photo. Dodging and ranks are missing
-        for people without a usable second photo. A protected photo that failed or lost its face
-        gains nothing in a search: it counts with the place of its clean photo.
+        for people without a usable second photo, impersonation for those who are only hidden. A
+        protected photo that failed or lost its face gains nothing in a search: it counts with the
+        place of its clean photo.
     """
     judged = rows[rows["recogniser"].isin(list(limits))].copy()
     limit = judged["recogniser"].map(dict(limits)).astype(float)
-    nobody = judged["person_protected"].isna()
+    nobody, hidden = judged["person_protected"].isna(), judged["target_protected"].isna()
     for state, ending in (("protected", ""), ("clean", "_clean")):
         target, person = judged[f"target_{state}"], judged[f"person_{state}"]
         passes = (target >= limit) & (target != NOT_FOUND)
         escapes = (person < limit) & (person != NOT_FOUND)
         place = judged[f"rank_{state}"].where(judged[f"rank_{state}"] > 0, judged["rank_clean"])
-        judged[f"impersonation{ending}"] = passes.astype("boolean")
+        judged[f"impersonation{ending}"] = passes.astype("boolean").mask(hidden)
         judged[f"dodging{ending}"] = escapes.astype("boolean").mask(nobody)
         for most in (1, 5):
             judged[f"rank{most}{ending}"] = (place <= most).astype("boolean").mask(nobody)
@@ -135,8 +136,16 @@ def protection(judged: pd.DataFrame, photos: pd.DataFrame, titles: Mapping[str, 
                 "failed": len(group) - len(done),
             }
         )
+    shown = pd.DataFrame(lines)
+    if hides_only(figures):
+        shown = shown.drop(columns=["impersonation", "shared"])
     title = "Do recognisers that were left out still see the person, or the target?"
-    return Table("protection", title, figures, pd.DataFrame(lines))
+    return Table("protection", title, figures, shown)
+
+
+def hides_only(figures: pd.DataFrame) -> bool:
+    """Whether shares say nothing of impersonation, because nobody had a target."""
+    return not figures.loc[figures["measure"] == "impersonation", "n"].any()
 
 
 def strict(judged: pd.DataFrame, far: str, titles: Mapping[str, str]) -> Table:
@@ -172,19 +181,21 @@ def robustness(judged: pd.DataFrame, titles: Mapping[str, str]) -> Table:
 
 
 def quality(
-    photos: pd.DataFrame, titles: Mapping[str, str], fid: Mapping[str, float | str]
+    photos: pd.DataFrame, titles: Mapping[str, str], features: pd.DataFrame | None = None
 ) -> Table:
-    """Similarity of the face and of the whole photo before and after, and cost."""
+    """Similarity of the face and of the whole photo before and after, and cost.
+
+    Args:
+        features: further measures, see `report.measure_features`.
+    """
     done = photos[photos["status"] == "ok"]
     cost = ["seconds", "peak_memory_mb", "unet_calls", "recogniser_calls"]
     figures = means(done, ["method"], [*MEANS, *cost])
-    distances = [(name, "fid", value, None, 0) for name, value in fid.items()]
-    if distances:
-        more = pd.DataFrame(distances, columns=list(figures.columns))
-        figures = pd.concat([figures, more], ignore_index=True)
+    if features is not None:
+        figures = pd.concat([figures, features], ignore_index=True)
     wide = figures.pivot(index="method", columns="measure", values="mean")
     wide = wide.dropna(axis="columns", how="all").reindex(list(dict.fromkeys(done["method"])))
-    shown = wide.map(lambda value: value if isinstance(value, str) else _number(value, ".4g"))
+    shown = wide.map(lambda value: _number(value, ".4g"))
     shown.insert(0, "method_", [titles.get(name, name) for name in wide.index])
     shown = shown.rename(columns={"method_": "method"}).reset_index(drop=True)
     return Table("quality", "How much does the photo change, and at what cost?", figures, shown)
@@ -258,6 +269,8 @@ def wide(figures: pd.DataFrame, by: Sequence[str], titles: Mapping[str, str]) ->
     """One line for each of `by`, with "before -> after" for each measure."""
     cell = _cells(figures, by)
     measures = [name for name in dict.fromkeys(figures["measure"]) if not name.endswith("_clean")]
+    if hides_only(figures):
+        measures = [name for name in measures if name != "impersonation"]
     lines = []
     for key, group in figures.groupby(list(by), sort=False):
         line: dict[str, Any] = dict(zip(by, key, strict=True))

@@ -32,10 +32,6 @@ PHOTO = PhotoRow(
     status="ok",
     psnr=math.inf,
     ssim=1 / 3,
-    ms_ssim=0.9,
-    lpips=None,
-    naturalness_before=20.5,
-    naturalness_after=None,
     seconds=8.25,
     peak_memory_mb=1000.0,
     unet_calls=90,
@@ -72,7 +68,10 @@ def test_rows_survive_the_csv(tmp_path: Path) -> None:
     append_rows(tmp_path / "rows.csv", [dataclasses.replace(ROW, person_clean=NO_SECOND)])
     assert math.isnan(read_rows(tmp_path / "rows.csv", Row)[-1].person_clean)
 
-    photos = [PHOTO, dataclasses.replace(PHOTO, lpips=0.125, facepp_clean=99.5, status="`x`, no")]
+    photos = [
+        PHOTO,
+        dataclasses.replace(PHOTO, face_psnr=30.125, facepp_clean=99.5, status="`x`, no"),
+    ]
     append_rows(tmp_path / "photos.csv", photos)
     assert read_rows(tmp_path / "photos.csv", PhotoRow) == photos
 

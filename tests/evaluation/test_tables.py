@@ -16,7 +16,7 @@ from map_pipeline.evaluation import tables
 from map_pipeline.evaluation.dataset import Problem
 from map_pipeline.evaluation.protocol import genuine, impostors, rank, threshold_at_far, wilson
 from map_pipeline.evaluation.report import Context, weight_hashes, write_report
-from map_pipeline.evaluation.results import NO_SECOND, NOT_FOUND, photo_file
+from map_pipeline.evaluation.results import NO_SECOND, NO_TARGET, NOT_FOUND, photo_file
 from map_pipeline.images import save_image, to_pil
 
 
@@ -72,6 +72,17 @@ def test_people_without_a_second_photo_do_not_count_in_dodging() -> None:
     assert found["impersonation"].count() == 2
 
 
+def test_only_hidden_people_do_not_count_in_impersonation() -> None:
+    nobody = {"target_clean": NO_TARGET, "target_protected": NO_TARGET}
+    found = judged(nobody, {**nobody, "person_protected": NOT_FOUND, "rank_protected": 0})
+    assert found["impersonation"].count() == 0
+    assert found["dodging"].tolist() == [True, False]
+    figures = tables.shares(found, ["method"])
+    assert "impersonation" not in tables.wide(figures, ["method"], {})
+    aimed = tables.shares(judged({}), ["method"])
+    assert "impersonation" in tables.wide(aimed, ["method"], {})
+
+
 def test_recognisers_without_a_threshold_are_left_out() -> None:
     assert judged({"recogniser": "two"}).empty
 
@@ -97,6 +108,11 @@ def test_means_skip_what_is_not_finite() -> None:
     assert line["std"] == pytest.approx(math.sqrt(2))
 
 
+FEATURES = pd.DataFrame(
+    [{"method": "map", "measure": "frechet_distance", "mean": 12.5, "std": None, "n": 9}]
+)
+
+
 def context(pipe: MAPPipeline, people: list[str]) -> Context:
     pairs = {"impostor_pairs": 90, "genuine_pairs": 10, "genuine_matched": 0.9}
     limits = {
@@ -115,7 +131,7 @@ def context(pipe: MAPPipeline, people: list[str]) -> Context:
         attributes={name: {"gender": "male" if int(name) % 2 else "female"} for name in people},
         problems=[Problem("<script>alert(1)</script>.png", "must be a whole picture")],
         judge="the judge",
-        absent={"lpips": "not computed: weights absent"},
+        features=FEATURES,
         probe="another photo of the target",
     )
 
@@ -130,7 +146,7 @@ def report(tiny_pipeline: MAPPipeline, tmp_path: Path) -> Path:
     for row in photos:
         save_image(picture, photo_file(tmp_path, "source", row.photo))
         save_image(picture, photo_file(tmp_path, row.method, row.photo, row.left_out))
-    write_report(tmp_path, rows, photos, context(tiny_pipeline, people), {"map": 12.5, "blur": "-"})
+    write_report(tmp_path, rows, photos, context(tiny_pipeline, people))
     return tmp_path
 
 
@@ -150,12 +166,7 @@ def test_a_report_holds_every_table_and_chart(report: Path) -> None:
         *("expression", "thresholds"),
     }
     assert summary["photos"] == 9
-    [fid] = [
-        line
-        for line in summary["tables"]["quality"]
-        if (line["method"], line["measure"]) == ("map", "fid")
-    ]
-    assert fid["mean"] == 12.5
+    assert FEATURES.to_dict("records")[0] in summary["tables"]["quality"]
     for name in ("protection", "robustness", "visible_change", "similarities"):
         with Image.open(report / f"{name}.png") as chart:
             assert min(chart.size) > 200
