@@ -36,8 +36,8 @@ class NotFiniteError(MAPError):
     """A gradient overflowed; other settings, another precision or another seed may do."""
 
 
-OUT_OF_MEMORY = """The GPU must have more free memory for this photo. Choose mode 'fast', which \
-needs less, close other programs that use the GPU, or work on the CPU."""
+OUT_OF_MEMORY = """The GPU has too little free memory for this photo. Choose mode 'fast', which \
+needs less, close other programs that use the GPU, or run on the CPU."""
 
 
 class GPUMemoryError(MAPError):

@@ -163,8 +163,8 @@ class FaceReport:
 
 # Said where a face with `problems` was measured.
 UNCLEAR_FACE = (
-    "Recognition programs are made for clear faces: what they say about one with a problem "
-    "means less."
+    "Recognition programs are made for clear faces: their answer about any other face is less "
+    "reliable."
 )
 RECOGNISER_HEADER = (
     "recogniser",

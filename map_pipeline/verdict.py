@@ -28,7 +28,7 @@ def headline(reports: Sequence[FaceReport]) -> str:
     left, (found, total) = unprotected_faces(reports), count_matches(reports)
     done = "protected" if total and not found else "edited"
     if total == 0:
-        text = "Done, but no recognition program here can say whether it protects."
+        text = "Done, but no recognition program here can say whether it worked."
     else:
         level = protection_level(found, total)
         start = LEVELS["partly" if left and level == "protected" else level]
@@ -48,8 +48,8 @@ def count_text(total: int, names: Sequence[str], found: int) -> str:
 def advice(mode: str) -> str:
     """What to try where a recogniser still matches after protection in this mode."""
     if mode == "fast":
-        return "Try Strong mode, or another target."
-    return "Try a high margin, or another target or expression."
+        return "Try --mode strong or another --emotion."
+    return "Try --margin high or another --emotion."
 
 
 def join_names(names: Sequence[str]) -> str:

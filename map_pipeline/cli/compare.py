@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from map_pipeline.compare import Comparison, FacePair, PhotoFaces
 
 HEADER = ("recogniser", "similarity", "threshold", "same person")
-ROTATE_HINT = "--rotate may find faces that are turned."
+ROTATE_HINT = "--rotate may find rotated faces."
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Options:
         first: Photo with a face.
         second: Another one.
         faces: Which faces to compare: each of A with each of B, or the largest ones only.
-        rotate: Find faces that lie on their side or are upside down also beside upright ones.
+        rotate: Find faces lying on their side or upside down, too, where there are upright ones.
         detector: Which detector finds the faces; the checkpoint's setting if not given.
     """
 
@@ -68,7 +68,7 @@ def describe_faces(name: str, seen: "PhotoFaces") -> list[str]:
         left_out = "" if face.compared else " (not compared)"
         lines.append(f"  face {face.number} at {describe_box(face.box)}{problems}{left_out}")
     lines += [
-        f"  perhaps one more, turned or half hidden, at {describe_box(box)} (not compared)"
+        f"  perhaps one more, rotated or half hidden, at {describe_box(box)} (not compared)"
         for box in seen.doubtful
     ]
     return lines

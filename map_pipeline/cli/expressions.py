@@ -94,7 +94,7 @@ def run(options: Options) -> int:
     print(table(rows))
     used = {row[name] for row in rows for name in ("file", "neutral")}
     if lost := sorted({photo.file for photos in persons for photo in photos} - used):
-        print(f"\nwithout a face that is found, so left out: {', '.join(lost)}", file=sys.stderr)
+        print(f"\nleft out, as no face was found: {', '.join(lost)}", file=sys.stderr)
     if options.out:
         pd.DataFrame(rows).to_csv(options.out, index=False)
     if options.sheet:

@@ -97,7 +97,7 @@ def check_no_input(option: str, paths: Iterable[Path], jobs: Iterable[Job]) -> N
     for path in paths:
         if _identity(path) in inputs:
             raise UnknownOptionError(
-                f"`{option}` must be no photo that is read, got {path.name!r}."
+                f"`{option}` must not be a photo to protect, got {path.name!r}."
             )
 
 
@@ -209,12 +209,12 @@ def _reason_to_skip(path: Path) -> str | None:
             return "a folder that can't be read"
         return "a link to a folder" if path.is_symlink() else "a folder; --recursive goes into it"
     if path.is_symlink() and not path.exists():
-        return "a link to nothing"
+        return "a broken link"
     if not path.is_file():
-        return "no file"
+        return "not a regular file"
     if path.suffix.lower() in SUFFIXES:
         return None  # if it isn't one, that is an error worth reporting
-    return None if _is_picture(path) else "no picture of a known format"
+    return None if _is_picture(path) else "not a picture in a known format"
 
 
 def _is_picture(path: Path) -> bool:

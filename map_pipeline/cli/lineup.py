@@ -106,7 +106,7 @@ def run_sheets(options: Sheets) -> int:
         None if options.attributes is None else read_attributes(options.attributes),
     )
     print(f"{len(sheets)} sheets: {', '.join(map(str, sheets))}")
-    print(f"Fill in {options.out / ANSWERS} without looking at {KEY}: who of A to F it is, which")
+    print(f"Fill in {options.out / ANSWERS} without looking at {KEY}: which of A to F it is, which")
     print("emotion you see (optional), and whether the face looks edited (yes or no). Then:")
     print(f"map-protect lineup score {options.out}")
     return 0

@@ -1,15 +1,17 @@
-"""Command line: `map-protect COMMAND ...`, with one module for each command.
-
-Exit codes: 0 all done; 1 some files of a folder failed (they are listed at the end); 2 the input or
-an option is wrong, and nothing was written; 3 all was written, but a recogniser sees other than
-`--require` asks for, or a face is left unprotected; 130 stopped with Ctrl-C.
-"""
+"""Command line: `map-protect COMMAND ...`, with one module for each command."""
 
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from map_pipeline.errors import MAPError
+
+EXIT_CODES = """exit codes:
+  0    all done
+  1    some files of a folder failed; they are listed at the end
+  2    the input or an option is wrong; nothing was written
+  3    all was written, but not protected as `--require` asks
+  130  stopped with Ctrl-C"""
 
 # Command -> what it does. The module of its name has the dataclass `Options`, whose fields are the
 # options, and `run(options)`, or `SUBCOMMANDS` with pairs of these, or both. Modules are imported
@@ -58,8 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def dispatch(arguments: Sequence[str]) -> int:
     """Run the command that the first argument, or the first two, name."""
     description = "Protect photos from face recognition by changing the facial expression."
+    if list(arguments) == ["--version"]:
+        from map_pipeline import __version__
+
+        print(f"map-protect {__version__}")
+        return 0
     name, rest = choose("map-protect", description, COMMANDS, arguments)
     if name is None:
+        if rest == 0:
+            print(f"\n{EXIT_CODES}")
         return rest
     module = import_module(f"map_pipeline.cli.{name}")
     subcommands = getattr(module, "SUBCOMMANDS", {})

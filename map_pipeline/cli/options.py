@@ -133,5 +133,5 @@ def check_writable(option: str, folder: Path) -> None:
             pass
     except OSError as error:
         raise OSError(
-            f"`{option}` must lie in a folder that can be written, got {folder} ({error.strerror})."
+            f"`{option}` must be in a writable folder, got {folder} ({error.strerror})."
         ) from None

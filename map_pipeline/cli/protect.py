@@ -43,36 +43,37 @@ class Options:
             (H.264); or an existing or new folder, which gets PNGs or an MP4.
         emotion: Expression to show: angry, disgust, fear, happy, neutral, sad, surprise, contempt
             or closed_smile.
-        target: What software shall see: none, so that the person is only hidden; the name of a
-            built-in composite (see `map-protect targets`), auto, or your own picture.
+        target: Who software should see: none to only hide the person, the name of a built-in
+            composite (see `map-protect targets`), auto, or a picture of your own.
         faces: Which faces to protect; the largest if not given. In a clip that's the person who is
             seen most and nearest.
-        rotate: Find faces that lie on their side or are upside down also beside upright ones.
+        rotate: Find faces lying on their side or upside down, too, where there are upright ones.
         mode: fast takes seconds; strong takes three times as long, for a cleaner picture.
-        margin: How sure the protection shall be: normal, high, or a number of steps beyond the
-            match threshold, each a tenth of the false accept rate. More is more visible.
-        expression_strength: How far the expression is changed, 0 to 1 (as far as people do) or 1.5.
+        margin: How sure the protection should be: normal, high, or a number of steps beyond the
+            match threshold, each dividing the false accept rate by 10. More is more visible.
+        expression_strength: How far the expression is changed: 0 to 1 (as far as people go), at
+            most 1.5.
         action_units: Single movements besides the emotion, each from -1 to 1, such as smile=0.5
             brows_up=-0.3: smile, mouth_open, brows_up, inner_brows, eyes_wide, squint,
             nose_wrinkle, lip_corners_down, pucker, lips_pressed, wink_left, wink_right (sides of
             the photo; below 0 the eye opens wide), or smirk, where 1 is the corner of the mouth at
             the left of the photo and -1 the one at the right.
         expression_of: Photo whose expression is copied in place of the emotion, as far as the
-            strength says; best one of the same person.
-        refine_steps: Most fine-tuning steps on each face; 0 changes the expression only, unless the
-            checkpoint has a trained MAP network.
+            strength says; works best with one of the same person.
+        refine_steps: At most so many fine-tuning steps on each face; 0 takes one pass of the MAP
+            network, or only changes the expression if the checkpoint has none.
         compile: Use torch.compile, on cuda only: slower for the first photo, made for folders.
         seed: Same seed, same result.
         detector: Which detector finds the faces; the checkpoint's setting if not given.
         recursive: Go into the folders of a folder.
         overwrite: Replace existing results and reports; a photo that is read is never replaced.
-        skip_existing: Leave out photos whose result exists, and add to an existing report: this
-            goes on where a run of a folder stopped.
+        skip_existing: Skip photos whose result exists, and add to an existing report: this
+            continues a run of a folder that was stopped.
         report: Write what was measured as JSON, after every photo.
         require: Exit with code 3 unless every recogniser no longer matches the original (dodging)
             or sees the target (impersonation); may be given twice. Every face found counts, unless
-            `--faces largest` says that others may stay as they are. In a clip nine of ten frames
-            that are looked at must be so, and the mean of all.
+            `--faces largest` says that others may stay as they are. In a clip it must hold
+            for nine of ten frames examined, and for the mean of all.
     """
 
     input: Annotated[Path, tyro.conf.arg(metavar="IN"), tyro.conf.Positional]
@@ -213,8 +214,8 @@ def check_requirements(
             unmet += 1
             print(
                 f"map-protect: {name}: --require: {left} of {len(faces) + left} faces found "
-                f"{'is' if left == 1 else 'are'} left unprotected. --faces all takes all that are "
-                "large enough, --faces largest says that others may stay as they are.",
+                f"{'is' if left == 1 else 'are'} left unprotected. --faces all protects those that "
+                "are large enough; with --faces largest, others may stay as they are.",
                 file=sys.stderr,
             )
         for requirement in dict.fromkeys(requirements):
@@ -278,8 +279,8 @@ def protect_file(
         print(face.to_table(), end="\n\n")
         if face.problems:
             print(
-                f"{job.name}: face {number} is {', '.join(face.problems)}. It may be protected "
-                "less well than the figures say.",
+                f"{job.name}: face {number} is {', '.join(face.problems)}. It may be less "
+                "well protected than the figures say.",
                 file=sys.stderr,
             )
     return reports
@@ -289,10 +290,10 @@ def tell_doubts(boxes: Sequence[Sequence[float]], rotated: bool) -> str:
     """Where more faces may be, and what may find them unless turned ones were looked for."""
     from map_pipeline.verdict import join_names
 
-    corners = [f"({', '.join(f'{corner:.0f}' for corner in box)})" for box in boxes[:3]]
-    places = join_names(corners) + (f" and {len(boxes) - 3} places more" if boxes[3:] else "")
+    corners = [f"({', '.join(f'{corner:.0f}' for corner in box)}) px" for box in boxes[:3]]
+    places = join_names(corners) + (f" and {len(boxes) - 3} more" if boxes[3:] else "")
     hint = "" if rotated else "; --rotate may find them"
-    text = f"there may be more faces, turned or half hidden, at {places} px"
+    text = f"there may be more faces, rotated or half hidden, at {places}"
     return f"{text}. They aren't protected{hint}."
 
 

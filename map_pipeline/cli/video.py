@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Protect clips and measure it: dodging frame by frame and of the mean, flicker, speed.
+    """Protect clips and measure the result: dodging per frame and of the mean, flicker, speed.
 
     Each recogniser of the surrogates is left out once, with its family, and judges. The clips that
     were protected stay in the folder, and a second run measures what is there.

@@ -23,7 +23,7 @@ from map_pipeline.images import load_image, to_array
 from map_pipeline.measure import View
 from map_pipeline.pipeline import MAPPipeline
 
-NO_FACE = "must show a face, got none that the detector finds"
+NO_FACE = "must show a face, but none was found"
 
 Embeddings = dict[str, np.ndarray]
 """Recogniser name -> float32 `[D]` of length 1."""

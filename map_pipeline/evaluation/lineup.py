@@ -221,7 +221,7 @@ def inner_face(
     """
     found = detector.detect(photo) or ([] if before is None else detector.detect(before))
     if not found:
-        raise InvalidImageError("`image` must show a face, got none that the detector finds.")
+        raise InvalidImageError("`image` must show a face, but none was found.")
     region = extract_region(
         uint8_tensor(photo), torch.as_tensor(found[0].landmarks), max_face_px=EYE_DISTANCE
     )

@@ -255,7 +255,7 @@ def select_faces(faces: Sequence[Face], which: FaceChoice | None = None) -> list
     choice = check_choice(which)
     if not faces:
         raise NoFaceError(
-            "`image` must show a face, got none that the detector finds. A face must be at least "
+            "`image` must show a face, but none was found. A face must be at least "
             f"{MIN_FACE_SIDE} px wide and not hidden."
         )
     chosen = biggest_first(faces)
@@ -329,9 +329,8 @@ def _large_enough(chosen: Sequence[Face]) -> list[Face]:
     if not large:
         width, height = max((face.size for face in chosen), key=min)
         raise FaceTooSmallError(
-            f"`faces` must be at least {MIN_FACE_SIDE} px wide and high: the face is "
-            f"{width:.0f} x {height:.0f} px; the smallest that can be protected is "
-            f"{MIN_FACE_SIDE} px."
+            f"`faces` must be at least {MIN_FACE_SIDE} px wide and high, got one of "
+            f"{width:.0f} x {height:.0f} px."
         )
     if len(large) < len(chosen):
         logger.warning(

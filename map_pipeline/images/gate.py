@@ -139,7 +139,7 @@ def _open_at_once(path: str, flags: int) -> int:
 def _decode(content: bytes, name: str) -> Photo:
     """The picture in the content of a file; `name` is for the errors."""
     if len(content) > MAX_BYTES:
-        raise Rule.BYTES.error(f"{name} of more")
+        raise Rule.BYTES.error(f"{name}, which is larger")
     heic = is_heic(content[:HEAD])
     if heic and not can_read_heic():
         raise Rule.FORMAT.error(
@@ -191,7 +191,7 @@ def _open_endless(parts: JpegParts, name: str) -> Photo:
     photo, other = (_open(kept + rest + JPEG_END, name, parts.exif) for rest in (b"", FILLER))
     if ImageChops.difference(photo.pixels, other.pixels).getbbox():
         raise truncated
-    return _with_notes(photo, ["the file has no end; all its pixels are there"])
+    return _with_notes(photo, ["the file lacks its end marker, but all its pixels are there"])
 
 
 def _notes_on_frames(image: Image.Image, content: bytes) -> list[str]:
@@ -268,7 +268,7 @@ def _refusing(name: str) -> Iterator[None]:
     except InvalidImageError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise Rule.SIZE.error(f"{name} of far more") from None
+        raise Rule.SIZE.error(f"{name}, which has far more") from None
     except UnidentifiedImageError:
         raise Rule.FORMAT.error(f"{name}, which is none of these") from None
     # Everything: what Pillow raises for a damaged file has no end (OSError, SyntaxError, KeyError,

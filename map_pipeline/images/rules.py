@@ -36,9 +36,9 @@ class Rule(StrEnum):
     """What a picture must be; each rule is the first half of the error that a breach raises."""
 
     KIND = "`image` must be a path, bytes, PIL image, array or tensor"
-    FILE = "`image` must be an existing file that can be read, no folder, pipe or device"
+    FILE = "`image` must be an existing file that can be read, not a folder, pipe or device"
     BYTES = f"`image` must be a file of at most {MAX_BYTES // 10**6} MB"
-    FORMAT = f"`image` must be a whole {', '.join(FORMATS)} file"
+    FORMAT = f"`image` must be a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
     SIZE = f"`image` must be at least {MIN_SIDE} px a side and have at most {MAX_PIXELS:,} px"
     TIME = f"`image` must be readable in {MAX_SECONDS} s of computing time"
     SHAPE = (
@@ -70,11 +70,11 @@ HANDLING = (
     ),
     (
         "Adobe RGB named by EXIF, Display P3 or BT.2020 named by cICP or nclx",
-        "converted to sRGB; other spaces than sRGB are taken for it; the report says so",
+        "converted to sRGB; any other space is treated as sRGB; the report says so",
     ),
     (
         "Transparency",
-        "laid on white for the networks; kept in a PNG, flattened in a JPEG, which is said",
+        "laid on white for the networks; kept in a PNG, flattened in a JPEG; the report says so",
     ),
     ("Grey, two colours, palette, CMYK, YCbCr, CIE Lab", "8-bit RGB"),
     (

@@ -4,7 +4,9 @@ Nothing here loads torch: the command line is made from these fields.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from map_pipeline.config import MAPConfig
 from map_pipeline.errors import check_setting
@@ -16,8 +18,62 @@ NETWORK_SETTINGS = (*UNET_SETTINGS, "hidden")
 
 
 @dataclass(frozen=True)
-class PriorConfig:
-    """Settings of a training run; stored with the weights.
+class RunConfig:
+    """What all training runs can set; stored with the weights.
+
+    Attributes:
+        batch_size: faces a step.
+        learning_rate: of Adam.
+        warmup: updates until the learning rate is reached.
+        cooldown: share of the run, at its end, in which the learning rate falls to 0.
+        minutes: the run ends after these, or after `updates`, whichever comes first.
+        updates: at most.
+        report_every: updates between two reports, each with the state to resume from.
+        mixed_precision: "bf16", or "no".
+        seed: of everything random.
+    """
+
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    warmup: int = 200
+    cooldown: float = 0.3
+    minutes: float = 120.0
+    updates: int = 1_000_000
+    report_every: int = 500
+    mixed_precision: str = "bf16"
+    seed: int = 0
+
+    # What `mixed_precision` may be; fp16 needs the loss scaled.
+    precisions: ClassVar[tuple[str, ...]] = ("bf16", "no")
+
+    def __post_init__(self) -> None:
+        self.check(">= 1", "batch_size", "updates", "report_every")
+        self.check("> 0", "learning_rate", "minutes")
+        self.check(">= 0", "warmup", "seed")
+        self.check("in [0, 1]", "cooldown")
+        known = self.mixed_precision in self.precisions
+        check_setting(self, "mixed_precision", known, f"one of {', '.join(self.precisions)}")
+
+    def check(self, rule: str, *names: str) -> None:
+        """Raise `UnknownOptionError` for the first setting that breaks a rule of `RULES`."""
+        for name in names:
+            check_setting(self, name, RULES[rule](getattr(self, name)), rule)
+
+
+# Finite numbers are meant.
+RULES: dict[str, Callable[[float], bool]] = {
+    ">= 1": lambda value: 1 <= value < math.inf,
+    "> 0": lambda value: 0 < value < math.inf,
+    ">= 0": lambda value: 0 <= value < math.inf,
+    "in [0, 1]": lambda value: 0 <= value <= 1,
+    "in [0, 1)": lambda value: 0 <= value < 1,
+    "in (0, 1)": lambda value: 0 < value < 1,
+}
+
+
+@dataclass(frozen=True)
+class PriorConfig(RunConfig):
+    """Settings of the training of a score network.
 
     Attributes:
         patch: side of the pixel patches folded into channels, px.
@@ -25,20 +81,17 @@ class PriorConfig:
         layers_per_block: residual blocks a level.
         hidden: width of the conditioner's hidden layers.
         levels: noise levels are drawn from [0, levels); beyond, the pipeline never goes.
-        batch_size: faces a step, and accumulation: steps an update.
-        learning_rate: of AdamW; warmup: updates until it is reached; it falls to 0 in the last
-            `cooldown` share of the run.
+        accumulation: steps an update.
         min_snr: gamma of the loss weighting.
         ema_decay: of the averaged weights, which are the result.
-        drop_emotion, drop_shape, drop_all: probabilities of leaving parts of the condition out.
+        drop_emotion: probability of leaving the emotion out of the condition.
+        drop_shape: probability of leaving the shape out of the condition.
+        drop_all: probability of leaving out the whole condition.
         balance: 0 draws all faces alike, 1 every emotion equally often.
-        minutes, updates: the run ends at whichever comes first.
         validation_faces: kept out of the training.
-        report_every: updates between two validations.
         compile: use `torch.compile`, on CUDA only.
         gradient_checkpointing: trade time for memory (113 M networks at 256 px).
         mixed_precision: "bf16", "fp16" or "no".
-        seed: of everything random.
     """
 
     patch: int = 2
@@ -46,46 +99,29 @@ class PriorConfig:
     layers_per_block: int = 1
     hidden: int = 256
     levels: int = 700
-    batch_size: int = 32
     accumulation: int = 1
-    learning_rate: float = 5e-4
-    warmup: int = 200
-    cooldown: float = 0.3
     min_snr: float = 5.0
     ema_decay: float = 0.999
     drop_emotion: float = 0.3
     drop_shape: float = 0.3
     drop_all: float = 0.1
     balance: float = 0.5
-    minutes: float = 120.0
-    updates: int = 1_000_000
     validation_faces: int = 256
-    report_every: int = 500
     compile: bool = False
     gradient_checkpointing: bool = False
     mixed_precision: str = "bf16"
-    seed: int = 0
+
+    precisions: ClassVar[tuple[str, ...]] = ("bf16", "fp16", "no")
 
     def __post_init__(self) -> None:
-        numbers = all(isinstance(count, int) and count > 0 for count in self.channels)
-        check_setting(
-            self, "channels", len(self.channels) > 0 and numbers, "positive whole numbers"
-        )
-        for name in ("patch", "layers_per_block", "hidden", "levels", "batch_size", "accumulation"):
-            check_setting(self, name, getattr(self, name) >= 1, ">= 1")
-        for name in ("updates", "report_every"):
-            check_setting(self, name, getattr(self, name) >= 1, ">= 1")
-        for name in ("warmup", "validation_faces", "seed"):
-            check_setting(self, name, getattr(self, name) >= 0, ">= 0")
-        for name in ("learning_rate", "min_snr", "minutes"):
-            check_setting(self, name, 0 < getattr(self, name) < math.inf, "> 0")
-        for name in ("cooldown", "drop_emotion", "drop_shape", "drop_all", "balance"):
-            check_setting(self, name, 0 <= getattr(self, name) <= 1, "in [0, 1]")
-        check_setting(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
-        precisions = ("bf16", "fp16", "no")
-        check_setting(
-            self, "mixed_precision", self.mixed_precision in precisions, "bf16, fp16 or no"
-        )
+        super().__post_init__()
+        whole = all(isinstance(count, int) and count > 0 for count in self.channels)
+        check_setting(self, "channels", len(self.channels) > 0 and whole, "positive whole numbers")
+        self.check(">= 1", "patch", "layers_per_block", "hidden", "levels", "accumulation")
+        self.check(">= 0", "validation_faces")
+        self.check("> 0", "min_snr")
+        self.check("in [0, 1]", "drop_emotion", "drop_shape", "drop_all", "balance")
+        self.check("in [0, 1)", "ema_decay")
 
 
 PRIOR_PRESETS = {
@@ -97,29 +133,23 @@ PRIOR_PRESETS = {
 
 
 @dataclass(frozen=True)
-class MAPTrainingConfig:
-    """Settings of a training run; stored with the weights.
+class MAPTrainingConfig(RunConfig):
+    """Settings of the training of a MAP network.
 
     Attributes:
         surrogates: recognisers that L_A is measured on; the network encodes their embeddings.
         protection: how faces are inverted, generated and gradients combined.
         weights: objective name -> weight, where it differs from `default_objectives`.
-        rank: of the change of each layer, see `MAPNetwork`; hidden: width of its hidden layers.
+        rank: of the change of each layer, see `MAPNetwork`.
+        hidden: width of its hidden layers.
         highest_margin: each face is protected with a margin drawn from 0 to this, so that the
             network knows them all.
-        reached: share of the goals of dodging that shall be reached, in (0,1). What the visible
+        reached: share of the goals of dodging that should be reached, in (0,1). What the visible
             change costs follows: dearer while more are reached, cheaper while fewer.
         realism: weight of the critic, see `training.critic.Realism`; 0 trains none.
         max_faces: how many to train on, drawn at random; each is inverted before the training.
-        batch_size: faces a step.
-        learning_rate: of Adam; warmup: updates until it is reached; it falls to 0 in the last
-            `cooldown` share of the run.
         average_decay: of the averaged weights, which are the result.
-        minutes, updates: the run ends at whichever comes first.
-        report_every: updates between two reports, each with the state to resume from.
         compile: use `torch.compile`, on CUDA only.
-        mixed_precision: "bf16" or "no".
-        seed: of everything random.
     """
 
     surrogates: tuple[str, ...] = ("dlib_resnet", "mobilefacenet", "faceres")
@@ -136,70 +166,38 @@ class MAPTrainingConfig:
     batch_size: int = 8
     learning_rate: float = 1e-3
     warmup: int = 20
-    cooldown: float = 0.3
     average_decay: float = 0.99
-    minutes: float = 120.0
-    updates: int = 1_000_000
     report_every: int = 25
     compile: bool = False
-    mixed_precision: str = "bf16"
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "hidden", "max_faces", "batch_size", "updates", "report_every"):
-            check_setting(self, name, getattr(self, name) >= 1, ">= 1")
-        for name in ("learning_rate", "minutes"):
-            check_setting(self, name, 0 < getattr(self, name) < math.inf, "> 0")
-        for name in ("warmup", "seed"):
-            check_setting(self, name, getattr(self, name) >= 0, ">= 0")
-        check_setting(self, "cooldown", 0 <= self.cooldown <= 1, "in [0, 1]")
-        for name in ("highest_margin", "realism"):
-            check_setting(self, name, 0 <= getattr(self, name) < math.inf, ">= 0")
-        check_setting(self, "reached", 0 < self.reached < 1, "in (0, 1)")
-        check_setting(self, "average_decay", 0 <= self.average_decay < 1, "in [0, 1)")
-        # fp16 would need the loss scaled, and each side's gradient is taken by itself.
-        check_setting(self, "mixed_precision", self.mixed_precision in ("bf16", "no"), "bf16 or no")
+        super().__post_init__()
+        self.check(">= 1", "rank", "hidden", "max_faces")
+        self.check(">= 0", "highest_margin", "realism")
+        self.check("in (0, 1)", "reached")
+        self.check("in [0, 1)", "average_decay")
 
 
 @dataclass(frozen=True)
-class MouthConfig:
-    """Settings of a training run; stored with the weights.
+class MouthConfig(RunConfig):
+    """Settings of the training of a mouth painter.
 
     Attributes:
-        batch_size: patches an update.
-        learning_rate: of AdamW; warmup: updates until it is reached; it falls to 0 like a cosine in
-            the last `cooldown` share of the run.
         weight_decay: of AdamW.
         ema_decay: of the averaged weights, which are the result.
-        minutes, updates: the run ends at whichever comes first.
-        report_every: updates between two validations.
-        mixed_precision: "bf16" or "no".
-        seed: of everything random.
     """
 
     batch_size: int = 24
     learning_rate: float = 3e-4
-    warmup: int = 200
     cooldown: float = 1.0
     weight_decay: float = 1e-3
     ema_decay: float = 0.999
     minutes: float = 80.0
-    updates: int = 1_000_000
-    report_every: int = 500
-    mixed_precision: str = "bf16"
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "updates", "report_every"):
-            check_setting(self, name, getattr(self, name) >= 1, ">= 1")
-        for name in ("learning_rate", "minutes"):
-            check_setting(self, name, 0 < getattr(self, name) < math.inf, "> 0")
-        for name in ("warmup", "seed"):
-            check_setting(self, name, getattr(self, name) >= 0, ">= 0")
-        check_setting(self, "weight_decay", 0 <= self.weight_decay < math.inf, ">= 0")
-        check_setting(self, "cooldown", 0 <= self.cooldown <= 1, "in [0, 1]")
-        check_setting(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
-        check_setting(self, "mixed_precision", self.mixed_precision in ("bf16", "no"), "bf16 or no")
+        super().__post_init__()
+        self.check(">= 0", "weight_decay")
+        self.check("in [0, 1)", "ema_decay")
 
 
 MAP_PRESETS = {

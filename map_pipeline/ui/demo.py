@@ -67,7 +67,7 @@ class Handlers:
                 **self._show(visit),
                 self._parts.form.seed: made.seed,
                 self._parts.form.expected: texts.expected(self._service.expected_seconds()),
-                status: results.progress_bar(Progress(1, 1, "Checking what sharing leaves of it")),
+                status: results.progress_bar(Progress(1, 1, "Checking what is left after sharing")),
             }
             with errors_in_plain_words():
                 faces = self._service.check_robustness(job, protected)

@@ -147,7 +147,7 @@ class Endpoints:
             rotate: true also finds faces that lie on their side or are upside down beside upright
                 ones.
             expression_of: another photo, whose largest face's expression is copied in place of
-                `emotion`, as far as `expression_strength` says; best one of the same person.
+                `emotion`, as far as `expression_strength` says; best of the same person.
             action_units: single movements besides the emotion, each in [-1, 1], such as
                 {"smile": 0.5}: smile, mouth_open, brows_up, inner_brows, eyes_wide, squint,
                 nose_wrinkle, lip_corners_down, pucker, lips_pressed, smirk,

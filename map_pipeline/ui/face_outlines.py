@@ -78,7 +78,7 @@ def _remarks(faces: Sequence[FoundFace]) -> list[str]:
         if not face.possible
     ]
     doubtful = [
-        f"Face {face.number} may not work well: {', '.join(face.problems)}."
+        f"Face {face.number} may not be protected well: {', '.join(face.problems)}."
         for face in _possible(faces)
         if face.problems
     ]

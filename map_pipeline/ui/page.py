@@ -50,7 +50,8 @@ TURN_TO_FACE = """(emotion, whose, own) => {
 }"""
 EMOTION_CHOICES = [(texts.emotion_label(emotion), emotion) for emotion in EXPRESSIONS]
 STEPS_INFO = texts.STEPS_INFO + ", ".join(
-    f"{config.refine_steps} in {mode.capitalize()}" for mode, config in MODES.items()
+    f"{config.refine_steps - config.steps_saved} in {mode.capitalize()}"
+    for mode, config in MODES.items()
 )
 
 
@@ -229,7 +230,7 @@ def form(targets: Sequence[TargetCard]) -> Form:
         gr.Markdown(texts.TARGET_NOTICE, elem_classes="map-note")
         consent = gr.Checkbox(DEFAULT.consent, label=texts.CONSENT)
         file_type = gr.Radio(
-            texts.FILE_TYPE_CHOICES, value=DEFAULT.file_type, label="File of the result",
+            texts.FILE_TYPE_CHOICES, value=DEFAULT.file_type, label="File type",
             info=texts.FILE_TYPE_INFO,
         )  # fmt: skip
         steps = gr.Slider(
@@ -237,13 +238,13 @@ def form(targets: Sequence[TargetCard]) -> Form:
         )  # fmt: skip
         with gr.Row():
             seed = gr.Number(
-                DEFAULT.seed, precision=0, minimum=0, maximum=MAX_SEED, label="Starting number",
+                DEFAULT.seed, precision=0, minimum=0, maximum=MAX_SEED, label="Seed",
                 info=texts.SEED_INFO,
             )  # fmt: skip
             random_seed = gr.Checkbox(DEFAULT.random_seed, label="A new one each time")
         detector = gr.Dropdown(
             ["auto", "bundled"], value=DEFAULT.detector, label="How faces are found",
-            info="Auto is the best way that is installed.",
+            info="Auto uses the best detector installed.",
         )  # fmt: skip
         rotate = gr.Checkbox(DEFAULT.rotate, label=texts.ROTATE, info=texts.ROTATE_INFO)
     return Form(

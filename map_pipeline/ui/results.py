@@ -78,7 +78,7 @@ def verdict_by_other(
     level = protection_level(len(still), len(knew))
     text = f"{LEVELS[level]}: {count_text(len(knew), still, len(still))}"
     judges = sum(one.matches is not None for one in before)
-    compared = f"Compared with your other photo, by which {len(knew)} of {judges} found you before."
+    compared = f"Compared with your other photo, in which {len(knew)} of {judges} found you before."
     return box(level, text, [compared, *_doubts(reports), *_face_lines(reports)])
 
 
@@ -187,7 +187,7 @@ def _compared(seen: "PhotoFaces") -> str:
             f"{len(seen.faces)} faces found, and the largest compared, at {x0},{y0} - {x1},{y1} px"
         )
     more = len(seen.doubtful)
-    return f"{text}; there may be {more} more, turned or half hidden" if more else text
+    return f"{text}; there may be {more} more, rotated or half hidden" if more else text
 
 
 def _clip_lines(report: "VideoReport") -> list[str]:
@@ -235,13 +235,14 @@ def _programs_line(face: FaceReport) -> str:
     if face.target is None or not judges:
         return ""
     fooled = sum(bool(one.impersonates) for one in judges)
-    return f"{fooled} of {len(judges)} take it for the stand-in, “{texts.caption(face.target)}”."
+    verb = "takes" if fooled == 1 else "take"
+    return f"{fooled} of {len(judges)} {verb} it for the stand-in, “{texts.caption(face.target)}”."
 
 
 def _unused_line(recognisers: "Sequence[RecogniserReport | ClipVerdict]") -> str:
     unseen = [one.title for one in recognisers if not one.used_in_optimisation]
     if not unseen:
-        return "All programs here were used in the editing; others may notice less of it."
+        return "All programs here were used in the editing; others may still find you."
     verb = "was" if len(unseen) == 1 else "were"
     return f"{join_names(unseen)} {verb} not used in the editing."
 

@@ -5,21 +5,22 @@ from collections.abc import Mapping
 TITLE = "MAP: protect a photo from face recognition"
 
 INTRO = """# Recognisable to friends, not to face recognition
-A new **expression** on your face makes it hard to find for software, and not for friends."""
+A new **expression** makes your face hard for software to find, but not for friends."""
 
 PRIVACY_LINE = """Your photo is used only for this result and never logged. Copies are deleted after
 10 minutes, and the download contains no place, time or camera data."""
 
 HOW_IT_WORKS = """### Step by step
-1. The face is found, and its features are moved to the expression you chose. A small network that
-   has learnt what faces look like paints what moving can't produce, such as teeth and wrinkles.
-2. The same network repaints the face again and again, a little better each time, until recognition
-   programs no longer see you in it. Your features move a little, too. Every visible change counts
-   against it, so it stops where the protection is sure enough. *Strong* spends more time on this
+1. The face is found, and its features are moved to the expression you chose. Small networks that
+   have learnt what faces look like paint what moving can't produce, such as teeth and wrinkles.
+2. One of them repaints the face again and again, a little better each time, until recognition
+   programs no longer see you in it. Your features move a little, too. Every visible change has a
+   cost, so the work stops once the protection is sure enough. *Strong* spends more time on this
    and gets there with a cleaner picture.
 3. Only the change to the face is applied to your photo. All other pixels stay as they were.
 
-The stand-ins are averages of several faces. None of them is a real person."""
+Software can also be led to see somebody else in you, a stand-in. The built-in ones are averages
+of several faces; none of them is a real person."""
 
 NO_PROMISE = """### What it doesn't promise
 - Recognition programs that weren't used in the editing may still find you. Every result shows
@@ -61,15 +62,15 @@ TARGET_INFO = (
     "Auto picks somebody who looks a little like you; Nobody only hides you. None of these faces "
     "is a real person: each is an average of several."
 )
-OWN_TARGET = "Your own picture of a stand-in"
+OWN_TARGET = "A stand-in of your own"
 PREVIEW = "Preview: not protected yet"
 SHOW_ORIGINAL = "Hold to see the original"
 STOPPING = '<p class="map-note" role="status">Stopping …</p>'
 NOT_TESTED = '<p class="map-note">Not measured for this result.</p>'
 WHOSE = "Expression of"
-PICKING = "Click a face to protect it or not, or its number to choose its expression."
+PICKING = "Click a face to include it or leave it out; click its number to set its expression."
 MODE_INFO = "Strong takes longer and gets there with a cleaner picture."
-MARGIN_INFO = "High also protects from programs that differ more, and changes your face more."
+MARGIN_INFO = "High protects better against other programs, but changes your face more."
 MARGIN_CHOICES = [("Normal", "normal"), ("High", "high")]
 FILE_TYPE_CHOICES = [("As uploaded", "auto"), ("PNG", "png"), ("JPEG", "jpeg")]
 FILE_TYPE_INFO = "PNG keeps every detail, but is several times larger for photos from phones."
@@ -89,18 +90,18 @@ MOVEMENTS = {
     "wink_right": "Wink, right in the photo",
 }
 MOVEMENTS_INFO = (
-    "Added to the expression; below 0 is the opposite movement, or the other corner of the mouth."
+    "Added to the expression. Below 0 is the opposite movement; for a smirk, the other corner."
 )
 COPIED = "Copy the expression of this photo"
-COPIED_NOTE = "In place of the expression chosen above; best from another photo of the same person."
-ROTATE = "Look for turned faces, too"
-ROTATE_INFO = "Finds people who lie on their side or are upside down beside upright ones."
+COPIED_NOTE = "Replaces the expression chosen above. Works best with a photo of the same person."
+ROTATE = "Look for rotated faces, too"
+ROTATE_INFO = "Finds people lying on their side or upside down next to upright ones."
 SEED_INFO = "The same number gives the same result again."
-STEPS_INFO = "How often the picture is improved, at most; 0 leaves it to Fast or Strong: "
+STEPS_INFO = "How many times the picture is improved at most; 0 takes the mode's number: "
 QUESTION = "Would software still find you?"
 OTHER = """**The honest test.** Programs that search for you have other photos, not this one. Add
-another photo of you, and the answer above is about that."""
-ADVICE = "Another expression may help; or, under “More”, another stand-in, or High for “How safe”."
+another photo of you, and the answer above will be about that one."""
+ADVICE = "Another expression may help, or, under “More”, High for “How safe”."
 STRONGER = "Try again in Strong mode"
 RESULTS = "Your results: choose one to see it again"
 STRANGER = "No program finds you in this other photo, so it can't test the protection."
@@ -113,22 +114,22 @@ EXPRESSIONS = {
 UPLOAD = "Drop an image file here to upload"  # also the name for screen readers
 CHOOSE_PHOTO = "Choose a photo first."
 CHOOSE_PHOTOS = "Choose some photos first."
-BATCH_INTRO = """All clear faces of all photos get this expression. Everything else is as chosen
-under *More* on the *Protect* page."""
-BATCH_HINT = "Results appear here, one after another. A photo that can't be protected is named."
+BATCH_INTRO = """All clear faces in all photos get this expression. Everything else is as chosen
+under *More* on the *Protect* tab."""
+BATCH_HINT = "Results appear here one by one, with the reason if a photo can't be protected."
 CHOOSE_CLIP = "Choose a clip first."
 CLIP_FACES = [("The main person", "largest"), ("Everyone", "all")]
 CLIP_INTRO = """Each person keeps one expression for the whole clip, added to what they do and say;
-the sound stays as it is. Everything else is as chosen under *More* on the *Protect* page."""
+the sound stays as it is. Everything else is as chosen under *More* on the *Protect* tab."""
 CLIP_HINT = "The protected clip appears here."
 NO_CLIPS = """Clips need **PyAV**, which isn't installed here: run
 `pip install 'map-pipeline[video]'`, then start this page again."""
 NO_FACE_YET = "No face in the first frame, so there is no preview."
 SAME_CLIP = "Compared with the very same clip, which is the hardest test."
 NO_TIME_LEFT = (
-    "There is no time left for this photo in one go here. Protect it in another, or in Fast mode."
+    "This run has no GPU time left for this photo. Protect it in another run, or use Fast mode."
 )
-NO_ADDRESSES = "This page fetches no pictures: save the picture and upload it as a file."
+NO_ADDRESSES = "This page opens no web addresses: save the picture and upload it as a file."
 SAME_PHOTO = (
     "Compared with the very same photo, which is the hardest test. For the honest one, add another "
     "photo of you below."
@@ -153,7 +154,7 @@ def expected(seconds: Mapping[str, float] | None) -> str:
 
 def clip_limits(seconds: float, size: tuple[int, int]) -> str:
     """How long and large a clip may be."""
-    return f"A clip may have {seconds:g} s and {size[0]} x {size[1]} px."
+    return f"A clip may be up to {seconds:g} s long and {size[0]} x {size[1]} px large."
 
 
 def caption(target: str) -> str:
@@ -164,7 +165,7 @@ def caption(target: str) -> str:
 def doubts(count: int) -> str:
     """What is said where more faces may be than were found."""
     faces = "another face" if count == 1 else f"{count} more faces"
-    return f"There may be {faces}, turned or half hidden, which stayed as they were."
+    return f"There may be {faces}, rotated or half hidden, left unchanged."
 
 
 def step(done: int, total: int, faces: int) -> str:

@@ -97,8 +97,7 @@ def choose(
     seen = [one for one in people if one.frame_count >= MIN_FRAMES]
     if not seen:
         raise NoFaceError(
-            f"`clip` must show a face in {MIN_FRAMES} frames at least, got none that the detector "
-            "finds."
+            f"`clip` must show a face in {MIN_FRAMES} frames at least, but none was found."
         )
     large = [one for one in seen if one.eye_distance >= MIN_EYE_DISTANCE]
     if not large:

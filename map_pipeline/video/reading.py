@@ -110,7 +110,7 @@ def open_clip(path: str | os.PathLike[str]) -> Clip:
     path = Path(path)
     with opened(path) as container:
         if not container.streams.video:
-            raise _error(path, "no picture in it")
+            raise _error(path, "no video track in it")
         video = container.streams.video[0]
         first = next(iter(container.decode(video)), None)
         if first is None:

@@ -138,7 +138,7 @@ class VideoReport:
         """One sentence or two: how many recognisers still match, and what is unprotected."""
         judges, failed = self._judges, self.failed("dodging")
         if not judges:
-            text = "Done, but no recognition program here can say whether it protects."
+            text = "Done, but no recognition program here can say whether it worked."
         elif not failed:
             text = f"Protected: none of {judges} recognition programs still finds you."
         else:
@@ -167,7 +167,7 @@ class VideoReport:
             lines += [
                 "",
                 f"person {number}: {times}; {person.frames} frames, {person.asked}, "
-                f"target {person.target or 'none'}, found on {len(person.key_frames)} frames",
+                f"target {person.target or 'none'}, {len(person.key_frames)} key frames",
                 "",
                 *format_table(HEADER, [_row(one) for one in person.recognisers]),
             ]

@@ -76,7 +76,7 @@ def _begin(target: Any, sound: Sequence[Any], form: str) -> dict[int, Any]:
     codecs = [one.codec_context.name if one.codec_context else "unknown" for one in sound]
     refused = InvalidVideoError(
         f"`OUT` must be able to hold the sound of the clip, got {form} for {', '.join(codecs)}"
-        f"{'' if form == 'matroska' else '; .mkv may'}."
+        f"{'' if form == 'matroska' else '; try .mkv'}."
     )
     if form == "mp4" and any(codec.startswith("pcm_") for codec in codecs):
         raise refused  # FFmpeg would say so only at the end

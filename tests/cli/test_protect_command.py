@@ -13,6 +13,7 @@ import torch
 from conftest import ASTRONAUT
 from PIL import Image
 
+import map_pipeline
 from map_pipeline import MAPNetwork, MAPPipeline, MAPPipelineOutput, __version__
 from map_pipeline.cli.main import main
 from map_pipeline.config import MODES
@@ -258,10 +259,10 @@ def test_bad_option(
 @pytest.mark.parametrize(
     ("output", "options", "words"),
     [
-        ("file/out.png", [], "`OUT` must lie in a folder that can be written"),
-        ("file/folder", [], "`OUT` must lie in a folder that can be written"),
-        ("file", [], "`OUT` must lie in a folder that can be written"),
-        ("out.png", ["--report", "{}/file/report.json"], "`--report` must lie in a folder"),
+        ("file/out.png", [], "`OUT` must be in a writable folder"),
+        ("file/folder", [], "`OUT` must be in a writable folder"),
+        ("file", [], "`OUT` must be in a writable folder"),
+        ("out.png", ["--report", "{}/file/report.json"], "`--report` must be in a writable folder"),
         ("out.webp", [], "`OUT` must end in .png, .jpg or .jpeg"),
         ("out.txt", [], "`OUT` must end in .png, .jpg or .jpeg"),
     ],
@@ -374,6 +375,15 @@ def test_help_does_not_wait_for_torch(arguments: list[str]) -> None:
     modules = {line.rsplit("|")[-1].strip() for line in done.stderr.splitlines()}
     assert "map_pipeline.cli.main" in modules
     assert not modules & {"torch", "diffusers", "pandas", "gradio", "PIL"}
+
+
+def test_help_says_what_exit_codes_mean_and_version_is_known(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    assert main(["--help"]) == 0
+    assert {"0", "1", "2", "3", "130"} <= set(capsys.readouterr().out.split())
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.split() == ["map-protect", map_pipeline.__version__]
 
 
 @pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["train"], ["lineup", "frobnicate"]])

@@ -206,7 +206,7 @@ def test_out_that_cant_be_written(tmp_path: Path, fail: Callable[..., str]) -> N
     faces = write_folder(tmp_path / "faces", 4)
     (tmp_path / "file").write_text("")
     line = fail("prior", "--faces", faces, "--out", tmp_path / "file" / "out")
-    assert "`--out` must lie in a folder that can be written" in line
+    assert "`--out` must be in a writable folder" in line
 
 
 @pytest.fixture

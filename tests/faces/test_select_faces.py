@@ -88,6 +88,6 @@ def test_nothing_detected(which: str | list) -> None:
 
 @pytest.mark.parametrize("which", ["largest", "all", [(0, 0, 31, 29)]])
 def test_too_small(which: str | list) -> None:
-    message = "the face is 31 x 29 px; the smallest that can be protected is 40 px"
+    message = "at least 40 px wide and high, got one of 31 x 29 px"
     with pytest.raises(FaceTooSmallError, match=message):
         select_faces([face_at(0, 0, 31, 29)], which)

