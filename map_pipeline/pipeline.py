@@ -33,7 +33,7 @@ from map_pipeline.editing import EditingMixin
 from map_pipeline.errors import GPUMemoryError, UnknownOptionError, naming_photo
 from map_pipeline.expression.action_units import check_action_units
 from map_pipeline.expression.classifiers import ClassifierEnsemble
-from map_pipeline.expression.space import ExpressionSpace
+from map_pipeline.expression.space import ExpressionSpace, on_cpu
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.faces.detect import FaceChoice, FaceDetector, check_choice, load_detector
 from map_pipeline.faces.doubts import DoubtFinder
@@ -381,7 +381,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
             scheduler=self.scheduler,
             conditioner=self.conditioner,
             face_mesh=self.face_mesh,
-            expression_space=self.expression_space,
+            expression_space=on_cpu(self.expression_space),
             mouth_painter=self.mouth_painter,
             recognisers=self.recognisers,
             expression_classifiers=self.expression_classifiers,

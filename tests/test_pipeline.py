@@ -896,15 +896,6 @@ def test_it_is_a_diffusers_pipeline(tiny_pipeline: MAPPipeline) -> None:
     assert tiny_pipeline.dtype == torch.float32
 
 
-def test_half_precision(photo: np.ndarray) -> None:
-    pipe = build_tiny_pipeline().to(dtype=torch.bfloat16)
-    assert {p.dtype for p in pipe.unet.parameters()} == {torch.bfloat16}
-    assert pipe.targets.images.dtype == torch.uint8
-    output = pipe(photo, generator=torch.Generator().manual_seed(0), **QUICK)
-    assert output.images[0].size == photo.shape[1::-1]
-    json.dumps(output.reports[0][0].to_dict(), allow_nan=False)
-
-
 def test_bundled_checkpoint(bundled_pipeline: MAPPipeline) -> None:
     generator = torch.Generator().manual_seed(0)
     settings = {"mode": "fast", "refine_steps": 2, "target": "auto"}

@@ -7,6 +7,8 @@ cheeks), so that an emotion, a single action unit, or the expression of another 
 kind of thing. See `training.expression_space`.
 """
 
+import copy
+
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -132,6 +134,13 @@ class ExpressionSpace(ModelMixin, ConfigMixin):
         products = moving @ moving.T
         ridge = RIDGE * products.diagonal().mean() * torch.eye(len(products)).to(products)
         return torch.linalg.solve(products + ridge, moving @ displacement.flatten())
+
+
+def on_cpu(space: ExpressionSpace | None) -> ExpressionSpace | None:
+    """The space in float32 on the CPU, where shapes are; itself if it's there, else a copy."""
+    if space is None or (space.mean.device.type, space.mean.dtype) == ("cpu", torch.float32):
+        return space
+    return copy.deepcopy(space).cpu().float()
 
 
 def straighten(shapes: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

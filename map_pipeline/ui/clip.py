@@ -167,12 +167,12 @@ class Clips:
         sitting = self.service.look(frame, choices.detector)
         copied = self.service.copied(choices)
         chosen = sitting.found[:1] if faces == "largest" else choose_faces(sitting.found, ())
-        pixels = to_array(sitting.photo)
+        pixels, space = to_array(sitting.photo), pipe.stages.expression_space
         for one in chosen:
             model = sitting.model_for(pipe, one.number, copied)
             for face in sitting.prepare(pipe, one.number):
                 key = express_face(
-                    pipe.expression_space, face, choices.emotion, choices.expression_strength,
+                    space, face, choices.emotion, choices.expression_strength,
                     choices.action_units or {}, model,
                 )  # fmt: skip
                 pixels = show(pixels, face.alignment, key)
