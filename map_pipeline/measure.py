@@ -1,5 +1,6 @@
 """Measuring one protected face: what every network sees in it, before and after."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,13 +38,36 @@ def view_face(photo: np.ndarray, landmarks: np.ndarray, device: torch.device) ->
     return View(region.image.to(device), region.landmarks[None].to(device))
 
 
-def redetect_landmarks(detector: FaceDetector, photo: np.ndarray, face: Face) -> np.ndarray:
-    """Landmarks of the face detected nearest to `face`; its own if it isn't found again.
+class FacesAgain:
+    """The faces of a finished photo, found anew as a recogniser would.
 
-    The photo is turned until `face` is upright, as detectors know upright faces best.
+    Args:
+        detector: looks at the photo once for each way up.
+        photo: `uint8 [H,W,3]`.
     """
-    turned = np.ascontiguousarray(np.rot90(photo, face.turns))
-    found = [turn_face(one, -face.turns, turned) for one in detector.detect(turned)]
+
+    def __init__(self, detector: FaceDetector, photo: np.ndarray) -> None:
+        self.detector, self._photo = detector, photo
+        self._found: dict[int, list[Face]] = {}
+
+    def landmarks(self, face: Face) -> np.ndarray:
+        """Landmarks `[5,2]` of the face detected nearest to `face`; its own if none is near.
+
+        The photo is turned until `face` is upright, as detectors know upright faces best.
+        """
+        if face.turns not in self._found:
+            turned = np.ascontiguousarray(np.rot90(self._photo, face.turns))
+            seen = self.detector.detect(turned)
+            self._found[face.turns] = [turn_face(one, -face.turns, turned) for one in seen]
+        return _nearest(self._found[face.turns], face)
+
+
+def redetect_landmarks(detector: FaceDetector, photo: np.ndarray, face: Face) -> np.ndarray:
+    """The same for one face of a photo."""
+    return FacesAgain(detector, photo).landmarks(face)
+
+
+def _nearest(found: Sequence[Face], face: Face) -> np.ndarray:
     centre = face.landmarks.mean(0)
     distance = [float(np.linalg.norm(one.landmarks.mean(0) - centre)) for one in found]
     if not distance or min(distance) > face.eye_distance:

@@ -47,7 +47,7 @@ from map_pipeline.identity.targets import TargetBank
 from map_pipeline.identity.views import photo_generators
 from map_pipeline.images import ImageInput
 from map_pipeline.loading import CheckpointMixin
-from map_pipeline.measure import View, view_face
+from map_pipeline.measure import FacesAgain, View, view_face
 from map_pipeline.output import MAPPipelineOutput, convert_photos
 from map_pipeline.photos import PhotoTask, name_photos, read_photo
 from map_pipeline.report import FaceReport, with_notes
@@ -346,11 +346,8 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
         # 6. Measure on the finished photo, when all its faces are done.
         with record_function("report"):
             used = plan.networks_used(self.expression_classifiers)
-            whole = one.report(self._doubt_finder)
-            measured = [
-                stages.report(one.photo, result, *each, self.face_detector, used)
-                for each in finished
-            ]
+            whole, again = one.report(self._doubt_finder), FacesAgain(self.face_detector, result)
+            measured = [stages.report(one.photo, result, *each, again, used) for each in finished]
             measured = [replace(face, photo=whole) for face in measured]
             return result, with_notes(measured, aim.notes)
 

@@ -42,7 +42,6 @@ from map_pipeline.faces.align import (
     invert_affine,
     warp_affine,
 )
-from map_pipeline.faces.detect import FaceDetector
 from map_pipeline.faces.face import Face
 from map_pipeline.faces.landmarks import LandmarkFinder, five_points
 from map_pipeline.faces.mesh import FaceMesh
@@ -61,10 +60,10 @@ from map_pipeline.identity.refine import CropGeometry, Networks, StepCallback, r
 from map_pipeline.identity.targets import Target
 from map_pipeline.images import to_array, to_pil, uint8_tensor
 from map_pipeline.measure import (
+    FacesAgain,
     compare_expressions,
     compare_identities,
     image_quality,
-    redetect_landmarks,
     view_face,
 )
 from map_pipeline.report import FaceReport
@@ -347,7 +346,7 @@ class FaceStages:
         after: np.ndarray,
         task: FaceTask,
         seconds: float,
-        detector: FaceDetector,
+        again: FacesAgain,
         used: Collection[str],
     ) -> FaceReport:
         """Measure one face on the finished photo, with landmarks found anew as a recogniser would.
@@ -355,19 +354,19 @@ class FaceStages:
         Args:
             before: `uint8 [H,W,3]` original; after: the protected photo.
             seconds: time spent on this face.
+            again: the faces of `after`.
             used: names of the networks that the optimisation differentiated through.
         """
         face, target = task.face, task.target
-        again = redetect_landmarks(detector, after, face)
         views = (
             view_face(before, face.landmarks, self.device),
-            view_face(after, again, self.device),
+            view_face(after, again.landmarks(face), self.device),
         )
         same_place = view_face(after, face.landmarks, self.device).image
         similarity, noise_ratio = image_quality(views[0].image, same_place)
         return FaceReport(
             box=cast(FourNumbers, tuple(float(v) for v in face.box)),
-            detector=detector.name,
+            detector=again.detector.name,
             emotion=task.plan.shown_emotion,
             action_units={k: float(v) for k, v in task.plan.action_units.items() if v},
             expression_of=None if task.plan.shown is None else task.plan.shown.name,

@@ -71,8 +71,8 @@ class TargetMixin:
         """
         if target is None:
             return TargetChoice(HIDE)
-        if isinstance(target, str) and not Path(target).is_file():
-            if target not in ("auto", HIDE) and self.targets is not None:
+        if isinstance(target, str) and (self.names_target(target) or not Path(target).is_file()):
+            if not self.names_target(target) and self.targets is not None:
                 self.targets.index(target)  # an unknown name is an error before any work
             return TargetChoice(target)
         with naming_photo("`target`"):
@@ -87,6 +87,10 @@ class TargetMixin:
             notes.append(f"the face in the target picture is {', '.join(problems)}")
         embeddings = self.embed(self.view(photo, face.landmarks))
         return TargetChoice("", Target(OWN_IMAGE, embeddings, tuple(notes)))
+
+    def names_target(self, text: str) -> bool:
+        """Whether a text is "none", "auto" or the name of a composite, and no path of a picture."""
+        return text in ("auto", HIDE, *(self.targets.names if self.targets is not None else ()))
 
     def target_of(self, choice: TargetChoice, source: Mapping[str, Tensor]) -> Target | None:
         """The target of one face, embedded as `source`; None if it is only to be hidden."""

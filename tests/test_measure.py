@@ -7,6 +7,7 @@ import torch
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.faces.face import Face, turn_face
 from map_pipeline.measure import (
+    FacesAgain,
     image_quality,
     redetect_landmarks,
 )
@@ -50,6 +51,22 @@ def test_turned_face_is_looked_for_upright(turns: int) -> None:
     turned = np.rot90(photo, turns)
     found = redetect_landmarks(Detector(2.0), turned, seen)
     np.testing.assert_allclose(found, turn_face(face(2.0), turns, photo).landmarks)
+
+
+def test_a_photo_is_looked_at_once_for_each_way_up() -> None:
+    class Counting(Detector):
+        looks = 0
+
+        def detect(self, photo: np.ndarray) -> list[Face]:
+            self.looks += 1
+            return super().detect(photo)
+
+    detector = Counting(2.0)
+    again = FacesAgain(detector, PHOTO)
+    for _ in range(3):
+        np.testing.assert_array_equal(again.landmarks(face()), face(2.0).landmarks)
+    again.landmarks(turn_face(face(), 1, PHOTO))
+    assert detector.looks == 2
 
 
 def test_quality_of_an_unchanged_and_a_changed_picture() -> None:

@@ -617,6 +617,16 @@ def test_editing_pipeline_survives_saving(
     assert np.abs(results[0].astype(int) - results[1]).max() <= 1
 
 
+def test_the_name_of_a_target_is_no_file(
+    protect: Callable, photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("none", "auto", "first"):
+        (tmp_path / name).write_text("not a picture")
+    assert protect(photo, target="none").reports[0][0].target is None
+    assert protect(photo, target="first").reports[0][0].target == "first"
+
+
 @pytest.mark.slow
 def test_own_target_picture(protect: Callable, photo: np.ndarray) -> None:
     """Here it's the person herself: she is nearer to that than to any built-in target."""

@@ -18,7 +18,7 @@ from map_pipeline.cli.jobs import (
     plan_jobs,
 )
 from map_pipeline.cli.options import Amounts, Inline, Model, check_writable, load_pipeline
-from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_MODE, DEFAULT_TARGET, MODES
+from map_pipeline.config import DEFAULT_MARGIN, DEFAULT_MODE, DEFAULT_TARGET, HIDE, MODES
 from map_pipeline.errors import MAPError, UnknownOptionError
 
 # Modules that load torch are imported in the functions, so that help and a typing error come fast.
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from map_pipeline.pipeline import MAPPipeline
     from map_pipeline.report import FaceReport
 
+NOBODY_JUDGES = "no recogniser of this checkpoint has a threshold to judge by"
 OWN_TARGET_NOTICE = (
     "Notice: recognisers may take the protected photo for the person in your target picture. "
     "Use only a picture of somebody who agreed to that."
@@ -98,6 +99,10 @@ class Options:
     require: tyro.conf.UseAppendAction[tuple[Literal["dodging", "impersonation"], ...]] = ()
     model: Inline[Model] = Model()
 
+    def __post_init__(self) -> None:
+        if "impersonation" in self.require and self.target == HIDE:
+            raise UnknownOptionError("`--require impersonation` must come with a `--target`.")
+
 
 def run(options: Options) -> int:
     """Protect one photo, every photo of a folder, or a clip."""
@@ -116,8 +121,7 @@ def run(options: Options) -> int:
     folder = options.output.parent if is_output_file(options.output) else options.output
     check_writable("OUT", folder)
     pipe = load_pipeline(options.model, options.detector)
-    if options.target != "auto" and Path(options.target).is_file():
-        print(OWN_TARGET_NOTICE, file=sys.stderr)
+    notice_own_target(pipe, options.target)
     shown = options.expression_of and pipe.read_expression(options.expression_of)
     failures: dict[str, str] = {}
     if options.input.is_dir():
@@ -191,6 +195,12 @@ def read_report(path: Path) -> dict[str, Any]:
     return content
 
 
+def notice_own_target(pipe: "MAPPipeline", target: str) -> None:
+    """Say what a picture as a target may lead to, where it is one."""
+    if not pipe.names_target(target) and Path(target).is_file():
+        print(OWN_TARGET_NOTICE, file=sys.stderr)
+
+
 def check_requirements(
     reports: Mapping[str, Sequence["FaceReport"]],
     requirements: Sequence[str],
@@ -222,7 +232,7 @@ def check_requirements(
             if failed := remaining_matches(faces, requirement):
                 text = f"{wrong[requirement]} {join_names(failed)}"
             elif not judged(faces):
-                text = "no recogniser of this checkpoint has a threshold to judge by"
+                text = NOBODY_JUDGES
             else:
                 continue
             unmet += 1

@@ -30,8 +30,10 @@ def run_clip(options: "Options") -> int:
     pipe = load_pipeline(options.model, options.detector)
     import torch
 
+    from map_pipeline.cli.protect import notice_own_target
     from map_pipeline.files import write_atomically
 
+    notice_own_target(pipe, options.target)
     report = pipe.protect_video(
         job.source,
         job.output,
@@ -88,6 +90,7 @@ def check_clip(
     Args:
         all_faces: whether faces that are left unprotected break a requirement.
     """
+    from map_pipeline.cli.protect import NOBODY_JUDGES
     from map_pipeline.verdict import join_names
 
     problems = []
@@ -100,6 +103,8 @@ def check_clip(
     for requirement in dict.fromkeys(requirements):
         if failed := report.failed(requirement):
             problems.append(f"--require {requirement}: {wrong[requirement]} {join_names(failed)}")
+        elif not report.judges:
+            problems.append(f"--require {requirement}: {NOBODY_JUDGES}")
     for problem in problems:
         print(f"map-protect: {name}: {problem}.", file=sys.stderr)
     return 3 if problems else 0

@@ -1,8 +1,6 @@
 """Several photos in one run: one after another, each with its own result or reason."""
 
-import contextlib
 import json
-import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +11,7 @@ from typing import Any
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.report import FaceReport, with_notes
 from map_pipeline.ui import texts
+from map_pipeline.ui.cache import keep
 from map_pipeline.ui.requests import plain_words
 from map_pipeline.ui.result_files import write_files
 from map_pipeline.ui.service import (
@@ -110,7 +109,7 @@ class Batch:
             yield Progress(number - 1, len(paths), _of_photo(number, paths, "Looking for faces"))
             try:
                 job = self.service.job(read_upload(path).photo.pixels, own, choices, path)
-                self._check_time([*jobs.values(), job])
+                self.check_time([*jobs.values(), job])
                 jobs[number] = job
             except Exception as error:
                 yield Outcome(number, reason=plain_words(error))
@@ -165,12 +164,14 @@ class Batch:
             return Outcome(number, reason=plain_words(error))
         return Outcome(number, files, protected.reports)
 
-    def _check_time(self, jobs: Sequence[Job]) -> None:
+    def check_time(self, jobs: Sequence[Job]) -> None:
         """Raise `UnknownOptionError` if the GPU isn't lent for long enough for all these jobs."""
         faces = sum(len(job.boxes) for job in jobs)
         wanted = jobs[0].choices.gpu_seconds_wanted(faces, len(jobs))
-        if len(jobs) > 1 and wanted > self.settings.batch_seconds:
-            raise UnknownOptionError(texts.NO_TIME_LEFT)
+        if wanted > self.settings.batch_seconds:
+            raise UnknownOptionError(
+                texts.NO_TIME_LEFT if len(jobs) > 1 else texts.too_much_for_gpu(faces)
+            )
 
     def archive(self, outcomes: Sequence[Outcome]) -> str | None:
         """Write all results and a report into a ZIP file; its path, or None if there are none."""
@@ -184,13 +185,6 @@ class Batch:
             report = json.dumps([one.to_dict() for one in outcomes], indent=2)
             archive.writestr("report.json", report)
         return str(path)
-
-
-def keep(paths: Sequence[str]) -> None:
-    """Let the minutes until these files are deleted begin anew, as long as they're worked on."""
-    for path in paths:
-        with contextlib.suppress(OSError):
-            os.utime(path)
 
 
 def total_gpu_seconds(jobs: Sequence[Job]) -> int:

@@ -27,6 +27,7 @@ class BatchArea:
     protect: gr.Button
     stop: gr.Button
     status: gr.HTML
+    outcomes: gr.HTML
     results: gr.Gallery
     download: gr.DownloadButton
 
@@ -63,9 +64,10 @@ def batch_tab(most: int) -> BatchArea:
             )  # fmt: skip
             gr.Markdown(texts.BATCH_INTRO, elem_classes="map-note")
         with gr.Column(scale=6, elem_id="batch-result"):
-            status = gr.HTML(
+            status = gr.HTML(elem_id="batch-status", padding=False)
+            outcomes = gr.HTML(
                 f'<div class="map-empty"><p>{texts.BATCH_HINT}</p></div>',
-                elem_id="batch-status", padding=False,
+                elem_id="batch-outcomes", padding=False,
             )  # fmt: skip
             download = gr.DownloadButton(
                 "Download all (ZIP)", variant="primary", visible=False, elem_id="batch-download"
@@ -76,16 +78,15 @@ def batch_tab(most: int) -> BatchArea:
                 elem_id="batch-results",
             )  # fmt: skip
     return BatchArea(
-        photos, emotion, strength, mode, protect, stop, status, gallery, download
+        photos, emotion, strength, mode, protect, stop, status, outcomes, gallery, download
     )  # fmt: skip
 
 
-def progress_list(total: int, outcomes: Sequence[Outcome], progress: Progress | None) -> str:
-    """A line for each of `total` photos, and where the work is now, as HTML."""
+def outcome_list(total: int, outcomes: Sequence[Outcome]) -> str:
+    """A line for each of `total` photos, as HTML."""
     known = {one.number: one for one in outcomes}
     lines = "".join(_line(number, known.get(number)) for number in range(1, total + 1))
-    bar = "" if progress is None else results.progress_bar(progress)
-    return f'{bar}<ol class="map-batch" aria-label="Photos">{lines}</ol>'
+    return f'<ol class="map-batch" aria-label="Photos">{lines}</ol>'
 
 
 def _line(number: int, outcome: Outcome | None) -> str:
@@ -117,32 +118,36 @@ def connect(area: BatchArea, form: page.Form, endpoints: Endpoints) -> None:
         )  # fmt: skip
         outcomes: list[Outcome] = []
         hidden = gr.Gallery(visible=False), gr.DownloadButton(visible=False)
-        yield {area.status: "", area.results: hidden[0], area.download: hidden[1]}
+        yield {
+            area.outcomes: outcome_list(len(uploads), outcomes),
+            area.results: hidden[0],
+            area.download: hidden[1],
+        }
         for update in endpoints.work_batch(uploads, own_target, choices, request):
             if isinstance(update, Progress):
-                yield {area.status: progress_list(len(uploads), outcomes, update)}
+                yield {area.status: results.progress_bar(update)}
                 continue
             outcomes = sorted([*outcomes, update], key=lambda one: one.number)
             yield {
-                area.status: progress_list(len(uploads), outcomes, None),
+                area.outcomes: outcome_list(len(uploads), outcomes),
                 area.results: _gallery(outcomes),
             }
         path = endpoints.archive(outcomes)
         yield {area.download: gr.DownloadButton(value=path, visible=path is not None)}
 
     at_work = AtWork([area.protect], area.stop, area.status)
-    work = at_work.begin(area.protect.click).then(
+    work = at_work.begin(area.protect.click, [area.photos, form.own_target]).then(
         protect_all,
         [
             area.photos, form.own_target, area.emotion, area.expression_strength, area.mode,
             *form.given,
         ],
-        [area.status, area.results, area.download],
+        [area.status, area.outcomes, area.results, area.download],
         show_progress_on=area.status, preprocess=False, concurrency_id="protect",
         api_visibility="private",
     )  # fmt: skip
     work.success(None, js=page.SHOW_RESULT, api_visibility="private")
-    at_work.end([work], clear=False)
+    at_work.end([work])
 
 
 def _gallery(outcomes: Sequence[Outcome]) -> gr.Gallery:

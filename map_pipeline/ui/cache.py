@@ -5,10 +5,12 @@ that yields updates, and ends for good if a file is added while it looks; a kill
 everything. So this folder is swept by age, also at the next start.
 """
 
+import contextlib
 import os
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 SWEEP_SECONDS = 60.0
@@ -48,3 +50,10 @@ def sweep(folder: Path, keep_seconds: float) -> None:
                 path.unlink()
         except OSError:  # gone already, or a folder that isn't empty
             continue
+
+
+def keep(paths: Sequence[str]) -> None:
+    """Let the minutes until these files are deleted begin anew, as long as they're worked on."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.utime(path)

@@ -126,13 +126,17 @@ def emotion_chart(reports: Sequence[FaceReport]) -> str:
     return _render(_by_face(reports, cards), EMOTION_NOTE, key)
 
 
-def robustness_chart(results: Sequence[RobustnessCheck]) -> str:
-    """What is left of one face's protection after each treatment.
+def robustness_chart(
+    reports: Sequence[FaceReport], results: Sequence[Sequence[RobustnessCheck]]
+) -> str:
+    """What is left of each face's protection after each treatment.
 
     Args:
-        results: one per treatment, each with a row per recogniser.
+        reports: the protected faces of one photo.
+        results: for each of them one per treatment, with a row per recogniser.
     """
-    return _render([("", [_treatment_card(one) for one in results])], ROBUSTNESS_NOTE)
+    cards = [[_treatment_card(one) for one in face] for face in results]
+    return _render(_by_face(reports, cards), ROBUSTNESS_NOTE)
 
 
 def comparison_chart(rows: Sequence[Comparison]) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from map_pipeline.config import MODES
 from map_pipeline.errors import InvalidVideoError, NoFaceError, UnknownOptionError
 from map_pipeline.ui import texts
-from map_pipeline.ui.batch import keep
+from map_pipeline.ui.cache import keep
 from map_pipeline.ui.face_choice import choose_faces
 from map_pipeline.ui.jobs import run_in_steps
 from map_pipeline.ui.service import Progress, ProtectionService, read_upload
@@ -22,7 +22,7 @@ from map_pipeline.ui.settings import (
     GPU_SECONDS_BASE,
     GPU_SECONDS_PER_FACE,
     GPU_SECONDS_PER_STEP,
-    MAX_BATCH_GPU_SECONDS,
+    MAX_GPU_SECONDS,
     Choices,
     PageSettings,
 )
@@ -84,13 +84,21 @@ class FirstFrame:
     note: str
 
 
+WINKS = ("wink_left", "wink_right")  # an eye that stays shut for a whole clip is no wink
 RunClip = Callable[[ClipJob], Iterator["Progress | VideoReport"]]
 """Protects a clip where the GPU is, or here."""
 
 
+def check_clip_movements(choices: Choices) -> None:
+    """Raise `UnknownOptionError` for a single movement that clips don't have."""
+    for name in choices.action_units or ():
+        if name in WINKS:
+            raise UnknownOptionError(f"`action_units` of a clip must hold no wink, got {name!r}.")
+
+
 def clip_gpu_seconds(job: ClipJob) -> int:
     """GPU time to ask for, in whole seconds."""
-    return min(MAX_BATCH_GPU_SECONDS, math.ceil(job.gpu_seconds_wanted))
+    return min(MAX_GPU_SECONDS, math.ceil(job.gpu_seconds_wanted))
 
 
 @dataclass(frozen=True)
@@ -163,6 +171,7 @@ class Clips:
         from map_pipeline.video.role import express_face
 
         choices.check((choices.target,), self.service.models.judging)
+        check_clip_movements(choices)
         pipe = self.service.models.judging[choices.detector]
         sitting = self.service.look(frame, choices.detector)
         copied = self.service.copied(choices)
@@ -188,6 +197,7 @@ class Clips:
         """
         if faces not in FACES:
             raise UnknownOptionError(f"`faces` must be one of {', '.join(FACES)}; got {faces!r}.")
+        check_clip_movements(choices)
         clip, frames, seconds = self.open(path)
         own = read_upload(own_target).photo.pixels if own_target else None
         self.service.check(own, choices)

@@ -9,7 +9,7 @@ import gradio as gr
 
 from map_pipeline.config import MODES
 from map_pipeline.ui import page, results, texts
-from map_pipeline.ui.clip import can_read_clips
+from map_pipeline.ui.clip import WINKS, can_read_clips
 from map_pipeline.ui.endpoints import Endpoints, File
 from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.service import Progress
@@ -109,9 +109,11 @@ def connect(area: ClipArea | None, form: page.Form, endpoints: Endpoints) -> Non
     chosen = [area.emotion, area.expression_strength, area.mode]
 
     def choices_of(emotion: str, strength: float, mode: str, *values: Any) -> Any:
+        read = form.read(values)
+        movements = {k: v for k, v in (read.action_units or {}).items() if k not in WINKS}
         return replace(
-            form.read(values), emotion=emotion, expression_strength=strength, mode=mode, faces=(),
-            emotions=None,
+            read, emotion=emotion, expression_strength=strength, mode=mode, faces=(),
+            emotions=None, action_units=movements,
         )  # fmt: skip
 
     def look_at_clip(clip: File, looks: int) -> tuple[str, int, str, str]:
@@ -167,7 +169,7 @@ def connect(area: ClipArea | None, form: page.Form, endpoints: Endpoints) -> Non
         concurrency_id="clip preview", concurrency_limit=MAX_PREVIEWS, api_visibility="private",
     )  # fmt: skip
     at_work = AtWork([area.protect], area.stop, area.status)
-    work = at_work.begin(area.protect.click).then(
+    work = at_work.begin(area.protect.click, [area.clip, form.own_target]).then(
         protect_on_page,
         [area.clip, form.own_target, area.faces, *chosen, *form.given],
         [area.status, area.verdict, area.result, area.download],

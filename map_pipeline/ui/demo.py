@@ -1,7 +1,10 @@
 """The page at work: what its buttons do, and which endpoints programs may call."""
 
 import contextlib
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,7 +74,7 @@ class Handlers:
             }
             with errors_in_plain_words():
                 faces = self._service.check_robustness(job, protected)
-            visit = visit.tested("".join(map(charts.robustness_chart, faces)))
+            visit = visit.tested(charts.robustness_chart(protected.reports, faces))
             yield {out.visit: visit, out.robustness: visit.shown.robustness, status: ""}
 
     def _show(self, visit: Visit) -> dict:
@@ -103,7 +106,10 @@ class Handlers:
     def show_example(self, index: int, visit: Visit) -> dict:
         """A ready-made result."""
         one, top, form = self._examples[index], self._parts.top, self._parts.form
-        files = Files(str(one.photo), str(one.protected), str(one.report))
+        # Gradio keeps the age of a file that it copies, and old ones are soon deleted.
+        report = Path(tempfile.mkdtemp(dir=self._endpoints.folder)) / one.report.name
+        shutil.copyfile(one.report, report)
+        files = Files(str(one.photo), str(one.protected), str(report))
         shown = self._show(visit.show(Result(files, one.reports, one.emotion, one.mode, one.seed)))
         chosen = {form.emotion: one.emotion, form.mode: one.mode, form.seed: one.seed}
         chosen |= {form.whose: 0, form.own: {}}
@@ -317,7 +323,7 @@ def _connect_protection(handlers: Handlers, parts: SimpleNamespace) -> None:
 
     stronger = out.stronger.click(lambda: "strong", outputs=form.mode, queue=False, **AT_ONCE)
     jobs = [
-        at_work.begin(start).then(
+        at_work.begin(start, [parts.top.photo, form.own_target]).then(
             handlers.protect_on_page,
             [out.visit, parts.top.photo, form.own_target, *form.given],
             [form.status, *vars(out).values(), form.seed, form.expected],

@@ -15,6 +15,7 @@ import gradio as gr
 from map_pipeline.report import with_notes
 from map_pipeline.ui import results, texts
 from map_pipeline.ui.batch import Batch, Outcome, Run
+from map_pipeline.ui.cache import keep
 from map_pipeline.ui.clip import ClipJob, Clips, RunClip
 from map_pipeline.ui.rate_limit import RateLimit
 from map_pipeline.ui.requests import errors_in_plain_words, visitor
@@ -61,7 +62,7 @@ class Endpoints:
         settings: PageSettings,
     ) -> None:
         self._service, self._run, self._limit = service, run, limit
-        self._targets, self._folder = targets, folder
+        self._targets, self.folder = targets, folder
         self._max_bytes = settings.max_upload_bytes
         self._batch = Batch(service, run, settings, folder)
         self.clips = Clips(service, run_clip, settings, folder)
@@ -89,7 +90,10 @@ class Endpoints:
             own, notes = read.pixels, [f"target picture: {note}" for note in read.notes]
         upload = read_upload(path)
         job = self._service.prepare(upload.photo.picture, own, choices.with_seed())
+        self._batch.check_time([job])
+        keep([path])
         for update in self._service.timed([job], self._run([job])):
+            keep([path])  # it's shown beside the result, as long as that is there
             if isinstance(update, Progress):
                 yield update
             else:
@@ -97,7 +101,7 @@ class Endpoints:
                 files, protected = write_files(
                     upload,
                     Protected(update.photo, reports),
-                    self._folder,
+                    self.folder,
                     choices.file_type,
                     self._max_bytes,
                 )
@@ -361,7 +365,7 @@ class Endpoints:
         with errors_in_plain_words():
             if not photo:
                 raise gr.Error(texts.CHOOSE_PHOTO, print_exception=False)
-            path = Path(tempfile.mkdtemp(dir=self._folder)) / "preview.jpg"
+            path = Path(tempfile.mkdtemp(dir=self.folder)) / "preview.jpg"
             self._service.preview(photo["path"], choices).save(path, quality=95)
             return str(path)
 

@@ -4,6 +4,7 @@ Nothing of a visitor is kept but the last uploads at screen size, in memory for 
 call gets all it needs and hands back plain values.
 """
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -374,7 +375,9 @@ class ProtectionService:
             report(Progress(step + 1, steps, texts.step(step + 1, steps, faces)))
             return given
 
-        output = self.models.protecting[choices.detector](
+        # With a count of steps of its own: another visitor's run may go on at the same time.
+        pipe = copy.copy(self.models.protecting[choices.detector])
+        output = pipe(
             job.photo,
             emotion=job.emotions,
             target=job.target,

@@ -24,9 +24,8 @@ SECONDS = {"minute": 60, "hour": 3600, "day": 86400}
 GPU_SECONDS_BASE, GPU_SECONDS_PER_FACE = 8, 2
 GPU_SECONDS_PER_STEP = {"fast": 0.15, "strong": 0.3}
 GPU_SECONDS_PER_PHOTO = 1  # for each but the first of a batch: read and handed back
-MAX_GPU_SECONDS = {"fast": 20, "strong": 60}
-# Of a batch. ZeroGPU books half as much again, and somebody without an account has 120 s a day.
-MAX_BATCH_GPU_SECONDS = 80
+# ZeroGPU books half as much again, and somebody without an account has 120 s a day.
+MAX_GPU_SECONDS = 80
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class PageSettings:
         return cls(
             concurrency=_count(environment, "MAP_CONCURRENCY", concurrency),
             batch_photos=_count(environment, "MAP_BATCH_PHOTOS", cls.batch_photos),
-            batch_seconds=MAX_BATCH_GPU_SECONDS if zero_gpu else cls.batch_seconds,
+            batch_seconds=MAX_GPU_SECONDS if zero_gpu else cls.batch_seconds,
             clip_seconds=_count(environment, "MAP_CLIP_SECONDS", cls.clip_seconds),
             rate_limit=calls,
             rate_seconds=seconds,
@@ -180,8 +179,7 @@ class Choices:
 
     def gpu_seconds(self, faces: int, photos: int = 1) -> int:
         """GPU time to ask for, in whole seconds, for so many faces of so many photos."""
-        most = MAX_GPU_SECONDS[self.mode] if photos == 1 else MAX_BATCH_GPU_SECONDS
-        return min(most, math.ceil(self.gpu_seconds_wanted(faces, photos)))
+        return min(MAX_GPU_SECONDS, math.ceil(self.gpu_seconds_wanted(faces, photos)))
 
     def gpu_seconds_wanted(self, faces: int, photos: int) -> float:
         """The same without a limit, seconds."""

@@ -120,7 +120,8 @@ BATCH_HINT = "Results appear here one by one, with the reason if a photo can't b
 CHOOSE_CLIP = "Choose a clip first."
 CLIP_FACES = [("The main person", "largest"), ("Everyone", "all")]
 CLIP_INTRO = """Each person keeps one expression for the whole clip, added to what they do and say;
-the sound stays as it is. Everything else is as chosen under *More* on the *Protect* tab."""
+the sound stays as it is. Everything else is as chosen under *More* on the *Protect* tab, but for
+winks."""
 CLIP_HINT = "The protected clip appears here."
 NO_CLIPS = """Clips need **PyAV**, which isn't installed here: run
 `pip install 'map-pipeline[video]'`, then start this page again."""
@@ -155,6 +156,12 @@ def expected(seconds: Mapping[str, float] | None) -> str:
 def clip_limits(seconds: float, size: tuple[int, int]) -> str:
     """How long and large a clip may be."""
     return f"A clip may be up to {seconds:g} s long and {size[0]} x {size[1]} px large."
+
+
+def too_much_for_gpu(faces: int) -> str:
+    """What is said of one photo for which the GPU isn't lent for long enough."""
+    fewer = "fewer faces, " if faces > 1 else ""
+    return f"This photo needs more GPU time than a run has. Choose {fewer}fewer steps or Fast mode."
 
 
 def caption(target: str) -> str:

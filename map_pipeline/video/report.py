@@ -123,20 +123,20 @@ class VideoReport:
     @property
     def level(self) -> Level:
         """How well the clip is protected; what can't be said, or is only true of some: partly."""
-        if not self._judges:
+        if not self.judges:
             return "partly"
-        level = protection_level(len(self.failed("dodging")), self._judges)
+        level = protection_level(len(self.failed("dodging")), self.judges)
         return "partly" if level == "protected" and self.unprotected else level
 
     @property
-    def _judges(self) -> int:
+    def judges(self) -> int:
         """How many recognisers have a threshold to judge by."""
         verdicts = [one for person in self.people for one in person.recognisers]
         return len({one.name for one in verdicts if one.threshold is not None})
 
     def headline(self) -> str:
         """One sentence or two: how many recognisers still match, and what is unprotected."""
-        judges, failed = self._judges, self.failed("dodging")
+        judges, failed = self.judges, self.failed("dodging")
         if not judges:
             text = "Done, but no recognition program here can say whether it worked."
         elif not failed:

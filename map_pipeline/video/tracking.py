@@ -232,7 +232,9 @@ def thumbnail(photo: np.ndarray) -> np.ndarray:
 
 
 def is_cut(before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether a new shot begins between two thumbnails of one size."""
+    """Whether a new shot begins between two thumbnails, as it does where the size changes."""
+    if before.shape != after.shape:
+        return True
     histograms = [np.histogram(one, 16, (0, 1))[0] / one.size for one in (before, after)]
     changed = np.abs(histograms[0] - histograms[1]).sum() / 2
     return bool(changed > CUT_HISTOGRAM and np.abs(after - before).mean() > CUT_PIXELS)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import exit_code
 from PIL import Image
 
 from map_pipeline import FaceReport
@@ -198,6 +199,15 @@ def test_command_line_says_it_first_writes_and_fails(
     assert main([*call, "--require", "dodging", "--overwrite"]) == 3
     assert "still recognised by tiny dlib" in capsys.readouterr().err
     assert (tmp_path / "a.png").is_file()
+
+
+def test_impersonation_of_nobody_cannot_be_required(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    call = ["protect", str(ASTRONAUT), str(tmp_path / "a.png"), "--require", "impersonation"]
+    assert exit_code(call) == 2
+    assert "--target" in capsys.readouterr().err
+    assert not (tmp_path / "a.png").exists()
 
 
 def test_unfit_face_is_named_on_the_terminal_and_in_the_report(

@@ -227,6 +227,8 @@ def test_a_batch_can_be_stopped_and_begun_again(site: Site, photos: list[Path]) 
     page.get_by_text(re.compile(r"step [2-9] of 60")).wait_for()
     button(page, "Stop").click()
     playwright.expect(button(page, "Protect all")).to_be_enabled()
+    playwright.expect(page.locator("#batch-status")).to_be_empty()
+    playwright.expect(page.locator(".map-batch li")).to_have_count(2)
     page.wait_for_timeout(3000)
     asked = site.networks.calls - calls
     page.wait_for_timeout(2000)

@@ -61,7 +61,7 @@ STURDINESS = [
 ALL_CHARTS = {
     "similarity": similarity_chart([FACE, FACE]),
     "emotion": emotion_chart([FACE]),
-    "robustness": robustness_chart(STURDINESS),
+    "robustness": robustness_chart([FACE], [STURDINESS]),
     "comparison": comparison_chart(ROWS),
 }
 
@@ -108,7 +108,7 @@ def test_charts_are_well_formed_and_told_to_screen_readers(chart: str) -> None:
 
 @pytest.mark.parametrize(
     "chart",
-    [similarity_chart([]), emotion_chart([]), robustness_chart([]), comparison_chart([])],
+    [similarity_chart([]), emotion_chart([]), robustness_chart([], []), comparison_chart([])],
 )
 def test_nothing_to_show_is_no_chart(chart: str) -> None:
     assert chart == ""
@@ -168,7 +168,7 @@ def test_emotions_and_which_one_was_asked() -> None:
 
 
 def test_robustness_counts_the_recognisers_that_give_a_verdict() -> None:
-    tree = ElementTree.fromstring(robustness_chart(STURDINESS))
+    tree = ElementTree.fromstring(robustness_chart([FACE], [STURDINESS]))
     cards = [
         answer(ElementTree.tostring(one, "unicode"))
         for one in tree.iter()
@@ -186,8 +186,14 @@ def test_robustness_counts_the_recognisers_that_give_a_verdict() -> None:
     assert "Half size" in words(ALL_CHARTS["robustness"])
 
 
+def test_robustness_of_several_faces_says_whose_it_is() -> None:
+    chart = words(robustness_chart([FACE, FACE], [STURDINESS, STURDINESS]))
+    assert chart.index("Face 1") < chart.index("Face 2")
+    assert "Face 1" not in words(ALL_CHARTS["robustness"])
+
+
 def test_robustness_without_any_verdict() -> None:
-    assert "no verdict" in robustness_chart([RobustnessCheck("as it is", [WITHOUT_LINE])])
+    assert "no verdict" in robustness_chart([FACE], [[RobustnessCheck("as it is", [WITHOUT_LINE])]])
 
 
 def test_comparison_of_two_photos() -> None:
@@ -206,7 +212,7 @@ def test_without_a_target_there_is_nothing_about_one() -> None:
     hidden = replace(FACE, target=None, recognisers=[replace(FOOLED, **none)])
     for chart in (
         similarity_chart([hidden]),
-        robustness_chart([RobustnessCheck("half size", hidden.recognisers)]),
+        robustness_chart([hidden], [[RobustnessCheck("half size", hidden.recognisers)]]),
     ):
         assert not any("target" in sentence for sentence in answer(chart))
         assert "takes you for the stand-in" not in words(chart)

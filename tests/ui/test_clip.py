@@ -26,7 +26,7 @@ from map_pipeline.ui.cache import sweep
 from map_pipeline.ui.clip import ClipJob, Clips, clip_gpu_seconds, progress_of, protect_clip
 from map_pipeline.ui.models import prepare_models
 from map_pipeline.ui.service import Progress, ProtectionService
-from map_pipeline.ui.settings import MAX_BATCH_GPU_SECONDS, Choices, PageSettings
+from map_pipeline.ui.settings import MAX_GPU_SECONDS, Choices, PageSettings
 from map_pipeline.video.report import ClipVerdict, PersonReport, Unprotected, VideoReport
 
 CHOICES = Choices(steps=1)
@@ -91,7 +91,7 @@ def test_clip_is_that_of_the_pipeline_and_nothing_of_it_stays(
     # In one stretch of GPU time that is enough for one person.
     [(duration, people, answer)] = gpu_calls[calls:]
     assert (people, answer[0].done) == (1, 0)
-    assert 8 < duration < MAX_BATCH_GPU_SECONDS
+    assert 8 < duration < MAX_GPU_SECONDS
 
     assert "Zeta" not in caplog.text
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
@@ -236,6 +236,16 @@ def test_stopped_work_leaves_no_clip(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_a_wink_is_refused_before_anything_is_done(
+    service: ProtectionService, clip: Path, tmp_path: Path
+) -> None:
+    winking = replace(CHOICES, action_units={"wink_left": 1.0})
+    with pytest.raises(UnknownOptionError, match="wink_left"):
+        next(clips_of(service, tmp_path).work(str(clip), None, winking, "largest"))
+    with pytest.raises(UnknownOptionError, match="wink_left"):
+        clips_of(service, tmp_path).preview(str(ASTRONAUT), winking, "largest")
+
+
 def test_minutes_until_deletion_begin_anew_while_it_is_worked_on(
     service: ProtectionService, clip: Path, tmp_path: Path
 ) -> None:
@@ -260,7 +270,7 @@ def test_gpu_time_grows_with_frames_people_and_mode_up_to_what_is_lent() -> None
         )
     ]
     assert times == sorted(set(times))
-    assert times[-1] == MAX_BATCH_GPU_SECONDS
+    assert times[-1] == MAX_GPU_SECONDS
 
 
 def test_time_left_is_told_once_it_can_be_estimated() -> None:

@@ -62,6 +62,11 @@ def test_a_moving_face_is_one_track_and_found_where_it_is(
         assert error.mean() < 0.06 * known.eye_distance
 
 
+def test_a_change_of_size_is_a_cut() -> None:
+    frame = face(FIRST, 200)
+    assert is_cut(thumbnail(frame), thumbnail(frame[:-40]))
+
+
 def test_a_face_that_comes_in_is_followed_back_to_its_first_frame(
     parts: tuple[BundledDetector, LandmarkFinder],
 ) -> None:
