@@ -15,11 +15,9 @@ from map_pipeline.errors import NotFiniteError
 from map_pipeline.evaluation.methods import create, gradients, noise
 from map_pipeline.evaluation.methods.base import FacePlace, Task, find_face
 from map_pipeline.evaluation.methods.gradients import (
-    MMD_VARIANCES,
     SMALLEST_SIZE,
     bend_and_turn,
     descend,
-    mmd,
     resize_and_pad,
 )
 from map_pipeline.evaluation.methods.identity import identity_loss
@@ -141,15 +139,6 @@ def test_tipim_steps_have_one_length(image: Tensor, mask: Tensor, weights: Tenso
     assert float((weights * change).sum()) < 0
 
 
-@pytest.mark.usefixtures("without_diversity")
-def test_naturalness_costs_noise(image: Tensor, mask: Tensor, weights: Tensor) -> None:
-    sizes = [
-        float(perturb(TIPIM(gamma=gamma), linear(weights), image, mask).square().mean())
-        for gamma in (0.0, 1.0)
-    ]
-    assert sizes[0] > 10 * sizes[1] > 0
-
-
 # Their parts.
 
 
@@ -192,17 +181,6 @@ def test_bending_against_torchs_own(image: Tensor) -> None:
     expected = F.grid_sample(image, grid, align_corners=False)
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)
     assert (result - image).abs().mean() > 0.01
-
-
-@pytest.mark.parametrize("scale", [0, 1e-4, 1e-2, 1])
-def test_mmd_against_a_second_implementation(scale: float) -> None:
-    """mean k(x,x) + mean k(y,y) - 2 mean k(x,y) of one picture each, as in Gretton et al. 2012."""
-    change = torch.randn(1, 3, 112, 112, dtype=torch.float64) * scale
-    distance = float((255 * change).square().sum())
-    kernel = sum(np.exp(-distance / (2 * variance)) for variance in MMD_VARIANCES)
-    expected = 2 * len(MMD_VARIANCES) - 2 * kernel
-    everywhere = torch.ones(1, 1, 112, 112, dtype=torch.float64)
-    assert float(mmd(change, everywhere)) == pytest.approx(expected, rel=1e-6)
 
 
 # The loss through recognisers.

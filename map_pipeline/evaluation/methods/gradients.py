@@ -1,4 +1,4 @@
-"""The parts of the noise baselines: descent, momentum, transformations, naturalness."""
+"""The parts of the noise baselines: descent, momentum, transformations."""
 
 from collections.abc import Callable
 
@@ -22,12 +22,6 @@ SMALLEST_SIZE = 299 / 330  # Xie et al. 2019: 299 to 330 px on a canvas of 330 p
 # Standard deviations of TIP-IM's random transformations (entries of the affine matrix; angle in
 # rad) lie between these.
 BEND_LOW, BEND_HIGH = 0.01, 0.1
-# Variances of TIP-IM's MMD kernels, for squared distances of faces of 112 x 112 px in 0..255.
-MMD_VARIANCES = (
-    *(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 100.0),
-    *(1e3, 1e4, 1e5, 1e6),
-)
-MMD_VALUES = 3 * 112 * 112
 
 
 class Momentum:
@@ -132,19 +126,3 @@ def bend_and_turn(image: Tensor, generator: torch.Generator) -> Tensor:
     )
     output_to_input = torch.linalg.inv(px_to_unit) @ affine @ rotation @ px_to_unit
     return warp_affine(image, output_to_input[None, :2], (height, width))
-
-
-def mmd(change: Tensor, mask: Tensor) -> Tensor:
-    """TIP-IM's naturalness: maximum mean discrepancy between the picture and its original, scalar.
-
-    Between batches it compares distributions. Of one picture, as here and with the authors' batch
-    size of 1, it is a growing, saturating function of the squared distance: sum over kernels of
-    2 - 2 exp(-distance / (2 variance)), in [0,38]. The distance is taken over the mask and scaled
-    to the number of values of the authors' crops, so that their kernels fit.
-
-    Args:
-        change: `[1,3,h,w]` on the [0,1] scale; mask: `[1,1,h,w]`, 0 or 1.
-    """
-    mean_square = ((255 * change) * mask).square().sum() / (3 * mask.sum())
-    variances = change.new_tensor(MMD_VARIANCES)
-    return (2 - 2 * torch.exp(-MMD_VALUES * mean_square / (2 * variances))).sum()
