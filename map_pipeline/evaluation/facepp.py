@@ -7,7 +7,6 @@ for: photos of faces leave the machine, to a third party.
 import io
 import os
 import time
-from collections.abc import Callable
 from typing import Self
 
 import httpx
@@ -16,6 +15,7 @@ from PIL import Image
 
 from map_pipeline.errors import MAPError, NoFaceError, UnknownOptionError
 
+# Accounts of the Chinese site would need `api-cn` in it.
 ENDPOINT = "https://api-us.faceplusplus.com/facepp/v3/compare"
 KEY_VARIABLE = "FACEPP_API_KEY"
 SECRET_VARIABLE = "FACEPP_API_SECRET"
@@ -26,6 +26,7 @@ MIN_SIDE = 48  # px
 MAX_BYTES = 1_000_000
 JPEG_QUALITY = 95
 TIMEOUT = 60.0  # s, for each of connecting, sending and receiving
+INTERVAL = 1.0  # s, from the start of a request to that of the next
 TRIES = 6
 # Worth another try: the rate limit, which all users of a key share, and the service's own faults.
 TRANSIENT = ("CONCURRENCY_LIMIT_EXCEEDED", "INTERNAL_ERROR")
@@ -40,31 +41,14 @@ class FacePlusPlus:
 
     Args:
         key: API key of the user's account; secret: its API secret. Neither is put into messages.
-        endpoint: URL of the compare API; accounts of the Chinese site need `api-cn` in it.
-        per_second: most requests per second that leave here.
-        clock: seconds from any origin, never falling; sleep: waits for seconds. For tests.
     """
 
-    def __init__(
-        self,
-        key: str,
-        secret: str,
-        endpoint: str = ENDPOINT,
-        per_second: float = 1.0,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        if not per_second > 0:
-            raise UnknownOptionError(f"`per_second` must be above 0, got {per_second}.")
+    def __init__(self, key: str, secret: str) -> None:
         self._form = {"api_key": key, "api_secret": secret}
-        self._endpoint = endpoint
-        self._interval = 1 / per_second
-        self._clock = clock
-        self._sleep = sleep
-        self._next_start = clock()
+        self._next_start = time.monotonic()
 
     @classmethod
-    def from_environment(cls, endpoint: str = ENDPOINT, per_second: float = 1.0) -> Self:
+    def from_environment(cls) -> Self:
         """Take key and secret from `FACEPP_API_KEY` and `FACEPP_API_SECRET`.
 
         Raises:
@@ -76,8 +60,7 @@ class FacePlusPlus:
                 "`facepp` must find the account's key in the environment, "
                 f"got no {' and no '.join(missing)}."
             )
-        key, secret = os.environ[KEY_VARIABLE], os.environ[SECRET_VARIABLE]
-        return cls(key, secret, endpoint, per_second)
+        return cls(os.environ[KEY_VARIABLE], os.environ[SECRET_VARIABLE])
 
     def compare(self, first: np.ndarray, second: np.ndarray) -> float:
         """Confidence in [0,100] that the biggest faces of two photos are one person's.
@@ -112,10 +95,10 @@ class FacePlusPlus:
         for attempt in range(TRIES):
             self._wait_for_turn(attempt)
             try:
-                response = httpx.post(self._endpoint, data=self._form, files=files, timeout=TIMEOUT)
+                response = httpx.post(ENDPOINT, data=self._form, files=files, timeout=TIMEOUT)
             except httpx.HTTPError as error:
                 raise ServiceError(
-                    f"`facepp` must be reachable at {self._endpoint}, got {type(error).__name__}."
+                    f"`facepp` must be reachable at {ENDPOINT}, got {type(error).__name__}."
                 ) from None
             answer = _read(response)
             problem = answer.get("error_message")
@@ -130,11 +113,9 @@ class FacePlusPlus:
 
     def _wait_for_turn(self, attempt: int) -> None:
         """Keep the distance to the request before; twice as long after each refusal."""
-        pause = self._interval * (2**attempt - 1)
-        wait = max(self._next_start - self._clock(), 0) + pause
-        if wait > 0:
-            self._sleep(wait)
-        self._next_start = self._clock() + self._interval
+        pause = INTERVAL * (2**attempt - 1)
+        time.sleep(max(self._next_start - time.monotonic(), 0) + pause)
+        self._next_start = time.monotonic() + INTERVAL
 
 
 def encode(photo: np.ndarray) -> bytes:
