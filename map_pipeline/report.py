@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from map_pipeline.places import numbers
-
-FourNumbers = tuple[float, float, float, float]
+from map_pipeline.places import Box, numbers
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,8 @@ class PhotoReport:
     """
 
     faces_found: int
-    unprotected: list[FourNumbers] = field(default_factory=list)
-    doubtful: list[FourNumbers] = field(default_factory=list)
+    unprotected: list[Box] = field(default_factory=list)
+    doubtful: list[Box] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -114,7 +112,7 @@ class FaceReport:
         expression_of: name of the photo whose expression was copied; None for no copy.
     """
 
-    box: FourNumbers
+    box: Box
     detector: str
     emotion: str
     target: str | None
@@ -228,7 +226,7 @@ def unprotected_faces(reports: Sequence[FaceReport]) -> int:
     return 0 if photo is None else len(photo.unprotected)
 
 
-def doubtful_faces(reports: Sequence[FaceReport]) -> list[FourNumbers]:
+def doubtful_faces(reports: Sequence[FaceReport]) -> list[Box]:
     """Boxes of places of a photo where more faces may be; its reports are given."""
     photo = reports[0].photo if reports else None
     return [] if photo is None else photo.doubtful
@@ -278,7 +276,7 @@ def face_numbers(reports: Sequence[FaceReport]) -> list[int]:
     return numbers(all_boxes(reports))[: len(reports)]
 
 
-def all_boxes(reports: Sequence[FaceReport]) -> list[FourNumbers]:
+def all_boxes(reports: Sequence[FaceReport]) -> list[Box]:
     """Boxes of all faces of a photo, the protected ones first; its reports are given."""
     photo = reports[0].photo if reports else None
     return [*(face.box for face in reports), *(photo.unprotected if photo else ())]
@@ -291,7 +289,7 @@ def _counts(photo: PhotoReport | None) -> list[str]:
     return [f"{photo.faces_found} faces found, {len(photo.unprotected)} left unprotected"]
 
 
-def _four(box: Sequence[float]) -> FourNumbers:
+def _four(box: Sequence[float]) -> Box:
     x0, y0, x1, y1 = box
     return x0, y0, x1, y1
 

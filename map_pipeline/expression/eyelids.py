@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from map_pipeline.faces.align import apply_affine, invert_affine
+from map_pipeline.faces.align import apply_affine, invert_affine, pixel_grid
 
 # Of the 68 landmarks: corner, upper lid, other corner, lower lid, each from left to right; and the
 # brow above.
@@ -167,8 +167,7 @@ def _through(u: Tensor, v: Tensor) -> Tensor:
 
 def lid_flow(eyes: Sequence[Eye], size: int) -> Tensor:
     """The flow `[1,2,2s,2s]` of a crop of side s, see `expression.warp`, that closes eyes."""
-    axis = torch.arange(2 * size, dtype=torch.float32) - size / 2
-    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)  # [2s,2s,2]
+    grid = pixel_grid(2 * size, 2 * size) - size / 2
     flow = torch.zeros_like(grid)
     for eye in eyes:
         unit = eye.axis / eye.width
@@ -187,11 +186,7 @@ def cover(picture: Tensor, eyes: Sequence[Eye], to_picture: Tensor) -> Tensor:
         picture: `[1,3,H,W]` in [0,1]; to_picture: affine `[2,3]` from the eyes' px to its px.
     """
     height, width = picture.shape[-2:]
-    rows, columns = torch.arange(float(height)), torch.arange(float(width))
-    places = apply_affine(
-        invert_affine(to_picture),
-        torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).view(-1, 2),
-    )
+    places = apply_affine(invert_affine(to_picture), pixel_grid(height, width).view(-1, 2))
     added = torch.zeros_like(picture)
     for eye in eyes:
         u, v = eye.within(places)

@@ -27,6 +27,7 @@ from map_pipeline.faces.align import (
     bounding_box,
     compose_affine,
     invert_affine,
+    pixel_grid,
     square_corners,
 )
 from map_pipeline.faces.paste import feather_mask
@@ -151,9 +152,7 @@ def deform(image: Tensor, image_to_crop: Tensor, flow: Tensor) -> Tensor:
     """
     height, width = image.shape[-2:]
     affine = image_to_crop.to(image.device, torch.float32)
-    rows = torch.arange(height, device=image.device, dtype=torch.float32)
-    columns = torch.arange(width, device=image.device, dtype=torch.float32)
-    pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # [h,w,2]
+    pixels = pixel_grid(height, width, image.device)
     in_crop = apply_affine(affine, pixels.reshape(-1, 2))
     shift = _sample(flow.to(image.device), in_crop).transpose(1, 2).reshape(-1, height, width, 2)
     source = pixels + shift @ invert_affine(affine)[:, :2].T

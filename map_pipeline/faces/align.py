@@ -90,6 +90,13 @@ def affine_scale(affine: Tensor) -> Tensor:
     return torch.linalg.det(affine[..., :2]).abs().sqrt()
 
 
+def pixel_grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Positions (x, y) of the pixels of a picture, float32 `[h, w, 2]`."""
+    rows = torch.arange(height, device=device, dtype=torch.float32)
+    columns = torch.arange(width, device=device, dtype=torch.float32)
+    return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
+
+
 def warp_affine(
     images: Tensor,
     output_to_input: Tensor,
@@ -119,9 +126,7 @@ def warp_affine(
         [[2 / max(width - 1, 1), 0, -1], [0, 2 / max(height - 1, 1), -1]]
     )
     output_to_unit = compose_affine(affine, input_to_unit)
-    rows = torch.arange(size[0], device=affine.device, dtype=affine.dtype)
-    columns = torch.arange(size[1], device=affine.device, dtype=affine.dtype)
-    points = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).reshape(1, -1, 2)
+    points = pixel_grid(*size, device=affine.device).reshape(1, -1, 2)
     grid = apply_affine(output_to_unit, points).reshape(-1, *size, 2).expand(batch, -1, -1, -1)
     warped = F.grid_sample(
         images.float(), grid, mode=mode, padding_mode=padding_mode, align_corners=True
