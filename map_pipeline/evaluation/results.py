@@ -7,6 +7,7 @@ its line in `photos.csv` is whole. `repair` drops whatever a killed run left bey
 
 import csv
 import io
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -57,7 +58,7 @@ class Row:
     rank_protected: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PhotoRow:
     """One photo x method x left-out recogniser.
 
@@ -65,7 +66,8 @@ class PhotoRow:
         photo, method, left_out: as in `Row`; style: name in `styles.STYLES`.
         status: "ok", or the one line of the error: the photo isn't protected, a failure.
         psnr, ssim: of the whole photo, see `pair_quality`; NaN for a failure.
-        seconds, peak_memory_mb, unet_calls, recogniser_calls: cost of protecting this photo.
+        seconds, peak_memory_mb, unet_calls, recogniser_calls: cost of protecting this photo;
+            NaN and 0 for a failure.
         emotion: the asked one.
         emotion_before, emotion_after: JSON of the judge's probabilities; "{}" if no face was
             found, "" if there is no judge.
@@ -80,13 +82,13 @@ class PhotoRow:
     method: str
     left_out: str
     style: str
-    status: str
-    psnr: float
-    ssim: float
-    seconds: float
-    peak_memory_mb: float
-    unet_calls: int
-    recogniser_calls: int
+    status: str = "ok"
+    psnr: float = math.nan
+    ssim: float = math.nan
+    seconds: float = math.nan
+    peak_memory_mb: float = math.nan
+    unet_calls: int = 0
+    recogniser_calls: int = 0
     emotion: str
     emotion_before: str
     emotion_after: str

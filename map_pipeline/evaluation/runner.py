@@ -5,13 +5,13 @@ and each finished unit is on disk before the next begins (see `results`), so a k
 most one photo; the same command continues it.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import Queue, get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -225,7 +225,8 @@ class Evaluation:
         }
         second = self._protected_second(subject, method, left_out)
         rows = self._rows(subject, method.name, left_out, seen, second)
-        return rows, self._photo_row(subject, method.name, left_out, result, spent, seen["none"])
+        measured = self._measured(subject, result, spent)
+        return rows, self._photo_row(subject, method, left_out, seen["none"], **measured)
 
     def _protect(
         self, method: Method, subject: Subject, photo: np.ndarray, left_out: str
@@ -258,56 +259,42 @@ class Evaluation:
         """Rows of a photo that couldn't be protected: it neither impersonates nor dodges."""
         nothing = dict.fromkeys(self._transforms)
         rows = self._rows(subject, method.name, left_out, nothing, {} if subject.second else None)
-        return rows, PhotoRow(
-            photo=subject.label,
-            method=method.name,
-            left_out=left_out,
-            style=subject.style,
-            status=status,
-            psnr=math.nan,
-            ssim=math.nan,
-            seconds=math.nan,
-            peak_memory_mb=math.nan,
-            unet_calls=0,
-            recogniser_calls=0,
-            emotion=subject.emotion,
-            emotion_before=subject.expression,
-            emotion_after=judge_expression(self.tools.judge, None),
-            skin_angle=subject.skin_angle,
-        )
+        return rows, self._photo_row(subject, method, left_out, None, status=status)
+
+    def _measured(self, subject: Subject, result: np.ndarray, spent: Cost) -> dict[str, Any]:
+        """What `PhotoRow` says of a photo that could be protected."""
+        psnr, ssim = pair_quality(subject.photo, result)
+        face = face_quality(self.pipe, subject.photo, result)
+        face_psnr, face_ssim, patches = face or (None, None, None)
+        return {
+            "psnr": psnr,
+            "ssim": ssim,
+            "face_psnr": face_psnr,
+            "face_ssim": face_ssim,
+            "patches": patches,
+            "facepp_clean": subject.facepp,
+            "facepp_protected": subject.ask_facepp(result),
+            **asdict(spent),
+        }
 
     def _photo_row(
         self,
         subject: Subject,
-        method: str,
+        method: Method,
         left_out: str,
-        result: np.ndarray,
-        spent: Cost,
         seen: DetectedFace | None,
+        **measured: Any,
     ) -> PhotoRow:
-        psnr, ssim = pair_quality(subject.photo, result)
-        face = face_quality(self.pipe, subject.photo, result)
         return PhotoRow(
             photo=subject.label,
-            method=method,
+            method=method.name,
             left_out=left_out,
             style=subject.style,
-            status="ok",
-            psnr=psnr,
-            ssim=ssim,
-            seconds=spent.seconds,
-            peak_memory_mb=spent.peak_memory_mb,
-            unet_calls=spent.unet_calls,
-            recogniser_calls=spent.recogniser_calls,
             emotion=subject.emotion,
             emotion_before=subject.expression,
             emotion_after=judge_expression(self.tools.judge, seen),
-            facepp_clean=subject.facepp,
-            facepp_protected=subject.ask_facepp(result),
-            face_psnr=None if face is None else face.psnr,
-            face_ssim=None if face is None else face.ssim,
-            patches=None if face is None else face.patches,
             skin_angle=subject.skin_angle,
+            **measured,
         )
 
     def _rows(
