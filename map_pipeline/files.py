@@ -1,7 +1,10 @@
 """Writing files so that each is whole or absent."""
 
+import os
 import uuid
 from pathlib import Path
+
+from map_pipeline.errors import UnknownOptionError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -13,3 +16,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_new(option: str, path: Path, overwrite: bool) -> None:
+    """Refuse to replace a file.
+
+    Raises:
+        UnknownOptionError: `path` exists and `overwrite` isn't set.
+    """
+    if os.path.lexists(path) and not overwrite:
+        raise UnknownOptionError(
+            f"`{option}` must not exist, got {path.name!r}; --overwrite replaces it."
+        )

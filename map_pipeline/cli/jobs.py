@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from map_pipeline.errors import InvalidImageError, UnknownOptionError
+from map_pipeline.files import check_new
 from map_pipeline.video.reading import SUFFIXES as CLIP_SUFFIXES
 
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -118,18 +119,6 @@ def check_report(report: Path, jobs: Sequence[Job], replace: bool) -> None:
             f"`--report` must differ from `OUT`, got {report.name!r} for both."
         )
     check_new("--report", report, replace)
-
-
-def check_new(option: str, path: Path, overwrite: bool) -> None:
-    """Refuse to replace a file.
-
-    Raises:
-        UnknownOptionError: `path` exists and `overwrite` isn't set.
-    """
-    if os.path.lexists(path) and not overwrite:
-        raise UnknownOptionError(
-            f"`{option}` must not exist, got {path.name!r}; --overwrite replaces it."
-        )
 
 
 def same_file(one: Path, other: Path) -> bool:

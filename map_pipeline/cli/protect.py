@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from map_pipeline.report import FaceReport
 
 NOBODY_JUDGES = "no recogniser of this checkpoint has a threshold to judge by"
+UNMET = {
+    "dodging": "the original is still recognised by",
+    "impersonation": "the target isn't seen by",
+}
 OWN_TARGET_NOTICE = (
     "Notice: recognisers may take the protected photo for the person in your target picture. "
     "Use only a picture of somebody who agreed to that."
@@ -212,32 +216,40 @@ def check_requirements(
         all_faces: whether faces that are left unprotected break a requirement.
     """
     from map_pipeline.report import judged, remaining_matches, unprotected_faces
+
+    codes = {0}
+    for name, faces in reports.items():
+        text = ""
+        if all_faces and (left := unprotected_faces(faces)):
+            text = (
+                f"{left} of {len(faces) + left} faces found {'is' if left == 1 else 'are'} left "
+                "unprotected. --faces all protects those that are large enough; with --faces "
+                "largest, others may stay as they are"
+            )
+        failed = {one: remaining_matches(faces, one) for one in requirements}
+        codes.add(tell_unmet(name, failed, judged(faces), text))
+    return max(codes)
+
+
+def tell_unmet(name: str, failed: Mapping[str, Sequence[str]], judged: bool, left: str) -> int:
+    """Print what isn't as required of a photo or clip; return exit code 3 if there's anything.
+
+    Args:
+        failed: what is required -> titles of the recognisers that don't see it.
+        judged: whether any recogniser can say.
+        left: which faces are left unprotected, where that matters.
+    """
     from map_pipeline.verdict import join_names
 
-    wrong = {
-        "dodging": "the original is still recognised by",
-        "impersonation": "the target isn't seen by",
-    }
-    unmet = 0
-    for name, faces in reports.items():
-        if requirements and all_faces and (left := unprotected_faces(faces)):
-            unmet += 1
-            print(
-                f"map-protect: {name}: --require: {left} of {len(faces) + left} faces found "
-                f"{'is' if left == 1 else 'are'} left unprotected. --faces all protects those that "
-                "are large enough; with --faces largest, others may stay as they are.",
-                file=sys.stderr,
-            )
-        for requirement in dict.fromkeys(requirements):
-            if failed := remaining_matches(faces, requirement):
-                text = f"{wrong[requirement]} {join_names(failed)}"
-            elif not judged(faces):
-                text = NOBODY_JUDGES
-            else:
-                continue
-            unmet += 1
-            print(f"map-protect: {name}: --require {requirement}: {text}.", file=sys.stderr)
-    return 3 if unmet else 0
+    problems = [f"--require: {left}"] if failed and left else []
+    for requirement, titles in failed.items():
+        if titles:
+            problems.append(f"--require {requirement}: {UNMET[requirement]} {join_names(titles)}")
+        elif not judged:
+            problems.append(f"--require {requirement}: {NOBODY_JUDGES}")
+    for problem in problems:
+        print(f"map-protect: {name}: {problem}.", file=sys.stderr)
+    return 3 if problems else 0
 
 
 def protect_file(

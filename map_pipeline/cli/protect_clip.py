@@ -1,23 +1,21 @@
 """`map-protect protect` for a clip."""
 
 import json
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from map_pipeline.cli.jobs import Job, check_new, check_report, same_file
+from map_pipeline.cli.jobs import Job, check_report, same_file
 from map_pipeline.cli.options import check_writable, load_pipeline
 from map_pipeline.config import MODES
 from map_pipeline.errors import InvalidVideoError, UnknownOptionError
+from map_pipeline.files import check_new
 from map_pipeline.video.reading import open_clip
 from map_pipeline.video.writing import check_output
 
 # Modules that load torch are imported in the functions, so that a wrong option is reported fast.
 if TYPE_CHECKING:
     from map_pipeline.cli.protect import Options
-    from map_pipeline.video.report import VideoReport
 
 FOR_PHOTOS = ("rotate", "recursive", "skip_existing")
 
@@ -30,7 +28,7 @@ def run_clip(options: "Options") -> int:
     pipe = load_pipeline(options.model, options.detector)
     import torch
 
-    from map_pipeline.cli.protect import notice_own_target
+    from map_pipeline.cli.protect import notice_own_target, tell_unmet
     from map_pipeline.files import write_atomically
 
     notice_own_target(pipe, options.target)
@@ -54,7 +52,11 @@ def run_clip(options: "Options") -> int:
     if options.report is not None:
         content = json.dumps({job.name: report.to_dict()}, indent=2)
         write_atomically(options.report, content.encode())
-    return check_clip(job.name, report, options.require, options.faces != "largest")
+    left = ""
+    if options.faces != "largest" and report.unprotected:
+        left = f"faces are left unprotected, {report.left_text()}"
+    failed = {one: report.failed(one) for one in options.require}
+    return tell_unmet(job.name, failed, report.judges > 0, left)
 
 
 def plan_clip(options: "Options") -> Job:
@@ -80,31 +82,3 @@ def plan_clip(options: "Options") -> Job:
         check_report(options.report, [job], options.overwrite)
         check_writable("--report", Path(options.report).parent)
     return job
-
-
-def check_clip(
-    name: str, report: "VideoReport", requirements: Sequence[str], all_faces: bool
-) -> int:
-    """Print what isn't as required; return exit code 3 if there's anything.
-
-    Args:
-        all_faces: whether faces that are left unprotected break a requirement.
-    """
-    from map_pipeline.cli.protect import NOBODY_JUDGES
-    from map_pipeline.verdict import join_names
-
-    problems = []
-    if requirements and all_faces and report.unprotected:
-        problems.append(f"--require: faces are left unprotected, {report.left_text()}")
-    wrong = {
-        "dodging": "the original is still recognised by",
-        "impersonation": "the target isn't seen by",
-    }
-    for requirement in dict.fromkeys(requirements):
-        if failed := report.failed(requirement):
-            problems.append(f"--require {requirement}: {wrong[requirement]} {join_names(failed)}")
-        elif not report.judges:
-            problems.append(f"--require {requirement}: {NOBODY_JUDGES}")
-    for problem in problems:
-        print(f"map-protect: {name}: {problem}.", file=sys.stderr)
-    return 3 if problems else 0

@@ -31,6 +31,7 @@ from map_pipeline.copying import ShownExpression
 from map_pipeline.errors import UnknownOptionError
 from map_pipeline.expression.action_units import ACTION_UNITS, WINKS, check_action_units
 from map_pipeline.faces.landmarks import LandmarkFinder, five_points
+from map_pipeline.files import check_new
 from map_pipeline.identity.recognisers import RecogniserEnsemble
 from map_pipeline.identity.refine import RefineStep
 from map_pipeline.identity.targets import Target
@@ -348,10 +349,7 @@ def expected_shares(frame_count: int, steps: int) -> tuple[float, float]:
 def _check_replaces_nothing(clip: Path, output: Path, overwrite: bool) -> None:
     if output.exists() and clip.exists() and output.samefile(clip):
         raise UnknownOptionError(f"`OUT` must differ from `IN`, got {output.name!r} for both.")
-    if os.path.lexists(output) and not overwrite:
-        raise UnknownOptionError(
-            f"`OUT` must not exist, got {output.name!r}; --overwrite replaces it."
-        )
+    check_new("OUT", output, overwrite)
 
 
 class _Progress:
