@@ -26,7 +26,6 @@ from torch.optim import Adam
 from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import compile_network, patch_size
-from map_pipeline.errors import UnknownOptionError
 from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.expression.motion import count_motions
 from map_pipeline.expression.space import ExpressionSpace
@@ -40,8 +39,8 @@ from map_pipeline.training.map_step import SCORED, Look, Step, prepare, random_s
 from map_pipeline.training.prior import noise_loss
 from map_pipeline.training.run_state import (
     Progress,
+    check_resumable,
     check_single_process,
-    find_state,
     replacing,
     resume,
     save_state,
@@ -95,7 +94,7 @@ def train_map(
     check_single_process(accelerator)
     torch.manual_seed(config.seed)
     objectives = with_weights(objectives_for(config.protection), **config.weights)
-    check_state(config, out)
+    check_resumable(out / SUMMARY, config, asdict(config).keys() - RESUMABLE_FIELDS)
     # 1. What stays the same: the faces, inverted and embedded.
     device, scheduler = accelerator.device, prior[2]
     recognisers, classifiers = _moved(recognisers, device), _moved(classifiers, device)
@@ -269,24 +268,6 @@ def generators_of(
     at_home, there, everywhere = (mixed_seed(seed, update, k) for k in (1, 2, 3))
     torch.manual_seed(everywhere)
     return torch.Generator().manual_seed(at_home), torch.Generator(device).manual_seed(there)
-
-
-def check_state(config: MAPTrainingConfig, out: Path) -> None:
-    """Raise `UnknownOptionError` if `out` holds a run that these settings can't go on."""
-    if not (out / SUMMARY).exists():
-        return
-    if find_state(out / "state") is None:
-        raise UnknownOptionError(
-            f"`out` must be new or hold the state of its run, got {out}, which holds weights only."
-        )
-    before = json.loads((out / SUMMARY).read_text())["config"]
-    now = json.loads(json.dumps(asdict(config)))  # tuples as lists
-    for name in sorted(set(now) - RESUMABLE_FIELDS):
-        if before[name] != now[name]:
-            raise UnknownOptionError(
-                f"`{name}` must stay {before[name]}, as in the run that {out} holds, "
-                f"got {now[name]}."
-            )
 
 
 class Reports:

@@ -27,7 +27,7 @@ from map_pipeline.training.config import NETWORK_SETTINGS, PriorConfig
 from map_pipeline.training.faces import FaceSet
 from map_pipeline.training.loop import Assessment, Loop, Task
 from map_pipeline.training.pictures import SAMPLE_FACES, sample_grid
-from map_pipeline.training.run_state import find_state
+from map_pipeline.training.run_state import check_resumable
 from map_pipeline.training.sampling import FaceSampler, as_batch
 from map_pipeline.training.score_model import (
     ScoreModel,
@@ -143,20 +143,7 @@ def check_inputs(
     steps = scheduler.config.num_train_timesteps
     if config.levels > steps:
         raise UnknownOptionError(f"`levels` must be in [1, {steps}], got {config.levels}.")
-    if not (out / "training.json").exists():
-        return
-    if find_state(out / "state") is None:
-        raise UnknownOptionError(
-            f"`out` must be new or hold the state of its run, got {out}, which holds weights only."
-        )
-    before = json.loads((out / "training.json").read_text())["config"]
-    now = json.loads(json.dumps(asdict(config)))  # tuples as lists
-    for name in NETWORK_SETTINGS:
-        if before[name] != now[name]:
-            raise UnknownOptionError(
-                f"`{name}` must stay {before[name]}, as in the run that {out} holds, "
-                f"got {now[name]}."
-            )
+    check_resumable(out / "training.json", config, NETWORK_SETTINGS)
 
 
 def split(faces: FaceSet, config: PriorConfig) -> tuple[FaceSet, FaceSet]:

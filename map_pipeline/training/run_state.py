@@ -4,13 +4,15 @@ What people use (weights, settings, pictures) is written aside and renamed into 
 resume from is a folder; the last one is kept until the next is complete.
 """
 
+import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
@@ -119,6 +121,30 @@ def find_state(folder: Path) -> Path | None:
     """The newest whole state that `save_state` left, if there is one."""
     places = (folder, folder.with_suffix(".old"))
     return next((place for place in places if place.is_dir()), None)
+
+
+def check_resumable(summary: Path, config: Any, fixed: Iterable[str]) -> None:
+    """Raise `UnknownOptionError` if a folder holds a run that these settings can't go on.
+
+    Args:
+        summary: the file in that folder that says with which settings it was made.
+        fixed: names of the settings that must stay.
+    """
+    if not summary.exists():
+        return
+    out = summary.parent
+    if find_state(out / "state") is None:
+        raise UnknownOptionError(
+            f"`out` must be new or hold the state of its run, got {out}, which holds weights only."
+        )
+    before = json.loads(summary.read_text())["config"]
+    now = json.loads(json.dumps(asdict(config)))  # tuples as lists
+    for name in sorted(fixed):
+        if before[name] != now[name]:
+            raise UnknownOptionError(
+                f"`{name}` must stay {before[name]}, as in the run that {out} holds, "
+                f"got {now[name]}."
+            )
 
 
 def resume(accelerator: Accelerator, folder: Path, average: EMAModel) -> bool:
