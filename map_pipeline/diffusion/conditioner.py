@@ -50,8 +50,6 @@ class FaceConditioner(ModelMixin, ConfigMixin):
 
     __module__ = "map_pipeline"  # what a saved model_index.json names, wherever this file moves
 
-    config_name = "config.json"
-
     @register_to_config
     def __init__(self, width: int, hidden: int = 256) -> None:
         super().__init__()

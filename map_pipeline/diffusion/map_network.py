@@ -38,8 +38,6 @@ class MAPNetwork(ModelMixin, ConfigMixin):
 
     __module__ = "map_pipeline"  # what a saved model_index.json names, wherever this file moves
 
-    config_name = "config.json"
-
     @register_to_config
     def __init__(
         self,

@@ -91,8 +91,6 @@ class ExpressionClassifier(ModelMixin, ConfigMixin):
 
     __module__ = "map_pipeline"  # what a saved model_index.json names, wherever this file moves
 
-    config_name = "config.json"
-
     @register_to_config
     def __init__(
         self,
@@ -161,7 +159,6 @@ class TransformersExpressionClassifier(ModelMixin, ConfigMixin):
 
     __module__ = "map_pipeline"  # what a saved model_index.json names, wherever this file moves
 
-    config_name = "config.json"
     # The face is cropped at this side and then resized to what the network wants.
     CROP_SIZE = 224
 

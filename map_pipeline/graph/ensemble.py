@@ -23,7 +23,6 @@ class Ensemble(ModelMixin, ConfigMixin):
         members: name -> network, of the classes in `member_classes`.
     """
 
-    config_name = "config.json"
     member_classes: ClassVar[tuple[str, ...]] = ()  # public names of `map_pipeline`
 
     def __init__(self, members: Mapping[str, nn.Module] | None = None) -> None:

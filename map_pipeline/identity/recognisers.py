@@ -53,8 +53,6 @@ class FaceRecogniser(ModelMixin, ConfigMixin):
 
     __module__ = "map_pipeline"  # what a saved model_index.json names, wherever this file moves
 
-    config_name = "config.json"
-
     @register_to_config
     def __init__(
         self,
