@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from scipy.ndimage import laplace
 from torch import Tensor
 
 from map_pipeline.faces.detect import BundledDetector
@@ -162,8 +162,7 @@ def _mouth_opening(landmarks68: np.ndarray) -> float:
 def _sharpness(image: Tensor) -> float:
     """Variance of the Laplacian over the variance of the grey values, inner face."""
     grey = image.mean(0)
-    kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])
-    detail = F.conv2d(grey[None, None], kernel[None, None], padding=1)[0, 0]
+    detail = torch.from_numpy(laplace(grey.numpy()))
     inner = inner_face(image.shape[-1])
     return float(detail[inner].var() / grey[inner].var().clamp(1e-4))
 

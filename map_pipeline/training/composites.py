@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy.spatial import Delaunay
 from torch import Tensor
 
+from map_pipeline.expression.drawing import smooth
 from map_pipeline.faces.align import apply_affine, similarity_transform
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.training.candidates import Group, inner_face
@@ -149,13 +150,13 @@ def soften_surroundings(picture: Tensor, shape: Tensor) -> Tensor:
     anchors = _anchors(shape, size)[: len(shape) + 6].numpy()
     pixels = np.stack(np.meshgrid(np.arange(size), np.arange(size)), -1).reshape(-1, 2)
     inside = Delaunay(anchors).find_simplex(pixels).reshape(size, size) >= 0
-    face = _blur(torch.from_numpy(inside)[None].float(), FACE_EDGE)
-    return face * picture + (1 - face) * _blur(picture, SURROUNDINGS_BLUR)
+    face = smooth(torch.from_numpy(inside)[None, None].float(), FACE_EDGE)[0]
+    return face * picture + (1 - face) * smooth(picture[None], SURROUNDINGS_BLUR)[0]
 
 
 def sharpen(image: Tensor) -> Tensor:
     """Add back some of the detail that averaging blurs; `[3,S,S]` in [0,1]."""
-    return (image + SHARPENING * (image - _blur(image, 1.0))).clamp(0, 1)
+    return (image + SHARPENING * (image - smooth(image[None], 1.0)[0])).clamp(0, 1)
 
 
 def _five(landmarks68: Tensor) -> Tensor:
@@ -177,13 +178,3 @@ def _equalise_colours(faces: Tensor) -> Tensor:
     inner = faces[:, :, inner_face(faces.shape[-1])]  # [N,3,P]
     mean, std = inner.mean(2)[..., None, None], inner.std(2)[..., None, None].clamp(1e-3)
     return ((faces - mean) / std * std.mean(0) + mean.mean(0)).clamp(0, 1)
-
-
-def _blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of `[C,S,S]` with a standard deviation in px."""
-    radius = round(3 * sigma)
-    kernel = torch.exp(-(torch.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    padded = F.pad(image[None], (radius,) * 4, mode="reflect")[0][:, None]
-    rows = F.conv2d(padded, kernel.view(1, 1, 1, -1))
-    return F.conv2d(rows, kernel.view(1, 1, -1, 1))[:, 0]
