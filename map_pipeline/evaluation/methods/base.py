@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from map_pipeline.config import HIDE
 from map_pipeline.diffusion.unet import crop_size
-from map_pipeline.errors import MAPError, NoFaceError
+from map_pipeline.errors import NoFaceError
 from map_pipeline.faces.align import (
     Alignment,
     FaceRegion,
@@ -162,15 +161,8 @@ def find_target(pipe: MAPPipeline, task: Task, place: FacePlace) -> Target | Non
         NoFaceError: the target's picture shows no face.
         UnknownOptionError: there is no composite of that name.
     """
-    if isinstance(task.target, str):
-        if task.target == HIDE:
-            return None
-        if task.target != "auto":
-            return pipe.built_in_target(task.target, {})
+    choice = pipe.read_target(task.target)
+    source = {}
+    if choice.name == "auto":
         source = pipe.embed(pipe.view(task.photo, place.face.landmarks))
-        return pipe.built_in_target("auto", source)
-    try:
-        [face] = select_faces(pipe.face_detector.detect(task.target), "largest")
-    except MAPError as error:
-        raise type(error)(str(error).replace("`image`", "`target`")) from None
-    return Target("own image", pipe.embed(pipe.view(task.target, face.landmarks)))
+    return pipe.target_of(choice, source)
