@@ -56,6 +56,7 @@ MAX_TILT = 60  # degrees of roll to which the box of an upright face will do
 TEMPLATE_BOX_CENTRE, TEMPLATE_BOX_SIZE = (57.5, 63.7), (84.4, 106.0)
 INSIGHTFACE_SCORE_THRESHOLD = 0.5  # insightface's own default
 INSIGHTFACE_ROOT_VARIABLE = "MAP_INSIGHTFACE_ROOT"
+INSIGHTFACE_PACK = "buffalo_l"
 
 Box = Sequence[float] | np.ndarray
 """x0, y0, x1, y1 in photo px."""
@@ -161,9 +162,6 @@ class InsightFaceDetector:
     The model packs are licensed for non-commercial research only and never ship with this package.
 
     Args:
-        pack: name of the model pack.
-        root: folder whose `models/<pack>` holds the pack; by default the environment variable
-            `MAP_INSIGHTFACE_ROOT`, else `~/.insightface`.
         download: whether a missing pack may be downloaded from insightface's GitHub releases.
 
     Raises:
@@ -172,18 +170,13 @@ class InsightFaceDetector:
 
     name = "insightface SCRFD"
 
-    def __init__(
-        self,
-        pack: str = "buffalo_l",
-        root: str | os.PathLike[str] | None = None,
-        download: bool = False,
-    ) -> None:
-        if not (download or insightface_pack_present(pack, root)):
+    def __init__(self, download: bool = False) -> None:
+        if not (download or insightface_pack_present()):
             raise CheckpointError(
-                f"`detector` 'insightface' must have its model pack in {_pack_folder(pack, root)}, "
+                f"`detector` 'insightface' must have its model pack in {insightface_folder()}, "
                 "got no .onnx file there. Put the pack there, or choose 'insightface-download'."
             )
-        self._analysis = _load_insightface(pack, _insightface_root(root))
+        self._analysis = _load_insightface(insightface_folder())
 
     def detect(self, photo: np.ndarray, rotate: bool = False) -> list[Face]:
         """Find the faces of a photo, see `FaceDetector.detect`."""
@@ -199,14 +192,13 @@ class InsightFaceDetector:
         return biggest_first(faces)
 
 
-def load_detector(name: str = "auto", root: str | os.PathLike[str] | None = None) -> FaceDetector:
+def load_detector(name: str = "auto") -> FaceDetector:
     """Load a detector.
 
     Args:
         name: "bundled"; "insightface", whose model pack must be on disk; "insightface-download",
             which fetches a missing pack once (its weights are for non-commercial research); or
             "auto" for insightface where its pack is on disk and loads, else the bundled detector.
-        root: see `InsightFaceDetector`.
 
     Raises:
         UnknownOptionError: there is no such detector.
@@ -215,22 +207,26 @@ def load_detector(name: str = "auto", root: str | os.PathLike[str] | None = None
     if name == "bundled":
         return BundledDetector()
     if name in ("insightface", "insightface-download"):
-        return InsightFaceDetector(root=root, download=name == "insightface-download")
+        return InsightFaceDetector(download=name == "insightface-download")
     if name != "auto":
         raise UnknownOptionError(f"`detector` must be one of {', '.join(DETECTORS)}; got {name!r}.")
-    if insightface_pack_present(root=root):
+    if insightface_pack_present():
         try:
-            return InsightFaceDetector(root=root)
+            return InsightFaceDetector()
         except CheckpointError as error:
             logger.warning("Using the bundled face detector: %s", error)
     return BundledDetector()
 
 
-def insightface_pack_present(
-    pack: str = "buffalo_l", root: str | os.PathLike[str] | None = None
-) -> bool:
+def insightface_folder() -> Path:
+    """Where insightface's model pack lies: in `MAP_INSIGHTFACE_ROOT`, else `~/.insightface`."""
+    root = Path(os.environ.get(INSIGHTFACE_ROOT_VARIABLE) or "~/.insightface").expanduser()
+    return root / "models" / INSIGHTFACE_PACK
+
+
+def insightface_pack_present() -> bool:
     """Whether the pack's folder holds any network."""
-    return any(_pack_folder(pack, root).glob("*.onnx"))
+    return any(insightface_folder().glob("*.onnx"))
 
 
 def select_faces(faces: Sequence[Face], which: FaceChoice | None = None) -> list[Face]:
@@ -358,23 +354,15 @@ def _turned_box(face: Face, photo: np.ndarray) -> FourNumbers:
     return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
 
-def _insightface_root(root: str | os.PathLike[str] | None) -> Path:
-    root = root or os.environ.get(INSIGHTFACE_ROOT_VARIABLE) or "~/.insightface"
-    return Path(root).expanduser()
-
-
-def _pack_folder(pack: str, root: str | os.PathLike[str] | None) -> Path:
-    return _insightface_root(root) / "models" / pack
-
-
-def _load_insightface(pack: str, root: Path) -> Any:
+def _load_insightface(folder: Path) -> Any:
     """A prepared `FaceAnalysis` that only detects; every failure becomes a CheckpointError."""
     try:
         # Imported here: it pulls in OpenCV, whose system libraries a bare server may lack.
         from insightface.app import FaceAnalysis
 
+        root = str(folder.parents[1])
         analysis = FaceAnalysis(
-            pack, str(root), allowed_modules=["detection"], providers=["CPUExecutionProvider"]
+            folder.name, root, allowed_modules=["detection"], providers=["CPUExecutionProvider"]
         )
         analysis.prepare(ctx_id=-1, det_thresh=INSIGHTFACE_SCORE_THRESHOLD)
     except MAPError:
@@ -382,12 +370,12 @@ def _load_insightface(pack: str, root: Path) -> Any:
     except AssertionError:
         # What insightface raises for a folder without a detection model, without any text.
         raise CheckpointError(
-            f"`detector` 'insightface' must find a detection model in {root / 'models' / pack}, "
+            f"`detector` 'insightface' must find a detection model in {folder}, "
             "got none. Delete the folder and fetch the pack again."
         ) from None
     except Exception as error:  # offline, a damaged file, a missing library: all mean "unusable"
         raise CheckpointError(
-            f"`detector` 'insightface' must be loadable from {root / 'models' / pack}, "
+            f"`detector` 'insightface' must be loadable from {folder}, "
             f"got {type(error).__name__}: {error}"
         ) from error
     return analysis

@@ -97,14 +97,14 @@ def ssim(first: Tensor, second: Tensor) -> Tensor:
     return score.mean(dim=(1, 2, 3))
 
 
-def multiscale_ssim(first: Tensor, second: Tensor, scales: int = SCALES) -> Tensor:
+def multiscale_ssim(first: Tensor, second: Tensor) -> Tensor:
     """Mean of `ssim` at full size, half size and so on, `[B]`.
 
     One scale would see fine texture only: blotches wider than its window look to it like a change
     of light. (Unlike MS-SSIM it adds the scales, so that each of them has a say of its own.)
     """
     scores = [ssim(first, second)]
-    for _ in range(scales - 1):
+    for _ in range(SCALES - 1):
         first, second = F.avg_pool2d(first, 2), F.avg_pool2d(second, 2)
         if min(first.shape[-2:]) < SSIM_WINDOW:  # nothing left to compare
             break

@@ -8,7 +8,6 @@ can't disagree about either.
 # ruff: noqa: ARG002 (diffusers registers constructor arguments; they are read from self.config)
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from map_pipeline.faces.align import (
     ARCFACE_TEMPLATE_112,
     aligned_crop,
 )
-from map_pipeline.faces.detect import INSIGHTFACE_ROOT_VARIABLE
+from map_pipeline.faces.detect import insightface_folder
 from map_pipeline.graph.ensemble import Ensemble
 from map_pipeline.graph.executor import GraphNetwork
 
@@ -174,15 +173,12 @@ def load_arcface(path: str | Path, thresholds: Mapping[str, float]) -> FaceRecog
     return recogniser.eval()
 
 
-def find_arcface(root: str | os.PathLike[str] | None = None) -> FaceRecogniser | None:
+def find_arcface() -> FaceRecogniser | None:
     """The ArcFace network of an insightface pack on disk, without thresholds; None if there's none.
 
-    Args:
-        root: folder with `models/buffalo_l/`; by default the one in the environment variable
-            `MAP_INSIGHTFACE_ROOT`, else `~/.insightface`.
+    See `insightface_folder` for where it's looked for.
     """
-    root = root or os.environ.get(INSIGHTFACE_ROOT_VARIABLE) or "~/.insightface"
-    path = Path(root).expanduser() / "models" / "buffalo_l" / "w600k_r50.onnx"
+    path = insightface_folder() / "w600k_r50.onnx"
     if not path.is_file():
         return None
     try:

@@ -8,7 +8,6 @@ https://arxiv.org/abs/1611.07004) with the hinge loss and spectral normalisation
 2018, https://arxiv.org/abs/1802.05957). It isn't part of the checkpoint.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -31,12 +30,12 @@ MEASURED_EVERY, SMOOTHING, HEAVIEST = 8, 0.8, 100.0
 class Critic(nn.Module):
     """Says of each part of aligned faces how much it looks like a photo."""
 
-    def __init__(self, channels: Sequence[int] = CHANNELS) -> None:
+    def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for inputs, outputs in zip((3, *channels), channels, strict=False):
+        for inputs, outputs in zip((3, *CHANNELS), CHANNELS, strict=False):
             layers += [spectral_norm(nn.Conv2d(inputs, outputs, 4, 2, 1)), nn.LeakyReLU(SLOPE)]
-        layers.append(spectral_norm(nn.Conv2d(channels[-1], 1, 3, padding=1)))
+        layers.append(spectral_norm(nn.Conv2d(CHANNELS[-1], 1, 3, padding=1)))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, crops: Tensor) -> Tensor:

@@ -335,8 +335,15 @@ def test_found_at_once_means_no_second_look(
     assert looks == [(512, 512, 3)]
 
 
-def test_load_detector_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where insightface's model packs are looked for."""
     monkeypatch.setenv(INSIGHTFACE_ROOT_VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("root")
+def test_load_detector_by_name() -> None:
     assert load_detector("bundled").name == "RFB-320 + 68 points (bundled)"
     assert isinstance(load_detector(), BundledDetector)
     with pytest.raises(UnknownOptionError, match=r"one of auto, bundled.*; got 'mtcnn'"):
@@ -345,33 +352,33 @@ def test_load_detector_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         load_detector("insightface")
 
 
-def test_insightface_without_a_pack(tmp_path: Path) -> None:
-    assert not insightface_pack_present(root=tmp_path)
+def test_insightface_without_a_pack(root: Path) -> None:
+    assert not insightface_pack_present()
     with pytest.raises(CheckpointError, match=r"buffalo_l, got no \.onnx file"):
-        InsightFaceDetector(root=tmp_path)
-    (tmp_path / "models" / "buffalo_l").mkdir(parents=True)
+        InsightFaceDetector()
+    (root / "models" / "buffalo_l").mkdir(parents=True)
     with pytest.raises(CheckpointError, match=r"buffalo_l, got no \.onnx file"):
-        InsightFaceDetector(root=tmp_path)
+        InsightFaceDetector()
 
 
 @pytest.mark.filterwarnings("ignore")  # insightface's imports warn about their own dependencies
-def test_insightface_with_an_empty_folder_in_the_way_of_the_download(tmp_path: Path) -> None:
+def test_insightface_with_an_empty_folder_in_the_way_of_the_download(root: Path) -> None:
     pytest.importorskip("insightface")
-    (tmp_path / "models" / "buffalo_l").mkdir(parents=True)
+    (root / "models" / "buffalo_l").mkdir(parents=True)
     with pytest.raises(MAPError, match="must find a detection model"):
-        InsightFaceDetector(root=tmp_path, download=True)
+        InsightFaceDetector(download=True)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_pack_is_refused_and_auto_falls_back(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("insightface")
-    folder = tmp_path / "models" / "buffalo_l"
+    folder = root / "models" / "buffalo_l"
     folder.mkdir(parents=True)
     (folder / "det_10g.onnx").write_bytes(b"not a network")
     with pytest.raises(CheckpointError, match="must be loadable from"):
-        InsightFaceDetector(root=tmp_path)
+        InsightFaceDetector()
     with caplog.at_level(logging.WARNING):
-        assert isinstance(load_detector("auto", root=tmp_path), BundledDetector)
+        assert isinstance(load_detector("auto"), BundledDetector)
     assert "Using the bundled face detector" in caplog.text

@@ -232,11 +232,11 @@ def test_arcface_file_equals_onnxruntime(tmp_path: Path) -> None:
 def test_arcface_is_found_in_an_insightface_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert find_arcface(tmp_path) is None
+    monkeypatch.setenv("MAP_INSIGHTFACE_ROOT", str(tmp_path))
+    assert find_arcface() is None
     path = tmp_path / "models" / "buffalo_l" / "w600k_r50.onnx"
     path.parent.mkdir(parents=True)
     write_small_arcface(path)
-    monkeypatch.setenv("MAP_INSIGHTFACE_ROOT", str(tmp_path))
     found = find_arcface()
     assert found is not None
     assert (found.config.family, dict(found.config.thresholds)) == ("arcface", {})

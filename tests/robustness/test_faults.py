@@ -130,20 +130,23 @@ def test_read_only_home(
 
 
 @pytest.mark.filterwarnings("ignore")  # insightface's imports warn about their own dependencies
-def test_half_downloaded_insightface_pack(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_half_downloaded_insightface_pack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("insightface")
+    monkeypatch.setenv("MAP_INSIGHTFACE_ROOT", str(tmp_path))
     pack = tmp_path / "models" / "buffalo_l"
     pack.mkdir(parents=True)
-    assert load_detector("auto", tmp_path).name.endswith("(bundled)")  # an empty folder
-    assert find_arcface(tmp_path) is None
+    assert load_detector("auto").name.endswith("(bundled)")  # an empty folder
+    assert find_arcface() is None
     for name in ("det_10g.onnx", "w600k_r50.onnx"):
         (pack / name).write_bytes(b"\x08\x07\x12\x07pytorch" + bytes(1000))
-    assert load_detector("auto", tmp_path).name.endswith("(bundled)")
-    assert find_arcface(tmp_path) is None
+    assert load_detector("auto").name.endswith("(bundled)")
+    assert find_arcface() is None
     assert "Using the bundled face detector" in caplog.text
     assert "Going on without ArcFace" in caplog.text
     with pytest.raises(CheckpointError, match="buffalo_l"):
-        load_detector("insightface", tmp_path)
+        load_detector("insightface")
 
 
 def test_gpu_out_of_memory_says_what_to_do(
