@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image
 
 from map_pipeline.evaluation.expression_truth import (
     MEAN,
@@ -15,6 +15,7 @@ from map_pipeline.evaluation.expression_truth import (
     Truth,
     face_cutter,
 )
+from map_pipeline.evaluation.sheets import draw_sheet
 from map_pipeline.expression.people import LabelledPhoto, PeoplePhotos
 from map_pipeline.images import to_pil
 
@@ -23,7 +24,7 @@ KEYS = ("subject", "source", "emotion", "file", "neutral", "method")
 FORMS = {"error": ".0%", "size": ".2f", "cosine": ".2f"}
 ALL = "all"
 RESAMPLES = 2000
-SIDE, CAPTION, GAP = 384, 26, 8  # px of a picture on the sheet
+SIDE = 384  # px of a picture on the sheet
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -98,14 +99,5 @@ def sheet(
                 line.append((f"{emotion}, {strength:g}", cut_out(edited, neutral)))
             true = people.read(real)
             lines.append([*line, ("the real photo", cut_out(true, true))])
-    width, height = SIDE + GAP, SIDE + CAPTION + GAP
-    result = Image.new("RGB", (len(lines[0]) * width, len(lines) * height), "white")
-    draw, font = ImageDraw.Draw(result), ImageFont.load_default(CAPTION - 8)
-    for row, line in enumerate(lines):
-        for column, (caption, photo) in enumerate(line):
-            left, top = column * width, row * height
-            draw.text((left + SIDE / 2, top + 2), caption, "black", font, anchor="ma")
-            if photo is not None:
-                face = ImageOps.pad(to_pil(photo), (SIDE, SIDE), color="white")
-                result.paste(face, (left, top + CAPTION))
-    return result
+    shown = [[(text, None if one is None else to_pil(one)) for text, one in line] for line in lines]
+    return draw_sheet(shown, SIDE)

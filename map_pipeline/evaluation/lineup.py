@@ -10,28 +10,19 @@ answers with the key.
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from map_pipeline.errors import InvalidImageError, UnknownOptionError
-from map_pipeline.evaluation.answers import (
-    ANSWERS,
-    EDITED,
-    EMOTION,
-    KEY,
-    LETTERS,
-    NUMBER,
-    PERSON,
-    UNTOUCHED,
-    write_table,
-)
+from map_pipeline.evaluation.answers import EDITED, EMOTION, LETTERS, PERSON, UNTOUCHED
 from map_pipeline.evaluation.dataset import PhotoSet
 from map_pipeline.evaluation.gallery import Embeddings
 from map_pipeline.evaluation.results import PhotoRow, photo_file, photos_file, read_rows
+from map_pipeline.evaluation.sheets import GAP, check_new, draw_sheet, write_sheets
 from map_pipeline.faces.align import (
     arcface_template,
     extract_region,
@@ -40,11 +31,11 @@ from map_pipeline.faces.align import (
     warp_affine,
 )
 from map_pipeline.faces.detect import FaceDetector
-from map_pipeline.images import load_image, save_image, to_array, to_pil, uint8_tensor
+from map_pipeline.images import load_image, to_array, to_pil, uint8_tensor
 
 CANDIDATES = len(LETTERS)
 QUESTIONS = 6  # on one sheet
-FACE, GAP, CAPTION = 224, 12, 30  # px
+FACE = 224  # px
 EYE_DISTANCE = 100  # px; about that of a face of `FACE` px, so that larger ones are reduced first
 # The inner face as an ellipse: centre and half axes as shares of the side of ArcFace's crop, moved
 # up by `RAISE` of it.
@@ -105,8 +96,7 @@ def make_sheets(
         raise UnknownOptionError(
             f"`count` must be at least 1 and `untouched` in [0, 1], got {count} and {untouched}."
         )
-    if (out / KEY).exists():
-        raise UnknownOptionError(f"`--out` must be a new folder, got {out.name!r} with sheets.")
+    check_new(out)
     protected = protected_rows(runs, methods)
     names = sorted(protected)
     chance = random.Random(seed)
@@ -137,21 +127,15 @@ def make_sheets(
                 choices=" ".join(choices),
             )
         )
-    sheets = []
-    for start in range(0, len(questions), QUESTIONS):
-        part = questions[start : start + QUESTIONS]
-        faces = [
-            _faces(run, photos, seconds, detector, one)
-            for run, one in zip(places[start:], part, strict=False)
-        ]
-        sheets.append(out / f"sheet-{len(sheets) + 1}.png")
-        save_image(_sheet(part, faces), sheets[-1])
-    header = (NUMBER, PERSON, EMOTION, EDITED)
-    write_table(out / ANSWERS, header, [(one.number, "", "", "") for one in questions])
-    columns = [field.name for field in fields(Question)]
-    lines = [[getattr(one, column) for column in columns] for one in questions]
-    write_table(out / KEY, columns, lines)
-    return sheets
+    rows = [
+        _row(run, photos, seconds, detector, one)
+        for run, one in zip(places, questions, strict=True)
+    ]
+    sheets = (
+        draw_sheet(rows[start : start + QUESTIONS], FACE, 3 * GAP)
+        for start in range(0, len(rows), QUESTIONS)
+    )
+    return write_sheets(out, sheets, questions, (PERSON, EMOTION, EDITED))
 
 
 def protected_rows(
@@ -235,20 +219,21 @@ def inner_face(
     return to_pil(crop.clamp(0, 1) * inside + BACKGROUND * (1 - inside))
 
 
-def _faces(
+def _row(
     run: Path,
     photos: PhotoSet,
     seconds: Mapping[str, str],
     detector: FaceDetector,
     one: Question,
-) -> list[Image.Image]:
-    """The face in question, then those to choose from."""
+) -> list[tuple[str, Image.Image]]:
+    """The face in question with its number, then those to choose from with their letters."""
     before = _read_photo(photo_file(run, "source", one.photo))
     shown = before
     if one.shown != UNTOUCHED:
         shown = _read_photo(photo_file(run, one.shown, one.photo, one.left_out))
     others = [to_array(load_image(photos.read(seconds[name]))) for name in one.choices.split(" ")]
-    return [inner_face(shown, detector, before), *(inner_face(one, detector) for one in others)]
+    faces = [inner_face(shown, detector, before), *(inner_face(one, detector) for one in others)]
+    return list(zip((str(one.number), *LETTERS), faces, strict=True))
 
 
 def _read_photo(path: Path) -> np.ndarray:
@@ -256,19 +241,3 @@ def _read_photo(path: Path) -> np.ndarray:
         place = "/".join(path.parts[-3:])
         raise InvalidImageError(f"`RUN` must hold the pictures of its photos, got no {place}.")
     return to_array(load_image(path))
-
-
-def _sheet(questions: Sequence[Question], faces: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """One question a row: its number and face, a gap, and six faces with letters."""
-    cell, height = FACE + GAP, FACE + CAPTION + GAP
-    sheet = Image.new("RGB", ((CANDIDATES + 1) * cell + 3 * GAP, len(questions) * height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(CAPTION - 8)
-    for row, (question, pictures) in enumerate(zip(questions, faces, strict=True)):
-        top = row * height
-        for column, (word, face) in enumerate(
-            zip((str(question.number), *LETTERS), pictures, strict=True)
-        ):
-            left = column * cell + (3 * GAP if column else 0)
-            draw.text((left + cell / 2, top + 2), word, "black", font, anchor="ma")
-            sheet.paste(face, (left + GAP // 2, top + CAPTION))
-    return sheet

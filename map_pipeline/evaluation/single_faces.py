@@ -8,28 +8,18 @@ photos is what can be asked of edits: many real expressions convince nobody.
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-
 from map_pipeline.errors import InvalidImageError, UnknownOptionError
-from map_pipeline.evaluation.answers import (
-    ANSWERS,
-    EDITED,
-    EMOTION,
-    KEY,
-    NUMBER,
-    REAL,
-    write_table,
-)
+from map_pipeline.evaluation.answers import EDITED, EMOTION, REAL
 from map_pipeline.evaluation.expression_truth import NEUTRAL, CutOut, Edit
+from map_pipeline.evaluation.sheets import check_new, draw_sheet, write_sheets
 from map_pipeline.expression.people import LabelledPhoto, PeoplePhotos
-from map_pipeline.images import save_image, to_pil
+from map_pipeline.images import to_pil
 
 COLUMNS, ROWS = 3, 2  # of faces on one sheet
-SIDE, CAPTION, GAP = 448, 30, 12  # px
+SIDE = 448  # px
 
 
 @dataclass(frozen=True)
@@ -73,8 +63,7 @@ def make_sheets(
     """
     if count < 1:
         raise UnknownOptionError(f"`count` must be at least 1, got {count}.")
-    if (out / KEY).exists():
-        raise UnknownOptionError(f"`--out` must be a new folder, got {out.name!r} with sheets.")
+    check_new(out)
     photos = [one for one in people.photos if source in (None, one.source)]
     chosen = choose(photos, count, strengths, random.Random(seed))
     pictures = []
@@ -84,16 +73,10 @@ def make_sheets(
         shown = cut_out(after, before)
         if shown is None:
             raise InvalidImageError(f"`people` must show faces, got none in {photo.file}.")
-        pictures.append(shown)
-    faces, sheets, on_sheet = [face for face, *_ in chosen], [], COLUMNS * ROWS
-    for start in range(0, len(faces), on_sheet):
-        part = slice(start, start + on_sheet)
-        sheets.append(out / f"sheet-{len(sheets) + 1}.png")
-        save_image(_sheet(faces[part], pictures[part]), sheets[-1])
-    write_table(out / ANSWERS, (NUMBER, EMOTION, EDITED), [(one.number, "", "") for one in faces])
-    names = [field.name for field in fields(Face)]
-    write_table(out / KEY, names, [[getattr(one, name) for name in names] for one in faces])
-    return sheets
+        pictures.append((str(face.number), to_pil(shown)))
+    rows = [pictures[start : start + COLUMNS] for start in range(0, len(pictures), COLUMNS)]
+    sheets = (draw_sheet(rows[start : start + ROWS], SIDE) for start in range(0, len(rows), ROWS))
+    return write_sheets(out, sheets, [face for face, *_ in chosen], (EMOTION, EDITED))
 
 
 def choose(
@@ -136,18 +119,3 @@ def choose(
         (Face(number, photo.file, photo.subject, name, emotion), photo, strength)
         for number, (name, emotion, photo, strength) in enumerate(chosen, 1)
     ]
-
-
-def _sheet(faces: Sequence[Face], pictures: Sequence[np.ndarray]) -> Image.Image:
-    """The faces with their numbers, row after row."""
-    width, height = SIDE + GAP, SIDE + CAPTION + GAP
-    rows = -(-len(faces) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * width, rows * height), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(CAPTION - 8)
-    for place, (face, picture) in enumerate(zip(faces, pictures, strict=True)):
-        row, column = divmod(place, COLUMNS)
-        left, top = column * width, row * height
-        draw.text((left + SIDE / 2, top + 2), str(face.number), "black", font, anchor="ma")
-        shown = ImageOps.pad(to_pil(picture), (SIDE, SIDE), color="white")
-        sheet.paste(shown, (left + GAP // 2, top + CAPTION))
-    return sheet

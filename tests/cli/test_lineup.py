@@ -15,15 +15,14 @@ from map_pipeline.errors import InvalidImageError, MAPError, UnknownOptionError
 from map_pipeline.evaluation.answers import LETTERS, score
 from map_pipeline.evaluation.dataset import PhotoSet
 from map_pipeline.evaluation.lineup import (
-    CAPTION,
     FACE,
-    GAP,
     QUESTIONS,
     alike,
     inner_face,
     make_sheets,
 )
 from map_pipeline.evaluation.results import append_rows, photo_file, photos_file
+from map_pipeline.evaluation.sheets import CAPTION, GAP
 from map_pipeline.faces.align import arcface_template
 from map_pipeline.faces.detect import Face
 from map_pipeline.images import load_image, save_image, to_array, to_pil

@@ -13,10 +13,9 @@ from PIL import Image
 from map_pipeline.cli.main import main
 from map_pipeline.errors import InvalidImageError, UnknownOptionError
 from map_pipeline.evaluation.answers import score
+from map_pipeline.evaluation.sheets import CAPTION, GAP
 from map_pipeline.evaluation.single_faces import (
-    CAPTION,
     COLUMNS,
-    GAP,
     ROWS,
     SIDE,
     choose,
@@ -85,7 +84,8 @@ def test_faces_are_what_the_key_says(sheets: Path) -> None:
             if line["shown"] != "real":
                 blue += round(100 * float(line["shown"].removeprefix("strength ")))
             assert shown.getpixel(middle) == colour(KEPT.index(line["subject"]), blue)
-            caption = shown.crop((column * width, row * height, middle[0], row * height + CAPTION))
+            left, top = column * width, row * height
+            caption = shown.crop((left, top, left + width, top + CAPTION))
             whole = caption.convert("L").tobytes()
             assert min(whole) < 50, "there is a number"
 
