@@ -45,10 +45,6 @@ def accelerate_anew() -> Iterator[None]:
     forget_accelerate()
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def run(out: Path, **settings: object) -> tuple[list[str], dict[str, float]]:
     """Train as a new process would; what was said, and the scores."""
     forget_accelerate()

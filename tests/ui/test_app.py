@@ -29,7 +29,6 @@ from map_pipeline.ui.settings import PageSettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ASTRONAUT, VIDEO_CALL = EXAMPLES / "astronaut.png", EXAMPLES / "video-call.png"
-FACE_BOX = (177, 62, 270, 180)  # where the astronaut's face is, px
 
 
 @pytest.fixture(scope="module")
