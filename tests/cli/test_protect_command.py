@@ -116,26 +116,6 @@ def test_mode_and_expression_reach_the_pipeline(
     assert [one["config"] for one in asked[:3]] == [MODES["strong"], MODES["fast"], compiled]
 
 
-@pytest.mark.slow
-def test_jpeg_output_without_exif(protect: Callable, portrait: Path, tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x010F] = "a camera"
-    exif.get_ifd(0x8825).update({1: "N", 2: (52.0, 30.0, 0.0)})
-    source = tmp_path / "photo.jpg"
-    Image.open(portrait).save(source, "JPEG", quality=95, exif=exif)
-    assert b"a camera" in source.read_bytes()
-    for name, kind in (("out.jpg", "JPEG"), ("out.png", "PNG")):
-        assert protect(source, tmp_path / name) == 0
-        data = (tmp_path / name).read_bytes()
-        assert b"Exif" not in data
-        assert b"camera" not in data
-        with Image.open(tmp_path / name) as written:
-            assert written.format == kind
-            assert not written.getexif()
-    difference = np.abs(pixels(tmp_path / "out.jpg").astype(int) - pixels(tmp_path / "out.png"))
-    assert difference.mean() < 1.5
-
-
 def test_own_target_comes_with_a_notice(
     protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
