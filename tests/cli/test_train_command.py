@@ -167,16 +167,6 @@ def test_faces_that_cant_be_used(tmp_path: Path, fail: Callable[..., str]) -> No
     assert not (tmp_path / "out").exists()
 
 
-def test_labels_of_other_pictures(tmp_path: Path, fail: Callable[..., str]) -> None:
-    faces = write_folder(tmp_path / "faces", 2)
-    other = write_folder(tmp_path / "other", 3)
-    from map_pipeline.training.faces import labels_path, load_faces, write_labels
-
-    write_labels(labels_path(faces), load_faces([other]))
-    line = fail("prior", "--faces", faces, "--out", tmp_path / "out")
-    assert "label them again" in line
-
-
 @pytest.mark.parametrize(
     "options",
     [

@@ -221,22 +221,3 @@ def test_unfit_face_is_named_on_the_terminal_and_in_the_report(
     assert "cut.png: face 1 is cut off by the edge of the photo" in capsys.readouterr().err
     [problem] = json.loads(report.read_text())["cut.png"][0]["problems"]
     assert problem.startswith("cut off by the edge")
-
-
-def test_clear_face_has_no_problems_in_its_report() -> None:
-    assert GOOD.to_dict()["problems"] == []
-    assert replace(GOOD, problems=["too small"]).to_dict()["problems"] == ["too small"]
-
-
-def test_compare_two_photos(
-    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    call = ["compare", str(ASTRONAUT), str(ASTRONAUT), "--checkpoint", str(tiny_checkpoint)]
-    assert main([*call, "--device", "cpu"]) == 0
-    header, _, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["recogniser", "similarity", "threshold", "same", "person"]
-    assert len(rows) == 3
-    assert all(row.split()[-3:] == ["1.000", "0.600", "yes"] for row in rows)
-    Image.new("RGB", (64, 64)).save(tmp_path / "empty.png")
-    assert main([*call[:2], str(tmp_path / "empty.png"), *call[3:], "--device", "cpu"]) == 2
-    assert "the second photo must show a face" in capsys.readouterr().err
