@@ -343,15 +343,20 @@ def test_missing_photo_is_told_in_plain_words(client: Client) -> None:
         client.predict(None, None, api_name="/compare")
 
 
-def test_files_of_the_server_are_no_uploads(demo: gr.Blocks, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "many"), [("detect", False), ("protect_batch", True)])
+def test_files_of_the_server_are_no_uploads(
+    demo: gr.Blocks, tmp_path: Path, name: str, many: bool
+) -> None:
     private = tmp_path / "private.png"
     private.write_bytes(ASTRONAUT.read_bytes())
     stolen = {"path": str(private), "meta": {"_type": "gradio.FileData"}}
-    call = f"{demo.local_api_url}call/detect"
-    event = httpx.post(call, json={"data": [stolen, "auto", False]}).json()["event_id"]
-    answer = httpx.get(f"{call}/{event}", timeout=20).text
+    data = {"photos": [stolen]} if many else {"photo": stolen}
+    call = f"{demo.local_api_url}call"
+    event = httpx.post(f"{call}/v2/{name}", json=data).json()["event_id"]
+    answer = httpx.get(f"{call}/{name}/{event}", timeout=20).text
     assert "event: error" in answer
     assert "clear" not in answer
+    assert "photo-1" not in answer
 
 
 def jpeg_of_astronaut(folder: Path) -> Path:

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
-import httpx
 import numpy as np
 import pytest
 from conftest import ASTRONAUT
@@ -140,15 +139,6 @@ def test_what_holds_for_all_is_told_at_once(
 ) -> None:
     with pytest.raises(AppError, match=message):
         protect_all(client, [ASTRONAUT] * count, **change)
-
-
-def test_files_of_the_server_are_no_uploads(demo: gr.Blocks, photos: list[Path]) -> None:
-    stolen = {"path": str(photos[0]), "meta": {"_type": "gradio.FileData"}}
-    call = f"{demo.local_api_url}call/v2/protect_batch"
-    event = httpx.post(call, json={"photos": [stolen]}).json()["event_id"]
-    answer = httpx.get(f"{demo.local_api_url}call/protect_batch/{event}", timeout=20).text
-    assert "event: error" in answer
-    assert "photo-1" not in answer
 
 
 @pytest.mark.slow
