@@ -153,16 +153,6 @@ def test_photos_of_different_sizes_come_back_as_a_list(
 
 
 @pytest.mark.slow
-def test_a_photo_does_not_depend_on_the_photos_beside_it(
-    run: Callable, portrait: np.ndarray
-) -> None:
-    alone = pixels(run(portrait))
-    together = run([portrait[:240], portrait, portrait])
-    np.testing.assert_array_equal(pixels(together, 1), alone)
-    np.testing.assert_array_equal(pixels(together, 2), alone)
-
-
-@pytest.mark.slow
 def test_one_generator_for_each_photo(run: Callable, portrait: np.ndarray) -> None:
     def generators(*seeds: int) -> list[torch.Generator]:
         return [torch.Generator().manual_seed(seed) for seed in seeds]
