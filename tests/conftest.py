@@ -1,10 +1,12 @@
-"""Shared fixtures: a small pipeline of real components with random weights, and the shipped one."""
+"""Shared fixtures: a small pipeline of real components with random weights, the shipped one, and
+the page with either.
+"""
 
 import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -27,6 +29,13 @@ from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.identity import objectives
+
+if TYPE_CHECKING:  # most tests need no page
+    import gradio as gr
+    from browsing import Site
+    from gradio_client import Client
+
+    from map_pipeline.ui.settings import PageSettings
 
 ASTRONAUT = Path(__file__).parent.parent / "examples" / "astronaut.png"
 TINY_INPUT = 32  # px, side of the crops of the tiny recognisers and classifiers
@@ -244,3 +253,47 @@ def bundled_pipeline() -> MAPPipeline:
     pipe = MAPPipeline.from_pretrained()
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="module")
+def page_settings(tiny_checkpoint: Path) -> "PageSettings":
+    """Of `demo`; a module may have its own."""
+    from map_pipeline.ui.settings import PageSettings
+
+    return PageSettings(checkpoint=tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def demo(
+    page_settings: "PageSettings",
+    tiny_pipeline: MAPPipeline,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator["gr.Blocks"]:
+    """The running page with the networks of `tiny_pipeline`."""
+    from serving import pickling_gpu, running_page
+
+    cache = tmp_path_factory.mktemp("cache")
+    with running_page(page_settings, tiny_pipeline, cache, pickling_gpu) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def client(demo: "gr.Blocks", tmp_path_factory: pytest.TempPathFactory) -> "Client":
+    """A program that uses `demo`."""
+    from gradio_client import Client
+
+    downloads = tmp_path_factory.mktemp("downloads")
+    return Client(demo.local_url, verbose=False, download_files=downloads, analytics_enabled=False)
+
+
+@pytest.fixture(scope="module")
+def site(
+    bundled_pipeline: MAPPipeline, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["Site"]:
+    """The page with the shipped networks, and a browser."""
+    from browsing import open_site
+
+    from map_pipeline.ui.settings import PageSettings
+
+    with open_site(bundled_pipeline, PageSettings(), tmp_path_factory.mktemp("cache")) as site:
+        yield site

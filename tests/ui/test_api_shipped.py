@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from PIL import Image
+from serving import running_page
 
-import app
 from map_pipeline import MAPPipeline
-from map_pipeline.ui.models import prepare_models
 from map_pipeline.ui.settings import PageSettings
 
 ROOT = Path(__file__).parents[2]
@@ -26,23 +25,8 @@ MARK = "<!-- api-example -->"  # README's example for programs stands behind it
 def demo(
     bundled_pipeline: MAPPipeline, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[gr.Blocks]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
-        page = app.start(
-            PageSettings(),
-            lambda: prepare_models(bundled_pipeline, "cpu"),
-            prevent_thread_lock=True,
-            quiet=True,
-            server_name="127.0.0.1",
-        )
+    with running_page(PageSettings(), bundled_pipeline, tmp_path_factory.mktemp("cache")) as page:
         yield page
-        page.close()
-
-
-@pytest.fixture(scope="module")
-def client(demo: gr.Blocks, tmp_path_factory: pytest.TempPathFactory) -> Client:
-    downloads = str(tmp_path_factory.mktemp("downloads"))
-    return Client(demo.local_url, verbose=False, download_files=downloads, analytics_enabled=False)
 
 
 @pytest.mark.parametrize(

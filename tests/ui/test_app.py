@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,16 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
-import spaces
 import torch
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import gpu_calls, launch, pickling_gpu
+from serving import gpu_calls, pickling_gpu, running_page
 
-import app
 from map_pipeline import MAPPipeline
 from map_pipeline.errors import CheckpointError
 from map_pipeline.ui.cache import sweep
+from map_pipeline.ui.models import Models
 from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.settings import PageSettings
 
@@ -32,22 +30,8 @@ ASTRONAUT, VIDEO_CALL = EXAMPLES / "astronaut.png", EXAMPLES / "video-call.png"
 
 
 @pytest.fixture(scope="module")
-def demo(
-    tiny_pipeline: MAPPipeline, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[gr.Blocks]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
-        settings = PageSettings(checkpoint=tiny_checkpoint, concurrency=4)
-        page = launch(patch, settings, tiny_pipeline)
-        yield page
-        page.close()
-
-
-@pytest.fixture(scope="module")
-def client(demo: gr.Blocks, tmp_path_factory: pytest.TempPathFactory) -> Client:
-    return Client(
-        demo.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads"))
-    )
+def page_settings(tiny_checkpoint: Path) -> PageSettings:
+    return PageSettings(checkpoint=tiny_checkpoint, concurrency=4)
 
 
 def pixels(path: str | Path) -> np.ndarray:
@@ -485,37 +469,27 @@ def test_uploads_and_results_are_forgotten(
 
 @pytest.mark.slow
 def test_a_public_page_can_limit_its_visitors(
-    tiny_pipeline: MAPPipeline, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_pipeline: MAPPipeline, tiny_checkpoint: Path
 ) -> None:
     settings = PageSettings(checkpoint=tiny_checkpoint, rate_limit=1, rate_seconds=3600)
-    page = launch(monkeypatch, settings, tiny_pipeline)
-    try:
+    with running_page(settings, tiny_pipeline) as page:
         visitor = Client(page.local_url, verbose=False)
         protect(visitor, ASTRONAUT)
         with pytest.raises(AppError, match="at most 1 photos per visitor in 60 minutes"):
             protect(visitor, ASTRONAUT)
-    finally:
-        page.close()
 
 
 @pytest.mark.slow
 def test_page_stands_while_networks_load_and_tells_why_they_dont(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def load() -> None:
+    def load() -> Models:
         raise CheckpointError("`checkpoint` must be a folder, got a file.")
 
     caplog.set_level(logging.ERROR)
-    monkeypatch.setattr(spaces, "GPU", pickling_gpu)
-    page = app.start(
-        PageSettings(checkpoint=tiny_checkpoint),
-        load,
-        prevent_thread_lock=True,
-        quiet=True,
-        server_name="127.0.0.1",
-    )
-    try:
-        with pytest.raises(AppError, match="checkpoint must be a folder"):
-            protect(Client(page.local_url, verbose=False), ASTRONAUT)
-    finally:
-        page.close()
+    settings = PageSettings(checkpoint=tiny_checkpoint)
+    with (
+        running_page(settings, load, gpu=pickling_gpu) as page,
+        pytest.raises(AppError, match="checkpoint must be a folder"),
+    ):
+        protect(Client(page.local_url, verbose=False), ASTRONAUT)
