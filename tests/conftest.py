@@ -68,6 +68,16 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def accelerate_anew() -> Iterator[None]:
+    """For tests that train: accelerate keeps the first settings of a process."""
+    from made_up import forget_accelerate
+
+    forget_accelerate()
+    yield
+    forget_accelerate()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_insightface_pack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The tests mean the same on every machine, also where insightface's models are installed."""

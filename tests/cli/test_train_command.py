@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from map_pipeline.hub import bundled_checkpoint
 from map_pipeline.images import load_image
 from map_pipeline.training.config import MAP_PRESETS, PRIOR_PRESETS
 
+pytestmark = pytest.mark.usefixtures("accelerate_anew")
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MAP_OPTIONS = [
     "--minutes",
@@ -44,13 +46,6 @@ MAP_OPTIONS = [
     "--mixed-precision",
     "no",
 ]
-
-
-@pytest.fixture(autouse=True)
-def accelerate_anew() -> Iterator[None]:
-    forget_accelerate()
-    yield
-    forget_accelerate()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Networks like google/ddpm-ema-celebahq-256 as start of a training, and as backbone."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from made_up import (
     QUICK,
     faces,
-    forget_accelerate,
     same,
     weights,
 )
@@ -29,12 +27,7 @@ from map_pipeline.images import load_image, to_array, to_tensor
 from map_pipeline.training.config import PriorConfig
 from map_pipeline.training.prior import of_network, train_prior
 
-
-@pytest.fixture(autouse=True)
-def accelerate_anew() -> Iterator[None]:
-    forget_accelerate()
-    yield
-    forget_accelerate()
+pytestmark = pytest.mark.usefixtures("accelerate_anew")
 
 
 def generator(seed: int = 0) -> torch.Generator:
