@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DModel
 from made_up_space import tiny_mesh, tiny_mouth_painter, tiny_space
+from PIL import Image
 
 from map_pipeline import (
     EMOTIONS,
@@ -28,6 +29,8 @@ from map_pipeline.diffusion.conditioner import FaceConditioner, embedding_width
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
+from map_pipeline.faces.detect import BundledDetector
+from map_pipeline.faces.face import Face
 from map_pipeline.identity import objectives
 
 if TYPE_CHECKING:  # most tests need no page
@@ -37,7 +40,8 @@ if TYPE_CHECKING:  # most tests need no page
 
     from map_pipeline.ui.settings import PageSettings
 
-ASTRONAUT = Path(__file__).parent.parent / "examples" / "astronaut.png"
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ASTRONAUT, VIDEO_CALL = EXAMPLES / "astronaut.png", EXAMPLES / "video-call.png"
 TINY_INPUT = 32  # px, side of the crops of the tiny recognisers and classifiers
 TINY_TEMPLATE = (ARCFACE_TEMPLATE_112 * TINY_INPUT / 112).tolist()
 
@@ -206,6 +210,35 @@ def build_tiny_pipeline(edits: bool = False) -> MAPPipeline:
         )
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="session")
+def portrait() -> np.ndarray:
+    """A face of about 90 px, `uint8 [256,256,3]`."""
+    return np.array(Image.open(ASTRONAUT).convert("RGB"))[:256, 96:352]
+
+
+@pytest.fixture
+def portrait_file(portrait: np.ndarray, tmp_path: Path) -> Path:
+    Image.fromarray(portrait).save(tmp_path / "portrait.png")
+    return tmp_path / "portrait.png"
+
+
+@pytest.fixture
+def lying(portrait: np.ndarray) -> np.ndarray:
+    """Somebody upright and, at the right, somebody who lies on the side, `uint8 [256,512,3]`."""
+    return np.concatenate([portrait, np.rot90(portrait)], 1)
+
+
+@pytest.fixture
+def overlooks_turned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The detector overlooks turned faces beside upright ones unless it's asked for them."""
+    detect = BundledDetector.detect
+
+    def see(self: BundledDetector, photo: np.ndarray, rotate: bool = False) -> list[Face]:
+        return [face for face in detect(self, photo, rotate) if rotate or face.turns == 0]
+
+    monkeypatch.setattr(BundledDetector, "detect", see)
 
 
 @pytest.fixture

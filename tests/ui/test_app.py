@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from conftest import ASTRONAUT, EXAMPLES, VIDEO_CALL
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -24,9 +25,6 @@ from map_pipeline.ui.cache import sweep
 from map_pipeline.ui.models import Models
 from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.settings import PageSettings
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-ASTRONAUT, VIDEO_CALL = EXAMPLES / "astronaut.png", EXAMPLES / "video-call.png"
 
 
 @pytest.fixture(scope="module")
@@ -168,33 +166,20 @@ def test_faces_of_compared_photos_and_their_problems_are_told(
     assert "cut off by the edge" in face["problems"][0]
 
 
-@pytest.fixture
-def lying(tmp_path: Path) -> Path:
-    """Somebody upright and somebody who lies on the side."""
-    upright = pixels(ASTRONAUT)[:256, 96:352]
-    Image.fromarray(np.concatenate([upright, np.rot90(upright)], 1)).save(tmp_path / "lying.png")
-    return tmp_path / "lying.png"
-
-
+@pytest.mark.usefixtures("overlooks_turned")
 def test_turned_faces_are_found_on_request(
-    client: Client, lying: Path, monkeypatch: pytest.MonkeyPatch, tiny_pipeline: MAPPipeline
+    client: Client, lying: np.ndarray, tmp_path: Path
 ) -> None:
-    """By a detector that overlooks them beside upright ones unless it's asked."""
-    detector = type(tiny_pipeline.face_detector)
-    detect = detector.detect
-
-    def see(self: object, photo: np.ndarray, rotate: bool = False) -> list:
-        return [face for face in detect(self, photo, rotate) if rotate or face.turns == 0]
-
-    monkeypatch.setattr(detector, "detect", see)
-    assert len(client.predict(handle_file(lying), api_name="/detect")) == 1
-    faces = client.predict(handle_file(lying), rotate=True, api_name="/detect")
+    photo = tmp_path / "lying.png"
+    Image.fromarray(lying).save(photo)
+    assert len(client.predict(handle_file(photo), api_name="/detect")) == 1
+    faces = client.predict(handle_file(photo), rotate=True, api_name="/detect")
     assert len(faces) == 2
-    _, _, reports, _ = protect(client, lying, rotate=True)
+    _, _, reports, _ = protect(client, photo, rotate=True)
     assert sorted(one["box"][0] > 256 for one in reports) == [False, True]
-    assert len(compare(client, lying, ASTRONAUT)["first"]["doubtful"]) == 1
+    assert len(compare(client, photo, ASTRONAUT)["first"]["doubtful"]) == 1
     with pytest.raises(AppError, match="rotate must be true or false"):
-        client.predict(handle_file(lying), rotate="yes", api_name="/detect")
+        client.predict(handle_file(photo), rotate="yes", api_name="/detect")
 
 
 @pytest.mark.slow
