@@ -224,6 +224,17 @@ def portrait_file(portrait: np.ndarray, tmp_path: Path) -> Path:
     return tmp_path / "portrait.png"
 
 
+@pytest.fixture(scope="session")
+def couple(portrait: np.ndarray) -> np.ndarray:
+    """The portrait and, smaller and mirrored beside it, once more, `uint8 [256,448,3]`."""
+    face = Image.fromarray(portrait)
+    small = face.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((192, 192))
+    picture = Image.new("RGB", (448, 256), "grey")
+    picture.paste(face, (0, 0))
+    picture.paste(small, (256, 32))
+    return np.array(picture)
+
+
 @pytest.fixture
 def lying(portrait: np.ndarray) -> np.ndarray:
     """Somebody upright and, at the right, somebody who lies on the side, `uint8 [256,512,3]`."""

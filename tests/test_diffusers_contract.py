@@ -9,21 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ASTRONAUT, build_tiny_pipeline
+from conftest import build_tiny_pipeline
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from PIL import Image
 
 from map_pipeline import MAPPipeline, UnknownOptionError
 from map_pipeline.config import MODES
 
 pytestmark = pytest.mark.usefixtures("cheap_changes")
 QUICK = {"num_inversion_steps": 2, "refine_steps": 2, "target": "first"}
-
-
-@pytest.fixture(scope="module")
-def portrait() -> np.ndarray:
-    return np.array(Image.open(ASTRONAUT).convert("RGB"))[:256, 96:352]
 
 
 @pytest.fixture

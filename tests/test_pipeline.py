@@ -48,17 +48,6 @@ def photo() -> np.ndarray:
     return to_array(load_image(ASTRONAUT))
 
 
-@pytest.fixture(scope="module")
-def couple(photo: np.ndarray) -> np.ndarray:
-    """Two faces: the astronaut, and smaller and mirrored beside her."""
-    portrait = Image.fromarray(photo[:256, 96:352])
-    small = portrait.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((192, 192))
-    picture = Image.new("RGB", (448, 256), "grey")
-    picture.paste(portrait, (0, 0))
-    picture.paste(small, (256, 32))
-    return np.array(picture)
-
-
 @pytest.fixture
 def protect(tiny_pipeline: MAPPipeline) -> Callable[..., MAPPipelineOutput]:
     """Protect with the tiny pipeline; without an `output_type`, images are `uint8` arrays."""

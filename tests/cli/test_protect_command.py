@@ -29,14 +29,6 @@ def protect(tiny_checkpoint: Path) -> Callable[..., int]:
     return call
 
 
-@pytest.fixture
-def portrait(tmp_path: Path) -> Path:
-    """A small photo with a face of about 90 px."""
-    path = tmp_path / "portrait.png"
-    Image.open(ASTRONAUT).convert("RGB").crop((96, 0, 352, 256)).save(path)
-    return path
-
-
 def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
@@ -54,13 +46,13 @@ def error_line(text: str) -> str:
 
 
 def test_one_photo_into_a_new_folder_with_a_report(
-    protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    protect: Callable, portrait_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out, report = tmp_path / "new folder", tmp_path / "reports" / "report.json"
     options = ["--target", "second", "--emotion", "sad", "--detector", "bundled"]
-    assert protect(portrait, out, *options, "--report", str(report)) == 0
+    assert protect(portrait_file, out, *options, "--report", str(report)) == 0
     assert files(out) == {"portrait.png"}
-    changed = (pixels(out / "portrait.png") != pixels(portrait)).any(-1)
+    changed = (pixels(out / "portrait.png") != pixels(portrait_file)).any(-1)
     assert changed.mean() < 1
     table = capsys.readouterr().out
     for words in ("emotion sad, target second", "tiny dlib", "(bundled)"):
@@ -72,21 +64,21 @@ def test_one_photo_into_a_new_folder_with_a_report(
 
 @pytest.mark.slow
 def test_result_is_that_of_the_pipeline(
-    protect: Callable, portrait: Path, tmp_path: Path, tiny_pipeline: MAPPipeline
+    protect: Callable, portrait_file: Path, tmp_path: Path, tiny_pipeline: MAPPipeline
 ) -> None:
-    assert protect(portrait, tmp_path / "a.png", "--seed", "5") == 0
-    assert protect(portrait, tmp_path / "b.png", "--seed", "5") == 0
+    assert protect(portrait_file, tmp_path / "a.png", "--seed", "5") == 0
+    assert protect(portrait_file, tmp_path / "b.png", "--seed", "5") == 0
     a, b = (pixels(tmp_path / f"{name}.png") for name in "ab")
     np.testing.assert_array_equal(a, b)
     generator = torch.Generator().manual_seed(5)
-    expected = tiny_pipeline(portrait, refine_steps=1, generator=generator)
+    expected = tiny_pipeline(portrait_file, refine_steps=1, generator=generator)
     # Saved weights are loaded as they were, but another memory layout may round differently.
     assert np.abs(a.astype(int) - np.array(expected.images[0])).max() <= 1
 
 
 @pytest.mark.slow
 def test_mode_and_expression_reach_the_pipeline(
-    portrait: Path,
+    portrait_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     tiny_checkpoint: Path,
@@ -100,8 +92,8 @@ def test_mode_and_expression_reach_the_pipeline(
         return protect(pipe, *photos, **settings | {"refine_steps": 1, "config": None})
 
     monkeypatch.setattr(MAPPipeline, "__call__", watch)
-    call = ["protect", str(portrait), str(tmp_path / "a.png"), "--checkpoint", str(tiny_checkpoint)]
-    call += ["--overwrite"]
+    call = ["protect", str(portrait_file), str(tmp_path / "a.png"), "--overwrite"]
+    call += ["--checkpoint", str(tiny_checkpoint)]
     assert main(call) == 0
     assert main([*call, "--mode", "fast", "--expression-strength", "0.75"]) == 0
     assert main([*call, "--compile"]) == 0
@@ -117,19 +109,19 @@ def test_mode_and_expression_reach_the_pipeline(
 
 
 def test_own_target_comes_with_a_notice(
-    protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    protect: Callable, portrait_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert protect(portrait, tmp_path / "out.png", "--target", str(ASTRONAUT)) == 0
+    assert protect(portrait_file, tmp_path / "out.png", "--target", str(ASTRONAUT)) == 0
     captured = capsys.readouterr()
     assert "agreed" in captured.err
     assert "target own image" in captured.out
 
 
 def test_expression_to_copy_is_read_before_any_photo(
-    protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    protect: Callable, portrait_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """And one that can't be copied ends the run, also that of a folder."""
-    assert protect(tmp_path, tmp_path / "out", "--expression-of", str(portrait)) != 0
+    assert protect(tmp_path, tmp_path / "out", "--expression-of", str(portrait_file)) != 0
     assert "`checkpoint` must have a face mesh" in error_line(capsys.readouterr().err)
     assert files(tmp_path) == {"portrait.png"}
 
@@ -205,7 +197,7 @@ def test_bad_photo(
 @pytest.mark.parametrize("folder", [False, True])
 def test_bad_option(
     protect: Callable,
-    portrait: Path,
+    portrait_file: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
     options: list[str],
@@ -213,7 +205,7 @@ def test_bad_option(
     folder: bool,
 ) -> None:
     """An option is as wrong for a folder as for a photo: nothing is done, exit code 2."""
-    source, output = (tmp_path, "out") if folder else (portrait, "out.png")
+    source, output = (tmp_path, "out") if folder else (portrait_file, "out.png")
     try:
         code = protect(source, tmp_path / output, *options)
     except SystemExit as stopped:
@@ -237,7 +229,7 @@ def test_bad_option(
 )
 def test_what_cannot_be_written_is_told_before_the_work(
     protect: Callable,
-    portrait: Path,
+    portrait_file: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
     output: str,
@@ -245,7 +237,7 @@ def test_what_cannot_be_written_is_told_before_the_work(
     words: str,
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert protect(portrait, tmp_path / output, *[o.format(tmp_path) for o in options]) == 2
+    assert protect(portrait_file, tmp_path / output, *[o.format(tmp_path) for o in options]) == 2
     assert words in error_line(capsys.readouterr().err)
     assert files(tmp_path) == {"file", "portrait.png"}
 
@@ -281,11 +273,11 @@ def test_info_and_targets_name_what_is_there_and_what_is_missing(
 
 @pytest.mark.slow
 def test_bundled_checkpoint_is_the_default(
-    portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    portrait_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     options = ["--mode", "fast", "--refine-steps", "1"]
-    assert main(["protect", str(portrait), str(tmp_path / "o.png"), *options]) == 0
-    assert (pixels(tmp_path / "o.png") != pixels(portrait)).any()
+    assert main(["protect", str(portrait_file), str(tmp_path / "o.png"), *options]) == 0
+    assert (pixels(tmp_path / "o.png") != pixels(portrait_file)).any()
     captured = capsys.readouterr()
     assert "recogniser" in captured.out
     assert "cannot get type annotation" not in captured.err  # what diffusers says of odd types
@@ -329,9 +321,9 @@ def test_without_a_known_command_the_choices_are_named(
 
 
 def test_jpeg_says_what_it_lost_and_png_keeps_it(
-    protect: Callable, portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    protect: Callable, portrait_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    with Image.open(portrait) as image:
+    with Image.open(portrait_file) as image:
         alpha = np.full(image.size[::-1], 255, np.uint8)
         alpha[:, :8] = 0
         image.putalpha(Image.fromarray(alpha))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import build_tiny_pipeline, exit_code
+from conftest import ASTRONAUT, build_tiny_pipeline, exit_code
 from diffusers import DDPMScheduler, UNet2DModel
 from made_up import QUICK_OPTIONS, forget_accelerate, write_folder
 from people_zip import write_people
@@ -33,7 +33,6 @@ from map_pipeline.training.config import MAP_PRESETS, PRIOR_PRESETS
 
 pytestmark = pytest.mark.usefixtures("accelerate_anew")
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 MAP_OPTIONS = [
     "--minutes",
     "1e6",
@@ -304,7 +303,7 @@ def test_from_people_to_expressions_and_mouths(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the shipped face mesh, on what can be cut out of one photo of a laughing face."""
-    photo = load_image(EXAMPLES / "astronaut.png")
+    photo = load_image(ASTRONAUT)
     person = next(str(number) for number in range(20) if split_of(str(number)) == "tuning")
     pictures = {
         "neutral": photo,
@@ -382,7 +381,7 @@ def test_a_run_of_prior_starts_another(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_score_prints_a_row_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    photo = load_image(EXAMPLES / "astronaut.png").crop((96, 0, 352, 256))
+    photo = load_image(ASTRONAUT).crop((96, 0, 352, 256))
     photo.save(tmp_path / "eileen_a.png")
     checkpoint = str(bundled_checkpoint())
     assert main(["train", "score", checkpoint, "--photos", str(tmp_path)]) == 0

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import ASTRONAUT
 from PIL import Image
 
 from map_pipeline import MAPPipeline
@@ -24,7 +25,6 @@ from map_pipeline.faces.detect import load_detector
 from map_pipeline.identity.recognisers import find_arcface
 
 ROOT = Path(__file__).parents[2]
-ASTRONAUT = ROOT / "examples" / "astronaut.png"
 
 
 @pytest.fixture

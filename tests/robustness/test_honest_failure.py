@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import exit_code
+from conftest import ASTRONAUT, exit_code
 from PIL import Image
 
 from map_pipeline import FaceReport
@@ -16,8 +16,6 @@ from map_pipeline.faces.detect import BundledDetector
 from map_pipeline.faces.face import Face
 from map_pipeline.report import PhotoReport, RecogniserReport, remaining_matches
 from map_pipeline.verdict import advice, headline
-
-ASTRONAUT = Path(__file__).parents[2] / "examples" / "astronaut.png"
 
 
 def recogniser(
@@ -87,13 +85,8 @@ def test_unprotected_faces_break_requirements(
 
 
 @pytest.fixture
-def group(tmp_path: Path) -> Path:
-    """A photo of two people."""
-    portrait = Image.open(ASTRONAUT).convert("RGB").crop((96, 0, 352, 256))
-    picture = Image.new("RGB", (448, 256), "grey")
-    picture.paste(portrait, (0, 0))
-    picture.paste(portrait.resize((192, 192)), (256, 32))
-    picture.save(tmp_path / "group.png")
+def group(couple: np.ndarray, tmp_path: Path) -> Path:
+    Image.fromarray(couple).save(tmp_path / "group.png")
     return tmp_path / "group.png"
 
 

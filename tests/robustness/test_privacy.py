@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ASTRONAUT
 from PIL import Image
 
 from map_pipeline import MAPPipeline
 
 ROOT = Path(__file__).parents[2]
-ASTRONAUT = ROOT / "examples" / "astronaut.png"
 NAME = "Zeta-Qoph-7391"
 CAMERA = "CameraOfZetaQoph"
 GPS_IFD = 0x8825

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pytest
+from conftest import ASTRONAUT, VIDEO_CALL
 from gradio_client import Client, handle_file
 from PIL import Image
 from serving import running_page
@@ -17,7 +18,6 @@ from map_pipeline import MAPPipeline
 from map_pipeline.ui.settings import PageSettings
 
 ROOT = Path(__file__).parents[2]
-ASTRONAUT, VIDEO_CALL = ROOT / "examples" / "astronaut.png", ROOT / "examples" / "video-call.png"
 MARK = "<!-- api-example -->"  # README's example for programs stands behind it
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import spaces
 import torch
+from conftest import ASTRONAUT
 from PIL import Image
 
 import app
@@ -27,7 +28,6 @@ from map_pipeline.ui.service import Job, ProtectionService
 from map_pipeline.ui.settings import MAX_STEPS, Choices, PageSettings
 
 ROOT = Path(__file__).parents[2]
-ASTRONAUT = ROOT / "examples" / "astronaut.png"
 ANONYMOUS_QUOTA = 120  # s a day
 SCHEDULED = 1.5  # ZeroGPU books so many seconds for each one asked for
 
