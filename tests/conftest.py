@@ -1,10 +1,12 @@
-"""Shared fixtures: a small pipeline of real components with random weights, and the shipped one."""
+"""Shared fixtures: a small pipeline of real components with random weights, the shipped one, and
+the page with either.
+"""
 
 import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DModel
 from made_up_space import tiny_mesh, tiny_mouth_painter, tiny_space
+from PIL import Image
 
 from map_pipeline import (
     EMOTIONS,
@@ -26,9 +29,19 @@ from map_pipeline.diffusion.conditioner import FaceConditioner, embedding_width
 from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
+from map_pipeline.faces.detect import BundledDetector
+from map_pipeline.faces.face import Face
 from map_pipeline.identity import objectives
 
-ASTRONAUT = Path(__file__).parent.parent / "examples" / "astronaut.png"
+if TYPE_CHECKING:  # most tests need no page
+    import gradio as gr
+    from browsing import Site
+    from gradio_client import Client
+
+    from map_pipeline.ui.settings import PageSettings
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ASTRONAUT, VIDEO_CALL = EXAMPLES / "astronaut.png", EXAMPLES / "video-call.png"
 TINY_INPUT = 32  # px, side of the crops of the tiny recognisers and classifiers
 TINY_TEMPLATE = (ARCFACE_TEMPLATE_112 * TINY_INPUT / 112).tolist()
 
@@ -57,6 +70,16 @@ def seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def accelerate_anew() -> Iterator[None]:
+    """For tests that train: accelerate keeps the first settings of a process."""
+    from made_up import forget_accelerate
+
+    forget_accelerate()
+    yield
+    forget_accelerate()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -189,6 +212,46 @@ def build_tiny_pipeline(edits: bool = False) -> MAPPipeline:
     return pipe
 
 
+@pytest.fixture(scope="session")
+def portrait() -> np.ndarray:
+    """A face of about 90 px, `uint8 [256,256,3]`."""
+    return np.array(Image.open(ASTRONAUT).convert("RGB"))[:256, 96:352]
+
+
+@pytest.fixture
+def portrait_file(portrait: np.ndarray, tmp_path: Path) -> Path:
+    Image.fromarray(portrait).save(tmp_path / "portrait.png")
+    return tmp_path / "portrait.png"
+
+
+@pytest.fixture(scope="session")
+def couple(portrait: np.ndarray) -> np.ndarray:
+    """The portrait and, smaller and mirrored beside it, once more, `uint8 [256,448,3]`."""
+    face = Image.fromarray(portrait)
+    small = face.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((192, 192))
+    picture = Image.new("RGB", (448, 256), "grey")
+    picture.paste(face, (0, 0))
+    picture.paste(small, (256, 32))
+    return np.array(picture)
+
+
+@pytest.fixture
+def lying(portrait: np.ndarray) -> np.ndarray:
+    """Somebody upright and, at the right, somebody who lies on the side, `uint8 [256,512,3]`."""
+    return np.concatenate([portrait, np.rot90(portrait)], 1)
+
+
+@pytest.fixture
+def overlooks_turned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The detector overlooks turned faces beside upright ones unless it's asked for them."""
+    detect = BundledDetector.detect
+
+    def see(self: BundledDetector, photo: np.ndarray, rotate: bool = False) -> list[Face]:
+        return [face for face in detect(self, photo, rotate) if rotate or face.turns == 0]
+
+    monkeypatch.setattr(BundledDetector, "detect", see)
+
+
 @pytest.fixture
 def cheap_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What tiny networks find is hardly ever worth its price, so next to nothing is charged."""
@@ -244,3 +307,47 @@ def bundled_pipeline() -> MAPPipeline:
     pipe = MAPPipeline.from_pretrained()
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="module")
+def page_settings(tiny_checkpoint: Path) -> "PageSettings":
+    """Of `demo`; a module may have its own."""
+    from map_pipeline.ui.settings import PageSettings
+
+    return PageSettings(checkpoint=tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def demo(
+    page_settings: "PageSettings",
+    tiny_pipeline: MAPPipeline,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator["gr.Blocks"]:
+    """The running page with the networks of `tiny_pipeline`."""
+    from serving import pickling_gpu, running_page
+
+    cache = tmp_path_factory.mktemp("cache")
+    with running_page(page_settings, tiny_pipeline, cache, pickling_gpu) as page:
+        yield page
+
+
+@pytest.fixture(scope="module")
+def client(demo: "gr.Blocks", tmp_path_factory: pytest.TempPathFactory) -> "Client":
+    """A program that uses `demo`."""
+    from gradio_client import Client
+
+    downloads = tmp_path_factory.mktemp("downloads")
+    return Client(demo.local_url, verbose=False, download_files=downloads, analytics_enabled=False)
+
+
+@pytest.fixture(scope="module")
+def site(
+    bundled_pipeline: MAPPipeline, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["Site"]:
+    """The page with the shipped networks, and a browser."""
+    from browsing import open_site
+
+    from map_pipeline.ui.settings import PageSettings
+
+    with open_site(bundled_pipeline, PageSettings(), tmp_path_factory.mktemp("cache")) as site:
+        yield site

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ASTRONAUT, EXAMPLES
 from PIL import Image
 
 from map_pipeline import MAPPipeline
@@ -15,34 +16,26 @@ from map_pipeline.errors import (
     NoFaceError,
     UnknownOptionError,
 )
-from map_pipeline.faces.face import Face
 from map_pipeline.images import load_image, to_array
 from map_pipeline.report import FaceReport
 from map_pipeline.robustness import CHECKED, check_robustness
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
-ASTRONAUT, MAN = EXAMPLES / "astronaut.png", EXAMPLES / "man-older-dark.png"
+MAN = EXAMPLES / "man-older-dark.png"
 
 
 @pytest.fixture(scope="module")
-def portrait() -> Image.Image:
-    """A face 90 px wide in a photo of 256 x 256 px."""
-    return Image.open(ASTRONAUT).convert("RGB").crop((96, 0, 352, 256))
-
-
-@pytest.fixture(scope="module")
-def group(portrait: Image.Image) -> Image.Image:
+def group(portrait: np.ndarray) -> Image.Image:
     """The portrait at the left, and a larger face, which reaches the edges, beside it."""
     photo = Image.new("RGB", (512, 256))
-    photo.paste(portrait, (0, 0))
+    photo.paste(Image.fromarray(portrait), (0, 0))
     photo.paste(Image.open(MAN).convert("RGB").resize((256, 256)), (256, 0))
     return photo
 
 
 @pytest.fixture(scope="module")
-def tiny_face(portrait: Image.Image) -> Image.Image:
+def tiny_face(portrait: np.ndarray) -> Image.Image:
     """A face 35 px wide."""
-    return portrait.resize((96, 96))
+    return Image.fromarray(portrait).resize((96, 96))
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +86,7 @@ def test_errors_say_which_photo(tiny_pipeline: MAPPipeline) -> None:
 
 
 def test_every_face_is_compared_with_every_other(
-    tiny_pipeline: MAPPipeline, group: Image.Image, portrait: Image.Image
+    tiny_pipeline: MAPPipeline, group: Image.Image, portrait: np.ndarray
 ) -> None:
     found = compare_faces(tiny_pipeline, group, portrait)
     assert [face.number for face in found.first.faces] == [1, 2]
@@ -111,7 +104,7 @@ def test_every_face_is_compared_with_every_other(
 
 
 def test_only_the_largest_faces_on_request(
-    tiny_pipeline: MAPPipeline, group: Image.Image, portrait: Image.Image
+    tiny_pipeline: MAPPipeline, group: Image.Image, portrait: np.ndarray
 ) -> None:
     found = compare_faces(tiny_pipeline, portrait, group, "largest")
     assert [face.compared for face in found.second.faces] == [True, False]
@@ -123,7 +116,7 @@ def test_only_the_largest_faces_on_request(
         compare_faces(tiny_pipeline, portrait, group, "biggest")
 
 
-def test_problems_of_faces_are_told(tiny_pipeline: MAPPipeline, portrait: Image.Image) -> None:
+def test_problems_of_faces_are_told(tiny_pipeline: MAPPipeline, portrait: np.ndarray) -> None:
     cut = Image.open(ASTRONAUT).convert("RGB").crop((0, 0, 235, 256))
     found = compare_faces(tiny_pipeline, portrait, cut)
     assert found.first.faces[0].problems == ()
@@ -133,10 +126,10 @@ def test_problems_of_faces_are_told(tiny_pipeline: MAPPipeline, portrait: Image.
 
 
 def test_too_small_faces_are_listed_but_not_compared(
-    tiny_pipeline: MAPPipeline, portrait: Image.Image, tiny_face: Image.Image
+    tiny_pipeline: MAPPipeline, portrait: np.ndarray, tiny_face: Image.Image
 ) -> None:
     photo = Image.new("RGB", (360, 256), "grey")
-    photo.paste(portrait, (0, 0))
+    photo.paste(Image.fromarray(portrait), (0, 0))
     photo.paste(tiny_face, (260, 100))
     found = compare_faces(tiny_pipeline, photo, portrait)
     assert [face.compared for face in found.first.faces] == [True, False]
@@ -149,23 +142,16 @@ def test_too_small_faces_are_listed_but_not_compared(
         compare_faces(tiny_pipeline, portrait, tiny_face)
 
 
+@pytest.mark.usefixtures("overlooks_turned")
 def test_faces_that_may_have_been_overlooked_are_told(
-    tiny_pipeline: MAPPipeline, portrait: Image.Image, monkeypatch: pytest.MonkeyPatch
+    tiny_pipeline: MAPPipeline, portrait: np.ndarray, lying: np.ndarray
 ) -> None:
-    """By a detector that overlooks turned faces beside upright ones unless it's asked."""
-    mixed = np.concatenate([np.array(portrait), np.rot90(np.array(portrait))], 1)
-    detector, detect = tiny_pipeline.face_detector, tiny_pipeline.face_detector.detect
-
-    def see(photo: np.ndarray, rotate: bool = False) -> list[Face]:
-        return [face for face in detect(photo, rotate) if rotate or face.turns == 0]
-
-    monkeypatch.setattr(detector, "detect", see)
-    found = compare_faces(tiny_pipeline, portrait, mixed)
+    found = compare_faces(tiny_pipeline, portrait, lying)
     assert found.first.doubtful == []
     [box] = found.second.doubtful
     assert box[0] > 256
     assert len(found.pairs) == 1
-    turned = compare_faces(tiny_pipeline, portrait, mixed, rotate=True)
+    turned = compare_faces(tiny_pipeline, portrait, lying, rotate=True)
     assert turned.second.doubtful == []
     for pair in turned.pairs:  # both are the portrait
         assert min(one.similarity for one in pair.recognisers) > 0.95
@@ -185,22 +171,14 @@ def test_untreated_photo_gives_the_report_again(
         assert one.recognisers != report.recognisers
 
 
+@pytest.mark.usefixtures("overlooks_turned")
 def test_turned_face_that_was_asked_for_is_found_again(
-    tiny_pipeline: MAPPipeline, monkeypatch: pytest.MonkeyPatch
+    tiny_pipeline: MAPPipeline, lying: np.ndarray
 ) -> None:
-    """By a detector that overlooks it beside an upright one unless it's asked."""
-    upright = to_array(load_image(ASTRONAUT))[:256, 96:352]
-    mixed = np.concatenate([upright, np.rot90(upright, 1)], 1)
-    detector, detect = tiny_pipeline.face_detector, tiny_pipeline.face_detector.detect
-
-    def see(photo: np.ndarray, rotate: bool = False) -> list[Face]:
-        return [face for face in detect(photo, rotate) if rotate or face.turns == 0]
-
-    monkeypatch.setattr(detector, "detect", see)
     settings = {"target": "second", "refine_steps": 0, "faces": "all"}
-    reports = tiny_pipeline(mixed, rotate=True, **settings).reports[0]
+    reports = tiny_pipeline(lying, rotate=True, **settings).reports[0]
     [turned] = [report for report in reports if report.box[0] > 256]
-    untreated, *_ = check_robustness(tiny_pipeline, mixed, mixed, turned)
+    untreated, *_ = check_robustness(tiny_pipeline, lying, lying, turned)
     for one, before in zip(untreated.recognisers, turned.recognisers, strict=True):
         assert one.source_after == pytest.approx(before.source_after, abs=1e-3)
 

@@ -9,21 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ASTRONAUT, build_tiny_pipeline
+from conftest import build_tiny_pipeline
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from PIL import Image
 
 from map_pipeline import MAPPipeline, UnknownOptionError
 from map_pipeline.config import MODES
 
 pytestmark = pytest.mark.usefixtures("cheap_changes")
 QUICK = {"num_inversion_steps": 2, "refine_steps": 2, "target": "first"}
-
-
-@pytest.fixture(scope="module")
-def portrait() -> np.ndarray:
-    return np.array(Image.open(ASTRONAUT).convert("RGB"))[:256, 96:352]
 
 
 @pytest.fixture
@@ -150,16 +144,6 @@ def test_photos_of_different_sizes_come_back_as_a_list(
     images = run([portrait, portrait[:240]], output_type=output_type).images
     assert isinstance(images, list)
     assert {256, 240} <= {side for image in images for side in image.shape}
-
-
-@pytest.mark.slow
-def test_a_photo_does_not_depend_on_the_photos_beside_it(
-    run: Callable, portrait: np.ndarray
-) -> None:
-    alone = pixels(run(portrait))
-    together = run([portrait[:240], portrait, portrait])
-    np.testing.assert_array_equal(pixels(together, 1), alone)
-    np.testing.assert_array_equal(pixels(together, 2), alone)
 
 
 @pytest.mark.slow

@@ -1,5 +1,4 @@
 import fnmatch
-import io
 import json
 import math
 from collections.abc import Callable
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import ASTRONAUT, build_tiny_pipeline, tiny_recogniser
-from diffusers import DiffusionPipeline
 from PIL import Image
 
 from map_pipeline import (
@@ -48,17 +46,6 @@ QUICK = {"num_inversion_steps": 2, "num_generation_steps": 2, "refine_steps": 1,
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
     return to_array(load_image(ASTRONAUT))
-
-
-@pytest.fixture(scope="module")
-def couple(photo: np.ndarray) -> np.ndarray:
-    """Two faces: the astronaut, and smaller and mirrored beside her."""
-    portrait = Image.fromarray(photo[:256, 96:352])
-    small = portrait.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((192, 192))
-    picture = Image.new("RGB", (448, 256), "grey")
-    picture.paste(portrait, (0, 0))
-    picture.paste(small, (256, 32))
-    return np.array(picture)
 
 
 @pytest.fixture
@@ -200,10 +187,12 @@ def test_without_a_generator_torch_manual_seed_decides(
 
 
 def test_list_of_photos(protect: Callable, photo: np.ndarray, couple: np.ndarray) -> None:
-    output = protect([couple, ASTRONAUT, photo[:200, 100:350]])
+    photos = [couple, ASTRONAUT, photo[:200, 100:350]]
+    output = protect(photos)
     assert [image.shape[:2] for image in output.images] == [(256, 448), (512, 512), (200, 250)]
     assert [len(reports) for reports in output.reports] == [1, 1, 1]
-    np.testing.assert_array_equal(output.images[0], protect(couple).images[0])
+    for index in (0, 2):
+        np.testing.assert_array_equal(output.images[index], protect(photos[index]).images[0])
 
 
 @pytest.mark.slow
@@ -342,19 +331,6 @@ def test_every_input_type_gives_the_same(protect: Callable, photo: np.ndarray) -
         tensor,
     ):
         np.testing.assert_array_equal(protect(source).images[0], expected)
-
-
-@pytest.mark.slow
-def test_rotated_photo(protect: Callable, photo: np.ndarray) -> None:
-    """A phone stores the photo lying down and says so in EXIF; the result stands upright."""
-    upright = Image.fromarray(photo[:, 60:400])
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    buffer = io.BytesIO()
-    upright.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
-    turned = protect(buffer.getvalue())
-    np.testing.assert_array_equal(turned.images[0], protect(upright).images[0])
-    assert turned.images[0].shape == (512, 340, 3)
 
 
 def test_no_steps_returns_the_photo(protect: Callable, photo: np.ndarray) -> None:
@@ -604,11 +580,16 @@ def test_protection_goes_on_from_the_edit(editing_pipeline: MAPPipeline, photo: 
 
 
 @pytest.mark.slow
-def test_editing_pipeline_survives_saving(
+def test_saved_pipeline_comes_back(
     editing_pipeline: MAPPipeline, photo: np.ndarray, tmp_path: Path
 ) -> None:
     editing_pipeline.save_pretrained(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
     loaded = MAPPipeline.from_pretrained(tmp_path)
+    assert loaded.targets.names == ["first", "second", "third"]
+    assert loaded.config.detector == "bundled"
+    assert list(loaded.recognisers) == ["dlib_resnet", "mobilefacenet", "faceres"]
     loaded.set_progress_bar_config(disable=True)
     results = [
         np.array(pipe(photo, generator=torch.Generator().manual_seed(0), **QUICK).images[0])
@@ -788,32 +769,21 @@ def test_without_a_target_the_person_is_only_hidden(
     json.dumps(report.to_dict(), allow_nan=False)
 
 
-def test_bad_photos(protect: Callable, photo: np.ndarray, tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("Dear diary")
-    with pytest.raises(InvalidImageError, match=r"text\.png"):
-        protect(tmp_path / "text.png")
-    with pytest.raises(NoFaceError):
-        protect(np.full((128, 128, 3), 128, np.uint8))
-    small = np.array(Image.fromarray(photo).resize((180, 180), Image.Resampling.LANCZOS))
-    with pytest.raises(FaceTooSmallError, match="40"):
-        protect(small)
-
-
 def test_errors_name_the_photo_of_a_list(
     protect: Callable, photo: np.ndarray, tmp_path: Path
 ) -> None:
     (tmp_path / "text.png").write_text("Dear diary")
     small = np.array(Image.fromarray(photo).resize((180, 180), Image.Resampling.LANCZOS))
     grey = np.full((128, 128, 3), 128, np.uint8)
-    for bad, error in (
-        (grey, NoFaceError),
-        (small, FaceTooSmallError),
-        (tmp_path / "text.png", InvalidImageError),
-        (7, InvalidImageError),
+    for bad, error, words in (
+        (grey, NoFaceError, "face"),
+        (small, FaceTooSmallError, "40"),
+        (tmp_path / "text.png", InvalidImageError, r"text\.png"),
+        (7, InvalidImageError, "int"),
     ):
-        with pytest.raises(error, match=r"`image\[1\]`"):
+        with pytest.raises(error, match=rf"`image\[1\]`.*{words}"):
             protect([photo, bad])
-        with pytest.raises(error) as caught:
+        with pytest.raises(error, match=words) as caught:
             protect(bad)
         assert "[" not in str(caught.value).split("`")[1]
     with pytest.raises(InvalidImageError, match="`image` must be a photo or a list"):
@@ -824,23 +794,6 @@ def test_start_beyond_the_noise_schedule(protect: Callable, photo: np.ndarray) -
     config = MAPConfig(start_timestep=1000, num_inversion_steps=2, num_generation_steps=2)
     with pytest.raises(ValueError, match="`start_timestep` must be in"):
         protect(photo, config=config)
-
-
-@pytest.mark.slow
-def test_saved_pipeline_comes_back(
-    protect: Callable, tiny_checkpoint: Path, photo: np.ndarray
-) -> None:
-    files = [path for path in tiny_checkpoint.rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".json", ".safetensors"}
-    pipe = MAPPipeline.from_pretrained(tiny_checkpoint)
-    pipe.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(0)
-    again = np.array(pipe(photo, generator=generator, **QUICK).images[0])
-    difference = np.abs(again.astype(int) - protect(photo).images[0])
-    assert difference.max() <= 1
-    assert pipe.targets.names == ["first", "second", "third"]
-    assert pipe.config.detector == "bundled"
-    assert list(pipe.recognisers) == ["dlib_resnet", "mobilefacenet", "faceres"]
 
 
 def test_settings_can_be_changed_on_loading(tiny_checkpoint: Path) -> None:
@@ -900,12 +853,6 @@ def test_missing_weights_are_an_error(tiny_checkpoint: Path, tmp_path: Path) -> 
         MAPPipeline.from_pretrained(tmp_path)
 
 
-def test_it_is_a_diffusers_pipeline(tiny_pipeline: MAPPipeline) -> None:
-    assert isinstance(tiny_pipeline, DiffusionPipeline)
-    assert tiny_pipeline.device.type == "cpu"
-    assert tiny_pipeline.dtype == torch.float32
-
-
 def test_bundled_checkpoint(bundled_pipeline: MAPPipeline) -> None:
     generator = torch.Generator().manual_seed(0)
     settings = {"mode": "fast", "refine_steps": 2, "target": "auto"}
@@ -948,13 +895,3 @@ def test_transparent_photo_stays_transparent(tiny_pipeline: MAPPipeline) -> None
     np.testing.assert_array_equal(after[1:20], given[1:20])
     plain = tiny_pipeline(given, output_type="np", **settings).images
     assert plain.shape == (1, 512, 512, 3)
-
-
-def test_report_says_what_reading_lost(tiny_pipeline: MAPPipeline) -> None:
-    cmyk = Image.open(ASTRONAUT).convert("RGB").convert("CMYK")
-    photos = [cmyk, Image.open(ASTRONAUT)]
-    [[converted], [plain]] = tiny_pipeline(photos, refine_steps=0).reports
-    [note] = converted.photo.notes
-    assert "CMYK" in note
-    assert converted.to_dict()["photo"]["notes"] == [note]
-    assert plain.photo.notes == []

@@ -3,14 +3,14 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import build_tiny_pipeline, exit_code
+from conftest import ASTRONAUT, build_tiny_pipeline, exit_code
 from diffusers import DDPMScheduler, UNet2DModel
 from made_up import QUICK_OPTIONS, forget_accelerate, write_folder
 from people_zip import write_people
@@ -31,7 +31,8 @@ from map_pipeline.hub import bundled_checkpoint
 from map_pipeline.images import load_image
 from map_pipeline.training.config import MAP_PRESETS, PRIOR_PRESETS
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+pytestmark = pytest.mark.usefixtures("accelerate_anew")
+
 MAP_OPTIONS = [
     "--minutes",
     "1e6",
@@ -44,13 +45,6 @@ MAP_OPTIONS = [
     "--mixed-precision",
     "no",
 ]
-
-
-@pytest.fixture(autouse=True)
-def accelerate_anew() -> Iterator[None]:
-    forget_accelerate()
-    yield
-    forget_accelerate()
 
 
 @pytest.fixture
@@ -165,16 +159,6 @@ def test_faces_that_cant_be_used(tmp_path: Path, fail: Callable[..., str]) -> No
     line = fail("label", "--faces", tmp_path / "missing" / "set.zip", "--checkpoint", "nowhere")
     assert "`checkpoint` must be" in line
     assert not (tmp_path / "out").exists()
-
-
-def test_labels_of_other_pictures(tmp_path: Path, fail: Callable[..., str]) -> None:
-    faces = write_folder(tmp_path / "faces", 2)
-    other = write_folder(tmp_path / "other", 3)
-    from map_pipeline.training.faces import labels_path, load_faces, write_labels
-
-    write_labels(labels_path(faces), load_faces([other]))
-    line = fail("prior", "--faces", faces, "--out", tmp_path / "out")
-    assert "label them again" in line
 
 
 @pytest.mark.parametrize(
@@ -319,7 +303,7 @@ def test_from_people_to_expressions_and_mouths(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the shipped face mesh, on what can be cut out of one photo of a laughing face."""
-    photo = load_image(EXAMPLES / "astronaut.png")
+    photo = load_image(ASTRONAUT)
     person = next(str(number) for number in range(20) if split_of(str(number)) == "tuning")
     pictures = {
         "neutral": photo,
@@ -397,7 +381,7 @@ def test_a_run_of_prior_starts_another(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_score_prints_a_row_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    photo = load_image(EXAMPLES / "astronaut.png").crop((96, 0, 352, 256))
+    photo = load_image(ASTRONAUT).crop((96, 0, 352, 256))
     photo.save(tmp_path / "eileen_a.png")
     checkpoint = str(bundled_checkpoint())
     assert main(["train", "score", checkpoint, "--photos", str(tmp_path)]) == 0

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
+from conftest import ASTRONAUT
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
@@ -14,7 +15,6 @@ from map_pipeline.errors import NoFaceError, UnknownOptionError
 from map_pipeline.evaluation import facepp
 from map_pipeline.evaluation.facepp import ENDPOINT, FacePlusPlus, ServiceError, encode
 from map_pipeline.images import load_image, to_array
-from tests.conftest import ASTRONAUT
 
 KEY, SECRET = "key-of-nobody", "secret-of-nobody"
 BUSY = (403, {"error_message": "CONCURRENCY_LIMIT_EXCEEDED"})

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ASTRONAUT
 
 from map_pipeline import MAPPipeline
 from map_pipeline.config import MODES
@@ -11,18 +10,13 @@ from map_pipeline.evaluation.methods import Task, create
 from map_pipeline.evaluation.methods.parts import PARTS, switched_off
 from map_pipeline.identity import tone
 from map_pipeline.identity.refine import as_shading
-from map_pipeline.images import load_image, to_array
+from map_pipeline.images import to_array
 
 QUICK = {"refine_steps": 3, "num_inversion_steps": 2}
 
 
-@pytest.fixture(scope="module")
-def photo() -> np.ndarray:
-    return to_array(load_image(ASTRONAUT))[:256, 96:352]
-
-
-def task(photo: np.ndarray) -> Task:
-    return Task(photo, "happy", "first", ("dlib_resnet", "mobilefacenet"), 0)
+def task(portrait: np.ndarray) -> Task:
+    return Task(portrait, "happy", "first", ("dlib_resnet", "mobilefacenet"), 0)
 
 
 def test_a_part_is_back_after_an_error() -> None:
@@ -43,12 +37,14 @@ def test_without_limits_of_contrast_the_colours_are_still_the_faces() -> None:
 
 
 @pytest.mark.usefixtures("cheap_changes")
-def test_it_paints_in_colour_and_on_the_nose(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
+def test_it_paints_in_colour_and_on_the_nose(
+    tiny_pipeline: MAPPipeline, portrait: np.ndarray
+) -> None:
     """Where the whole method hardly paints, and in hues that the face doesn't have."""
-    [face] = tiny_pipeline.face_detector.detect(photo)
+    [face] = tiny_pipeline.face_detector.detect(portrait)
     x, y = face.landmarks[2].round().astype(int)
     change, whole = (
-        create(name, settings=QUICK).protect(tiny_pipeline, task(photo)).astype(int) - photo
+        create(name, settings=QUICK).protect(tiny_pipeline, task(portrait)).astype(int) - portrait
         for name in ("free-form", "map")
     )
     nose = np.s_[y - 4 : y + 5, x - 4 : x + 5]
@@ -59,12 +55,12 @@ def test_it_paints_in_colour_and_on_the_nose(tiny_pipeline: MAPPipeline, photo: 
 
 
 def test_nothing_moves_and_no_expression_is_shown(
-    editing_pipeline: MAPPipeline, photo: np.ndarray
+    editing_pipeline: MAPPipeline, portrait: np.ndarray
 ) -> None:
     """Asked for no step, it does nothing, though the pipeline can edit and knows a network."""
     method = create("free-form", settings={"margin": "high", "expression_strength": 1.0})
     assert method.settings == {"margin": "high", "expression_strength": 0.0}
     assert (method.config.motion_rate, method.config.use_map_network) == (0, False)
     assert method.config.refine_steps == MODES["strong"].refine_steps
-    still = editing_pipeline(photo, config=method.config, expression_strength=0, refine_steps=0)
-    np.testing.assert_array_equal(to_array(still.images[0]), photo)
+    still = editing_pipeline(portrait, config=method.config, expression_strength=0, refine_steps=0)
+    np.testing.assert_array_equal(to_array(still.images[0]), portrait)

@@ -3,7 +3,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import ASTRONAUT
 from torch import Tensor
 
 from map_pipeline import MAPPipeline, NoFaceError
@@ -13,19 +12,13 @@ from map_pipeline.evaluation.methods import Task, create
 from map_pipeline.evaluation.methods.base import find_face
 from map_pipeline.evaluation.methods.make_up import AXES, STRENGTHS, TEXTURE, make_up, part_masks
 from map_pipeline.faces.landmarks import EYES, MIRRORED, LandmarkFinder
-from map_pipeline.images import load_image, to_array
 
 PARTS = {"lips": lips, "eyelids": eyelids, "cheeks": cheeks}
 
 
-@pytest.fixture(scope="module")
-def photo() -> np.ndarray:
-    return to_array(load_image(ASTRONAUT))[:256, 96:352]
-
-
 @pytest.fixture
-def shape(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> Tensor:
-    [face] = tiny_pipeline.face_detector.detect(photo)
+def shape(tiny_pipeline: MAPPipeline, portrait: np.ndarray) -> Tensor:
+    [face] = tiny_pipeline.face_detector.detect(portrait)
     return torch.as_tensor(face.landmarks68)
 
 
@@ -85,16 +78,16 @@ def test_gradients_that_are_not_finite() -> None:
         descend(lambda picture: (picture * 0).sqrt().sum(), image, masks, 1)
 
 
-def test_only_the_parts_change(tiny_pipeline: MAPPipeline, photo: np.ndarray) -> None:
-    task = Task(photo, "happy", "first", ("dlib_resnet", "mobilefacenet"), 0)
-    change = create("make-up", steps=10).protect(tiny_pipeline, task).astype(int) - photo
-    place = find_face(tiny_pipeline, photo)
+def test_only_the_parts_change(tiny_pipeline: MAPPipeline, portrait: np.ndarray) -> None:
+    task = Task(portrait, "happy", "first", ("dlib_resnet", "mobilefacenet"), 0)
+    change = create("make-up", steps=10).protect(tiny_pipeline, task).astype(int) - portrait
+    place = find_face(tiny_pipeline, portrait)
     assert place.region.scale == (1, 1)
     x0, y0, x1, y1 = place.region.box
-    masks = part_masks(tiny_pipeline, photo, place)
+    masks = part_masks(tiny_pipeline, portrait, place)
     anywhere = masks.amax(0)[0].numpy() > 0
     assert 0.05 < anywhere.mean() < 0.5
-    inside = np.zeros(photo.shape[:2], bool)
+    inside = np.zeros(portrait.shape[:2], bool)
     inside[y0:y1, x0:x1] = anywhere
     assert not change[~inside].any()
     for mask in masks:  # all of them are made up
@@ -102,12 +95,12 @@ def test_only_the_parts_change(tiny_pipeline: MAPPipeline, photo: np.ndarray) ->
 
 
 def test_a_face_without_landmarks(
-    tiny_pipeline: MAPPipeline, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    tiny_pipeline: MAPPipeline, portrait: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A detector that knows five points only, and the finder doesn't find the others either."""
-    place = find_face(tiny_pipeline, photo)
+    place = find_face(tiny_pipeline, portrait)
     place = replace(place, face=replace(place.face, landmarks68=None))
-    assert part_masks(tiny_pipeline, photo, place).max() > 0.9
+    assert part_masks(tiny_pipeline, portrait, place).max() > 0.9
     monkeypatch.setattr(LandmarkFinder, "find_aligned", lambda *_: None)
     with pytest.raises(NoFaceError, match="68 landmarks"):
-        part_masks(tiny_pipeline, photo, place)
+        part_masks(tiny_pipeline, portrait, place)

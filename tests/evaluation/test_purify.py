@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import ASTRONAUT
 from diffusers import UNet2DModel
 
 from map_pipeline import MAPPipeline
@@ -9,7 +10,6 @@ from map_pipeline.evaluation.purify import fixed_noise, largest_face_crop, purif
 from map_pipeline.faces.align import apply_affine
 from map_pipeline.images import load_image, to_array
 from map_pipeline.images.transforms import add_noise
-from tests.conftest import ASTRONAUT
 
 
 @pytest.fixture(scope="module")

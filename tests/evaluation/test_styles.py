@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
+from conftest import ASTRONAUT
 from scipy.ndimage import gaussian_filter
 
 from map_pipeline.evaluation import styles
 from map_pipeline.evaluation.styles import STYLES
 from map_pipeline.faces.detect import load_detector
 from map_pipeline.images import load_image, to_array
-from tests.conftest import ASTRONAUT
 
 
 @pytest.fixture(scope="module")

@@ -259,9 +259,6 @@ def test_shading_keeps_the_pores(space: ExpressionSpace) -> None:
     assert (shown / pores).min() < 0.85
 
 
-# --- what is painted into the mouth ---
-
-
 # --- action units ---
 
 

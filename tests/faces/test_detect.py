@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ASTRONAUT
 from PIL import Image, ImageDraw
 
 from map_pipeline.errors import (
@@ -27,7 +28,6 @@ from map_pipeline.faces.detect import (
 )
 from map_pipeline.faces.landmarks import MIRRORED, five_points
 
-ASTRONAUT = Path(__file__).parents[2] / "examples" / "astronaut.png"
 # Read off the picture by eye, px; the detector must come within 6 % of the eyes' distance (42 px).
 LANDMARKS = np.array([[204, 101], [247, 103], [224, 127], [201, 140], [245, 142]], np.float32)
 EYE_DISTANCE = 42.0

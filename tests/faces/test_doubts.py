@@ -1,9 +1,8 @@
 """Who may be in a photo beside the faces that were found."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from conftest import EXAMPLES
 from PIL import Image
 
 from map_pipeline.faces import doubts
@@ -11,8 +10,6 @@ from map_pipeline.faces.boxes import iou
 from map_pipeline.faces.detect import BundledDetector
 from map_pipeline.faces.doubts import DoubtFinder
 from map_pipeline.faces.face import turn_face
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from serving import running_page
 
-import app
 from map_pipeline import MAPPipeline
-from map_pipeline.ui.models import prepare_models
 from map_pipeline.ui.settings import PageSettings
 
 CHROMIUM = shutil.which("chromium")
@@ -85,23 +84,16 @@ class Site:
 def open_site(pipe: MAPPipeline, settings: PageSettings, cache: Path) -> Iterator[Site]:
     """Serve the page with the networks of `pipe`, uploads under `cache`, and start a browser."""
     networks = Networks(pipe)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(cache))
-        demo = app.start(
-            settings,
-            lambda: prepare_models(pipe, "cpu"),
-            prevent_thread_lock=True,
-            quiet=True,
-            server_name="127.0.0.1",
-        )
-        try:
-            with playwright.sync_playwright() as driver:
-                browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-                yield Site(demo, browser, networks)
-                browser.close()
-        finally:
-            demo.close()
-            networks.forget()
+    try:
+        with (
+            running_page(settings, pipe, cache) as demo,
+            playwright.sync_playwright() as driver,
+        ):
+            browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+            yield Site(demo, browser, networks)
+            browser.close()
+    finally:
+        networks.forget()
 
 
 def button(page: "playwright.Page", name: str) -> "playwright.Locator":

@@ -2,6 +2,9 @@
 
 import pickle
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -11,7 +14,7 @@ import spaces
 import app
 from map_pipeline import MAPPipeline
 from map_pipeline.ui.clip import ClipJob
-from map_pipeline.ui.models import prepare_models
+from map_pipeline.ui.models import Models, prepare_models
 from map_pipeline.ui.settings import PageSettings
 
 # Every call over the boundary to the GPU process: duration asked for, faces or people, what
@@ -44,13 +47,37 @@ def pickling_gpu(duration: Callable[..., int]) -> Callable:
     return decorate
 
 
-def launch(patch: pytest.MonkeyPatch, settings: PageSettings, pipe: MAPPipeline) -> gr.Blocks:
-    patch.setattr(spaces, "GPU", pickling_gpu)
-    return app.start(
-        settings,
-        lambda: prepare_models(pipe, "cpu"),
-        prevent_thread_lock=True,
-        quiet=True,
-        server_name="127.0.0.1",
-        share=False,
-    )
+@contextmanager
+def running_page(
+    settings: PageSettings,
+    networks: MAPPipeline | Callable[[], Models],
+    cache: Path | None = None,
+    gpu: Callable | None = None,
+) -> Iterator[gr.Blocks]:
+    """The page, served until the block ends.
+
+    Args:
+        networks: those of a pipeline, or what loads them.
+        cache: folder for uploads and results, instead of the environment's.
+        gpu: stands in for `spaces.GPU`.
+    """
+    load = networks
+    if isinstance(networks, MAPPipeline):
+        load = partial(prepare_models, networks, "cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        if cache is not None:
+            patch.setenv("GRADIO_TEMP_DIR", str(cache))
+        if gpu is not None:
+            patch.setattr(spaces, "GPU", gpu)
+        page = app.start(
+            settings,
+            load,
+            prevent_thread_lock=True,
+            quiet=True,
+            server_name="127.0.0.1",
+            share=False,
+        )
+        try:
+            yield page
+        finally:
+            page.close()

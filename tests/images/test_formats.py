@@ -3,13 +3,13 @@
 import io
 import struct
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ASTRONAUT
 from PIL import Image, ImageCms, ImageDraw
+from small_pictures import encode, png_chunk
 
 from map_pipeline.errors import InvalidImageError
 from map_pipeline.images import heic, load_image
@@ -17,12 +17,6 @@ from map_pipeline.images import heic, load_image
 
 def photo() -> Image.Image:
     return Image.open(ASTRONAUT).convert("RGB").crop((96, 0, 352, 256))
-
-
-def encoded(image: Image.Image, form: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def distance(one: Image.Image, other: Image.Image) -> float:
@@ -36,12 +30,12 @@ def test_avif_is_read_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = photo().transpose(Image.Transpose.ROTATE_90)
-    assert distance(load_image(encoded(photo(), "AVIF", quality=90)), photo()) < 3
-    assert distance(load_image(encoded(turned, "AVIF", quality=90, exif=exif)), photo()) < 3
+    assert distance(load_image(encode(photo(), "AVIF", quality=90)), photo()) < 3
+    assert distance(load_image(encode(turned, "AVIF", quality=90, exif=exif)), photo()) < 3
 
 
 def test_a_cut_avif_is_refused() -> None:
-    content = encoded(photo(), "AVIF")
+    content = encode(photo(), "AVIF")
     with pytest.raises(InvalidImageError, match="must be a whole"):
         load_image(content[: len(content) // 2])
 
@@ -104,7 +98,7 @@ def flat_at_the_end() -> Image.Image:
 @pytest.mark.parametrize("missing", [1, 2])
 @pytest.mark.parametrize("picture", [photo(), flat_at_the_end(), Image.new("RGB", (96, 64))])
 def test_a_jpeg_without_its_end_is_read(picture: Image.Image, missing: int, options: dict) -> None:
-    content = encoded(picture, "JPEG", quality=90, **options)
+    content = encode(picture, "JPEG", quality=90, **options)
     cut = content[:-missing]
     for source in (cut, Image.open(io.BytesIO(cut)), content[:-2] + bytes(4000)):
         notes: list[str] = []
@@ -119,7 +113,7 @@ def test_a_jpeg_without_its_end_is_read(picture: Image.Image, missing: int, opti
 def test_a_jpeg_that_lacks_rows_is_refused(
     picture: Image.Image, kept: float, options: dict
 ) -> None:
-    content = encoded(picture, "JPEG", quality=90, **options)
+    content = encode(picture, "JPEG", quality=90, **options)
     cut = content[: int(len(content) * kept)]
     for source in (cut, Image.open(io.BytesIO(cut)), cut + bytes(4000)):
         with pytest.raises(InvalidImageError, match="must be a whole"):
@@ -128,7 +122,7 @@ def test_a_jpeg_that_lacks_rows_is_refused(
 
 def test_a_jpeg_that_lacks_its_last_scans_is_refused() -> None:
     """A progressive one is whole to look at after any of its scans, but coarse."""
-    content = encoded(photo(), "JPEG", quality=90, progressive=True)
+    content = encode(photo(), "JPEG", quality=90, progressive=True)
     *_, last = (place for place in range(len(content)) if content.startswith(b"\xff\xda", place))
     with pytest.raises(InvalidImageError, match="must be a whole"):
         load_image(content[:last])
@@ -141,18 +135,18 @@ def test_nothing_is_said_of_an_ordinary_photo() -> None:
     notes: list[str] = []
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for options in ({}, {"icc_profile": srgb}):
-        load_image(encoded(photo(), "PNG", **options), notes)
-    load_image(encoded(photo().convert("RGBA"), "PNG"), notes)
+        load_image(encode(photo(), "PNG", **options), notes)
+    load_image(encode(photo().convert("RGBA"), "PNG"), notes)
     assert notes == []
 
 
 def test_sixteen_bits_and_transparency_are_told() -> None:
     notes: list[str] = []
     deep = Image.fromarray(np.asarray(photo().convert("L"), np.uint16) * 257)
-    load_image(encoded(deep, "PNG"), notes)
+    load_image(encode(deep, "PNG"), notes)
     clear = photo().convert("RGBA")
     clear.putalpha(128)
-    load_image(encoded(clear, "PNG"), notes)
+    load_image(encode(clear, "PNG"), notes)
     assert len(notes) == 2
     assert "8 bits" in notes[0]
     assert "transparent" in notes[1]
@@ -164,14 +158,14 @@ def test_sixteen_bits_and_transparency_are_told() -> None:
 )
 def test_further_frames_and_pages_are_told(form: str, options: dict) -> None:
     others = [photo().rotate(90), photo().rotate(180)]
-    several = encoded(photo(), form, save_all=True, append_images=others, **options)
+    several = encode(photo(), form, save_all=True, append_images=others, **options)
     for source in (several, Image.open(io.BytesIO(several))):
         notes: list[str] = []
         assert distance(load_image(source, notes), photo()) < 8  # a GIF has few colours
         [note] = notes
         assert "one of several pictures" in note
     notes = []
-    load_image(encoded(photo(), form, **options), notes)
+    load_image(encode(photo(), form, **options), notes)
     assert notes == []
 
 
@@ -188,15 +182,15 @@ def test_a_burst_of_heic_is_told() -> None:
 
 def test_a_damaged_second_frame_takes_nothing_from_the_first() -> None:
     few = photo().quantize(16)
-    several = encoded(few, "GIF", save_all=True, append_images=[few.rotate(90)])
-    second = several.index(b",", len(encoded(few, "GIF")) - 2)  # begins a frame
+    several = encode(few, "GIF", save_all=True, append_images=[few.rotate(90)])
+    second = several.index(b",", len(encode(few, "GIF")) - 2)  # begins a frame
     for kept in (5, 12, 100):
         cut = several[: second + kept]
         assert distance(load_image(cut), photo()) < 12
 
 
 def test_a_second_picture_in_a_jpeg_is_told_but_not_a_thumbnail() -> None:
-    both = encoded(photo(), "MPO", save_all=True, append_images=[photo().resize((64, 64))])
+    both = encode(photo(), "MPO", save_all=True, append_images=[photo().resize((64, 64))])
     notes: list[str] = []
     assert distance(load_image(both, notes), photo()) < 5
     [note] = notes
@@ -251,9 +245,7 @@ def colours() -> Image.Image:
 
 def with_points(content: bytes, primaries: int, curve: int) -> bytes:
     """A PNG that names its colours by numbers of ITU-T H.273."""
-    chunk = b"cICP" + bytes([primaries, curve, 0, 1])
-    chunk = struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return content[:33] + chunk + content[33:]
+    return content[:33] + png_chunk(b"cICP", bytes([primaries, curve, 0, 1])) + content[33:]
 
 
 def renamed(content: bytes, primaries: int, curve: int) -> bytes:
@@ -266,12 +258,12 @@ def renamed(content: bytes, primaries: int, curve: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "space"),
     [
-        (encoded(colours(), "JPEG", quality=100, subsampling=0, exif=adobe_exif()), "Adobe RGB"),
-        (encoded(colours(), "PNG", exif=adobe_exif()), "Adobe RGB"),
-        (encoded(colours(), "WEBP", lossless=True, exif=adobe_exif("", 2)), "Adobe RGB"),
-        (with_points(encoded(colours(), "PNG"), 12, 13), "Display P3"),
-        (with_points(encoded(colours(), "PNG"), 9, 1), "BT.2020"),
-        (renamed(encoded(colours(), "AVIF", quality=100), 12, 13), "Display P3"),
+        (encode(colours(), "JPEG", quality=100, subsampling=0, exif=adobe_exif()), "Adobe RGB"),
+        (encode(colours(), "PNG", exif=adobe_exif()), "Adobe RGB"),
+        (encode(colours(), "WEBP", lossless=True, exif=adobe_exif("", 2)), "Adobe RGB"),
+        (with_points(encode(colours(), "PNG"), 12, 13), "Display P3"),
+        (with_points(encode(colours(), "PNG"), 9, 1), "BT.2020"),
+        (renamed(encode(colours(), "AVIF", quality=100), 12, 13), "Display P3"),
     ],
 )
 def test_a_named_colour_space_is_converted_and_told(content: bytes, space: str) -> None:
@@ -292,9 +284,9 @@ def test_a_named_colour_space_is_converted_and_told(content: bytes, space: str) 
 @pytest.mark.parametrize(
     "content",
     [
-        encoded(colours(), "JPEG", exif=adobe_exif("R98", 1)),
-        with_points(encoded(colours(), "PNG"), 1, 13),
-        renamed(encoded(colours(), "AVIF"), 1, 1),
+        encode(colours(), "JPEG", exif=adobe_exif("R98", 1)),
+        with_points(encode(colours(), "PNG"), 1, 13),
+        renamed(encode(colours(), "AVIF"), 1, 1),
     ],
 )
 def test_names_of_srgb_change_nothing(content: bytes) -> None:
@@ -306,9 +298,9 @@ def test_names_of_srgb_change_nothing(content: bytes) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        encoded(colours(), "JPEG", quality=100, subsampling=0, exif=adobe_exif("")),
-        with_points(encoded(colours(), "PNG"), 9, 16),
-        with_points(encoded(colours(), "PNG"), 22, 1),
+        encode(colours(), "JPEG", quality=100, subsampling=0, exif=adobe_exif("")),
+        with_points(encode(colours(), "PNG"), 9, 16),
+        with_points(encode(colours(), "PNG"), 22, 1),
     ],
 )
 def test_colours_that_are_not_converted_are_told(content: bytes) -> None:
@@ -321,6 +313,6 @@ def test_colours_that_are_not_converted_are_told(content: bytes) -> None:
 def test_a_profile_counts_for_more_than_a_name() -> None:
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     notes: list[str] = []
-    content = encoded(colours(), "PNG", icc_profile=srgb, exif=adobe_exif())
+    content = encode(colours(), "PNG", icc_profile=srgb, exif=adobe_exif())
     np.testing.assert_array_equal(load_image(with_points(content, 12, 13), notes), colours())
     assert notes == []

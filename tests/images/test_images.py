@@ -66,20 +66,13 @@ def test_metadata_goes_in_and_does_not_come_out(kind: str, suffix: str, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF"])
-@pytest.mark.parametrize("as_path", [True, False])
-def test_lossless_formats_are_read_exactly(kind: str, as_path: bool, tmp_path: Path) -> None:
+def test_lossless_formats_are_read_exactly(kind: str) -> None:
     pixels = picture()
     if kind == "GIF":  # 256 colours at most
         pixels = np.repeat(pixels[..., :1], 3, axis=2)
-    data = encode(Image.fromarray(pixels), kind)
-    (tmp_path / "picture.dat").write_bytes(data)  # the format shows in the content, not the name
-    source = tmp_path / "picture.dat" if as_path else data
-    np.testing.assert_array_equal(to_array(load_image(source)), pixels)
-
-
-def test_text_paths_are_accepted(tmp_path: Path) -> None:
-    save_image(Image.fromarray(picture()), tmp_path / "a.png")
-    np.testing.assert_array_equal(to_array(load_image(str(tmp_path / "a.png"))), picture())
+    np.testing.assert_array_equal(
+        to_array(load_image(encode(Image.fromarray(pixels), kind))), pixels
+    )
 
 
 def test_cmyk() -> None:

@@ -1,12 +1,12 @@
 import cv2
 import numpy as np
 import pytest
+from conftest import ASTRONAUT
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 
 from map_pipeline.images import load_image, to_array
 from map_pipeline.images.transforms import TRANSFORMS, add_noise, jpeg, resize, squeeze
-from tests.conftest import ASTRONAUT
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import ASTRONAUT
 from PIL import Image
 
 from map_pipeline import MAPPipeline
@@ -24,7 +25,6 @@ from map_pipeline.faces.detect import load_detector
 from map_pipeline.identity.recognisers import find_arcface
 
 ROOT = Path(__file__).parents[2]
-ASTRONAUT = ROOT / "examples" / "astronaut.png"
 
 
 @pytest.fixture
@@ -217,14 +217,3 @@ def test_cancelled_call_stops_and_leaves_the_pipeline_as_it_was(
     for name, value in tiny_pipeline.unet.state_dict().items():
         assert torch.equal(value, weights[name]), name
     np.testing.assert_array_equal(run(refine_steps=2), before)
-
-
-def test_report_that_cannot_be_written_is_told(
-    arguments: list[str], portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    report = tmp_path / "report.json"
-    report.mkdir()
-    call = ["protect", str(portrait), str(tmp_path / "a.png"), "--report", str(report)]
-    assert main([*call, *arguments]) == 2
-    assert "report.json" in capsys.readouterr().err
-    assert {path.name for path in tmp_path.iterdir()} == {"in", "report.json"}  # before any work

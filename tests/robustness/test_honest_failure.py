@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import exit_code
+from conftest import ASTRONAUT, exit_code
 from PIL import Image
 
 from map_pipeline import FaceReport
@@ -16,8 +16,6 @@ from map_pipeline.faces.detect import BundledDetector
 from map_pipeline.faces.face import Face
 from map_pipeline.report import PhotoReport, RecogniserReport, remaining_matches
 from map_pipeline.verdict import advice, headline
-
-ASTRONAUT = Path(__file__).parents[2] / "examples" / "astronaut.png"
 
 
 def recogniser(
@@ -87,13 +85,8 @@ def test_unprotected_faces_break_requirements(
 
 
 @pytest.fixture
-def group(tmp_path: Path) -> Path:
-    """A photo of two people."""
-    portrait = Image.open(ASTRONAUT).convert("RGB").crop((96, 0, 352, 256))
-    picture = Image.new("RGB", (448, 256), "grey")
-    picture.paste(portrait, (0, 0))
-    picture.paste(portrait.resize((192, 192)), (256, 32))
-    picture.save(tmp_path / "group.png")
+def group(couple: np.ndarray, tmp_path: Path) -> Path:
+    Image.fromarray(couple).save(tmp_path / "group.png")
     return tmp_path / "group.png"
 
 
@@ -221,22 +214,3 @@ def test_unfit_face_is_named_on_the_terminal_and_in_the_report(
     assert "cut.png: face 1 is cut off by the edge of the photo" in capsys.readouterr().err
     [problem] = json.loads(report.read_text())["cut.png"][0]["problems"]
     assert problem.startswith("cut off by the edge")
-
-
-def test_clear_face_has_no_problems_in_its_report() -> None:
-    assert GOOD.to_dict()["problems"] == []
-    assert replace(GOOD, problems=["too small"]).to_dict()["problems"] == ["too small"]
-
-
-def test_compare_two_photos(
-    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    call = ["compare", str(ASTRONAUT), str(ASTRONAUT), "--checkpoint", str(tiny_checkpoint)]
-    assert main([*call, "--device", "cpu"]) == 0
-    header, _, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["recogniser", "similarity", "threshold", "same", "person"]
-    assert len(rows) == 3
-    assert all(row.split()[-3:] == ["1.000", "0.600", "yes"] for row in rows)
-    Image.new("RGB", (64, 64)).save(tmp_path / "empty.png")
-    assert main([*call[:2], str(tmp_path / "empty.png"), *call[3:], "--device", "cpu"]) == 2
-    assert "the second photo must show a face" in capsys.readouterr().err

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ASTRONAUT
 from PIL import Image
 
 from map_pipeline import MAPPipeline
 
 ROOT = Path(__file__).parents[2]
-ASTRONAUT = ROOT / "examples" / "astronaut.png"
 NAME = "Zeta-Qoph-7391"
 CAMERA = "CameraOfZetaQoph"
 GPS_IFD = 0x8825
@@ -216,30 +216,20 @@ def test_page_leaves_nothing_once_its_cache_is_swept_and_calls_nobody(
     capfd: pytest.CaptureFixture,
 ) -> None:
     from gradio_client import Client, handle_file
+    from serving import running_page
 
-    import app
     from map_pipeline.ui.cache import sweep
-    from map_pipeline.ui.models import prepare_models
     from map_pipeline.ui.settings import PageSettings
 
     caplog.set_level(logging.INFO)
-    page = app.start(
-        PageSettings(checkpoint=tiny_checkpoint),
-        lambda: prepare_models(tiny_pipeline, "cpu"),
-        prevent_thread_lock=True,
-        quiet=True,
-        server_name="127.0.0.1",
-        share=False,
-    )
-    try:
+    settings = PageSettings(checkpoint=tiny_checkpoint)
+    with running_page(settings, tiny_pipeline) as page:
         assert called == []
         # The client itself asks the Hub for something; that isn't the page.
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
         client = Client(page.local_url, verbose=False, download_files=str(tmp_path / "downloads"))
         called.clear()
         result = client.predict(photo=handle_file(photo), steps=1, api_name="/protect")
-    finally:
-        page.close()
     assert called == []
     assert_clean(Path(result[0]))
     assert traces(cache, photo)  # the upload is there for some minutes

@@ -1,7 +1,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +35,8 @@ from map_pipeline.training.map_step import (
 from map_pipeline.training.map_training import PRICES, Price, train_map
 from map_pipeline.training.score_model import ScoreModel, new_scheduler
 
+pytestmark = pytest.mark.usefixtures("accelerate_anew")
+
 TEMPLATE = torch.tensor(TINY_TEMPLATE) / TINY_INPUT  # units of the side
 SCHEDULER = new_scheduler()
 QUICK = MAPTrainingConfig(
@@ -51,13 +53,6 @@ QUICK = MAPTrainingConfig(
 ACCELERATOR = SimpleNamespace(  # all that `prepare` and `Step` need of accelerate
     device=torch.device("cpu"), autocast=lambda: torch.autocast("cpu", enabled=False)
 )
-
-
-@pytest.fixture(autouse=True)
-def accelerate_anew() -> Iterator[None]:
-    forget_accelerate()
-    yield
-    forget_accelerate()
 
 
 def recognisers() -> dict:

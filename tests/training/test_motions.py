@@ -12,8 +12,6 @@ from map_pipeline.training.motions import (
     measure_motions,
 )
 
-LID_SHARE = 0.5
-
 
 def neutral_face() -> Tensor:
     """A symmetric shape in units of the side."""

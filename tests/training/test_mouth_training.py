@@ -1,5 +1,4 @@
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +27,8 @@ from map_pipeline.training.mouth import train_mouth, velocity_loss
 from map_pipeline.training.mouth_patches import Mouths
 from map_pipeline.training.run_state import Progress
 
+pytestmark = pytest.mark.usefixtures("accelerate_anew")
+
 QUICK = MouthConfig(
     batch_size=4, warmup=0, minutes=1e6, updates=6, report_every=2, mixed_precision="no"
 )
@@ -47,11 +48,8 @@ def tiny_painter() -> UNet2DModel:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mouth, "new_mouth_painter", tiny_painter)
-    forget_accelerate()
-    yield
-    forget_accelerate()
 
 
 def mouths(count: int = 12) -> Mouths:

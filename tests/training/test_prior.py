@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,16 +36,7 @@ from map_pipeline.training.prior import noise_loss, split, train_prior
 from map_pipeline.training.run_state import Progress, find_state
 from map_pipeline.training.score_model import new_conditioner, new_scheduler, new_unet
 
-
-@pytest.fixture(autouse=True)
-def accelerate_anew() -> Iterator[None]:
-    forget_accelerate()
-    yield
-    forget_accelerate()
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+pytestmark = pytest.mark.usefixtures("accelerate_anew")
 
 
 def run(out: Path, **settings: object) -> tuple[list[str], dict[str, float]]:

@@ -1,19 +1,17 @@
 """Networks like google/ddpm-ema-celebahq-256 as start of a training, and as backbone."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ASTRONAUT, build_tiny_pipeline
+from conftest import build_tiny_pipeline
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from made_up import (
     QUICK,
     faces,
-    forget_accelerate,
     same,
     weights,
 )
@@ -25,16 +23,11 @@ from map_pipeline.diffusion.conditioner import FaceConditioner, is_conditional
 from map_pipeline.diffusion.ddim import invert
 from map_pipeline.diffusion.unet import crop_size, patch_size, unpatchify
 from map_pipeline.faces.align import Alignment, warp_affine
-from map_pipeline.images import load_image, to_array, to_tensor
+from map_pipeline.images import to_tensor
 from map_pipeline.training.config import PriorConfig
 from map_pipeline.training.prior import of_network, train_prior
 
-
-@pytest.fixture(autouse=True)
-def accelerate_anew() -> Iterator[None]:
-    forget_accelerate()
-    yield
-    forget_accelerate()
+pytestmark = pytest.mark.usefixtures("accelerate_anew")
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -117,11 +110,6 @@ def pipeline_of(out: Path) -> MAPPipeline:
 def protect(pipe: MAPPipeline, portrait: np.ndarray) -> np.ndarray:
     settings = {"num_inversion_steps": 2, "num_generation_steps": 2, "refine_steps": 1}
     return pipe(portrait, **settings, generator=generator(), output_type="np").images[0]
-
-
-@pytest.fixture(scope="module")
-def portrait() -> np.ndarray:
-    return to_array(load_image(ASTRONAUT).crop((96, 0, 352, 256)))
 
 
 def check_alignment(

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,42 +12,24 @@ import gradio as gr
 import httpx
 import numpy as np
 import pytest
-import spaces
 import torch
+from conftest import ASTRONAUT, EXAMPLES, VIDEO_CALL
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import gpu_calls, launch, pickling_gpu
+from serving import gpu_calls, pickling_gpu, running_page
 
-import app
 from map_pipeline import MAPPipeline
 from map_pipeline.errors import CheckpointError
 from map_pipeline.ui.cache import sweep
+from map_pipeline.ui.models import Models
 from map_pipeline.ui.requests import errors_in_plain_words
 from map_pipeline.ui.settings import PageSettings
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-ASTRONAUT, VIDEO_CALL = EXAMPLES / "astronaut.png", EXAMPLES / "video-call.png"
-FACE_BOX = (177, 62, 270, 180)  # where the astronaut's face is, px
-
 
 @pytest.fixture(scope="module")
-def demo(
-    tiny_pipeline: MAPPipeline, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[gr.Blocks]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
-        settings = PageSettings(checkpoint=tiny_checkpoint, concurrency=4)
-        page = launch(patch, settings, tiny_pipeline)
-        yield page
-        page.close()
-
-
-@pytest.fixture(scope="module")
-def client(demo: gr.Blocks, tmp_path_factory: pytest.TempPathFactory) -> Client:
-    return Client(
-        demo.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads"))
-    )
+def page_settings(tiny_checkpoint: Path) -> PageSettings:
+    return PageSettings(checkpoint=tiny_checkpoint, concurrency=4)
 
 
 def pixels(path: str | Path) -> np.ndarray:
@@ -185,33 +166,20 @@ def test_faces_of_compared_photos_and_their_problems_are_told(
     assert "cut off by the edge" in face["problems"][0]
 
 
-@pytest.fixture
-def lying(tmp_path: Path) -> Path:
-    """Somebody upright and somebody who lies on the side."""
-    upright = pixels(ASTRONAUT)[:256, 96:352]
-    Image.fromarray(np.concatenate([upright, np.rot90(upright)], 1)).save(tmp_path / "lying.png")
-    return tmp_path / "lying.png"
-
-
+@pytest.mark.usefixtures("overlooks_turned")
 def test_turned_faces_are_found_on_request(
-    client: Client, lying: Path, monkeypatch: pytest.MonkeyPatch, tiny_pipeline: MAPPipeline
+    client: Client, lying: np.ndarray, tmp_path: Path
 ) -> None:
-    """By a detector that overlooks them beside upright ones unless it's asked."""
-    detector = type(tiny_pipeline.face_detector)
-    detect = detector.detect
-
-    def see(self: object, photo: np.ndarray, rotate: bool = False) -> list:
-        return [face for face in detect(self, photo, rotate) if rotate or face.turns == 0]
-
-    monkeypatch.setattr(detector, "detect", see)
-    assert len(client.predict(handle_file(lying), api_name="/detect")) == 1
-    faces = client.predict(handle_file(lying), rotate=True, api_name="/detect")
+    photo = tmp_path / "lying.png"
+    Image.fromarray(lying).save(photo)
+    assert len(client.predict(handle_file(photo), api_name="/detect")) == 1
+    faces = client.predict(handle_file(photo), rotate=True, api_name="/detect")
     assert len(faces) == 2
-    _, _, reports, _ = protect(client, lying, rotate=True)
+    _, _, reports, _ = protect(client, photo, rotate=True)
     assert sorted(one["box"][0] > 256 for one in reports) == [False, True]
-    assert len(compare(client, lying, ASTRONAUT)["first"]["doubtful"]) == 1
+    assert len(compare(client, photo, ASTRONAUT)["first"]["doubtful"]) == 1
     with pytest.raises(AppError, match="rotate must be true or false"):
-        client.predict(handle_file(lying), rotate="yes", api_name="/detect")
+        client.predict(handle_file(photo), rotate="yes", api_name="/detect")
 
 
 @pytest.mark.slow
@@ -344,15 +312,20 @@ def test_missing_photo_is_told_in_plain_words(client: Client) -> None:
         client.predict(None, None, api_name="/compare")
 
 
-def test_files_of_the_server_are_no_uploads(demo: gr.Blocks, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "many"), [("detect", False), ("protect_batch", True)])
+def test_files_of_the_server_are_no_uploads(
+    demo: gr.Blocks, tmp_path: Path, name: str, many: bool
+) -> None:
     private = tmp_path / "private.png"
     private.write_bytes(ASTRONAUT.read_bytes())
     stolen = {"path": str(private), "meta": {"_type": "gradio.FileData"}}
-    call = f"{demo.local_api_url}call/detect"
-    event = httpx.post(call, json={"data": [stolen, "auto", False]}).json()["event_id"]
-    answer = httpx.get(f"{call}/{event}", timeout=20).text
+    data = {"photos": [stolen]} if many else {"photo": stolen}
+    call = f"{demo.local_api_url}call"
+    event = httpx.post(f"{call}/v2/{name}", json=data).json()["event_id"]
+    answer = httpx.get(f"{call}/{name}/{event}", timeout=20).text
     assert "event: error" in answer
     assert "clear" not in answer
+    assert "photo-1" not in answer
 
 
 def jpeg_of_astronaut(folder: Path) -> Path:
@@ -481,37 +454,27 @@ def test_uploads_and_results_are_forgotten(
 
 @pytest.mark.slow
 def test_a_public_page_can_limit_its_visitors(
-    tiny_pipeline: MAPPipeline, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_pipeline: MAPPipeline, tiny_checkpoint: Path
 ) -> None:
     settings = PageSettings(checkpoint=tiny_checkpoint, rate_limit=1, rate_seconds=3600)
-    page = launch(monkeypatch, settings, tiny_pipeline)
-    try:
+    with running_page(settings, tiny_pipeline) as page:
         visitor = Client(page.local_url, verbose=False)
         protect(visitor, ASTRONAUT)
         with pytest.raises(AppError, match="at most 1 photos per visitor in 60 minutes"):
             protect(visitor, ASTRONAUT)
-    finally:
-        page.close()
 
 
 @pytest.mark.slow
 def test_page_stands_while_networks_load_and_tells_why_they_dont(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def load() -> None:
+    def load() -> Models:
         raise CheckpointError("`checkpoint` must be a folder, got a file.")
 
     caplog.set_level(logging.ERROR)
-    monkeypatch.setattr(spaces, "GPU", pickling_gpu)
-    page = app.start(
-        PageSettings(checkpoint=tiny_checkpoint),
-        load,
-        prevent_thread_lock=True,
-        quiet=True,
-        server_name="127.0.0.1",
-    )
-    try:
-        with pytest.raises(AppError, match="checkpoint must be a folder"):
-            protect(Client(page.local_url, verbose=False), ASTRONAUT)
-    finally:
-        page.close()
+    settings = PageSettings(checkpoint=tiny_checkpoint)
+    with (
+        running_page(settings, load, gpu=pickling_gpu) as page,
+        pytest.raises(AppError, match="checkpoint must be a folder"),
+    ):
+        protect(Client(page.local_url, verbose=False), ASTRONAUT)

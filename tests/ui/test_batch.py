@@ -11,14 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
-import httpx
 import numpy as np
 import pytest
 from conftest import ASTRONAUT
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import gpu_calls, launch
+from serving import gpu_calls, running_page
 
 from map_pipeline import MAPPipeline
 from map_pipeline.errors import UnknownOptionError
@@ -54,21 +53,8 @@ def photos(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def demo(
-    tiny_pipeline: MAPPipeline, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[gr.Blocks]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
-        settings = PageSettings(checkpoint=tiny_checkpoint, batch_photos=MOST)
-        page = launch(patch, settings, tiny_pipeline)
-        yield page
-        page.close()
-
-
-@pytest.fixture(scope="module")
-def client(demo: gr.Blocks, tmp_path_factory: pytest.TempPathFactory) -> Client:
-    folder = str(tmp_path_factory.mktemp("downloads"))
-    return Client(demo.local_url, verbose=False, download_files=folder)
+def page_settings(tiny_checkpoint: Path) -> PageSettings:
+    return PageSettings(checkpoint=tiny_checkpoint, batch_photos=MOST)
 
 
 def protect_all(client: Client, photos: Sequence[Path], **settings: Any) -> tuple:
@@ -142,30 +128,17 @@ def test_what_holds_for_all_is_told_at_once(
         protect_all(client, [ASTRONAUT] * count, **change)
 
 
-def test_files_of_the_server_are_no_uploads(demo: gr.Blocks, photos: list[Path]) -> None:
-    stolen = {"path": str(photos[0]), "meta": {"_type": "gradio.FileData"}}
-    call = f"{demo.local_api_url}call/v2/protect_batch"
-    event = httpx.post(call, json={"photos": [stolen]}).json()["event_id"]
-    answer = httpx.get(f"{demo.local_api_url}call/protect_batch/{event}", timeout=20).text
-    assert "event: error" in answer
-    assert "photo-1" not in answer
-
-
 @pytest.mark.slow
 def test_each_photo_counts_for_the_limit_of_a_visitor(
-    tiny_pipeline: MAPPipeline, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_pipeline: MAPPipeline, tiny_checkpoint: Path
 ) -> None:
-    page = launch(
-        monkeypatch, PageSettings(checkpoint=tiny_checkpoint, rate_limit=3), tiny_pipeline
-    )
-    try:
+    settings = PageSettings(checkpoint=tiny_checkpoint, rate_limit=3)
+    with running_page(settings, tiny_pipeline) as page:
         visitor = Client(page.local_url, verbose=False)
         protect_all(visitor, [ASTRONAUT] * 2)
         with pytest.raises(AppError, match="1 of your 2 photos can be protected now"):
             protect_all(visitor, [ASTRONAUT] * 2)
         protect_all(visitor, [ASTRONAUT])
-    finally:
-        page.close()
 
 
 # The work itself

@@ -1,7 +1,6 @@
 """What axe-core finds wrong with the page by the rules of WCAG 2.2, levels A and AA."""
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
 
@@ -11,16 +10,12 @@ from browsing import (
     VIDEO_CALL,
     Site,
     button,
-    open_site,
     playwright,
     section,
     show_example,
     toast,
     upload,
 )
-
-from map_pipeline import MAPPipeline
-from map_pipeline.ui.settings import PageSettings
 
 ROOT = Path(__file__).parents[2]
 LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22a", "wcag22aa"]
@@ -47,12 +42,6 @@ def find_axe() -> Path | None:
 AXE = find_axe()
 if AXE is None:
     pytest.skip("no axe-core (npm install --no-save axe-core)", allow_module_level=True)
-
-
-@pytest.fixture(scope="module")
-def site(bundled_pipeline: MAPPipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with open_site(bundled_pipeline, PageSettings(), tmp_path_factory.mktemp("cache")) as site:
-        yield site
 
 
 @pytest.fixture(params=[False, True], ids=["light", "dark"])

@@ -1,25 +1,15 @@
 """A short clip in a browser: upload, preview, protection, verdict and download; limits; Stop."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import Site, button, open_site, playwright, screenshot, toast
+from browsing import Site, button, playwright, screenshot, toast
 from clips import portrait, read_clip, swaying, write_clip
-
-from map_pipeline import MAPPipeline
-from map_pipeline.ui.settings import PageSettings
 
 SIZES = [(1280, 800, False), (1280, 800, True), (390, 844, False), (390, 844, True)]
 FRAMES = 12
-
-
-@pytest.fixture(scope="module")
-def site(bundled_pipeline: MAPPipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with open_site(bundled_pipeline, PageSettings(), tmp_path_factory.mktemp("cache")) as site:
-        yield site
 
 
 @pytest.fixture(scope="module")

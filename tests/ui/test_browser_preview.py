@@ -4,7 +4,6 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from browsing import (
     VIDEO_CALL,
     Site,
     button,
-    open_site,
     playwright,
     screenshot,
     section,
@@ -22,9 +20,7 @@ from browsing import (
 )
 from PIL import Image
 
-from map_pipeline import MAPPipeline
 from map_pipeline.config import EMOTIONS
-from map_pipeline.ui.settings import PageSettings
 
 # Every preview that was to be seen, with the photo that lay under it.
 WATCH = """() => {
@@ -35,12 +31,6 @@ WATCH = """() => {
         if (shown) seen.push([shown.alt, photo ? photo.src.split("/").pop() : "none", shown.src]);
     }).observe(document.body, {subtree: true, childList: true, attributes: true});
 }"""
-
-
-@pytest.fixture(scope="module")
-def site(bundled_pipeline: MAPPipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with open_site(bundled_pipeline, PageSettings(), tmp_path_factory.mktemp("cache")) as site:
-        yield site
 
 
 def preview(page: "playwright.Page", emotion: str) -> "playwright.Locator":

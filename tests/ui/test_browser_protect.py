@@ -4,7 +4,6 @@ import io
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from browsing import (
     VIDEO_CALL,
     Site,
     button,
-    open_site,
     playwright,
     screenshot,
     section,
@@ -27,15 +25,8 @@ from PIL import Image, ImageOps
 
 from map_pipeline import MAPPipeline
 from map_pipeline.ui.examples import load_examples
-from map_pipeline.ui.settings import PageSettings
 
 STEPS = 2  # of fine-tuning; enough to see that the page hands its choices on
-
-
-@pytest.fixture(scope="module")
-def site(bundled_pipeline: MAPPipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with open_site(bundled_pipeline, PageSettings(), tmp_path_factory.mktemp("cache")) as site:
-        yield site
 
 
 def set_steps(page: "playwright.Page", steps: int) -> None:

@@ -17,7 +17,7 @@ from conftest import ASTRONAUT
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import gpu_calls, launch
+from serving import gpu_calls
 
 from map_pipeline import MAPPipeline
 from map_pipeline.errors import InvalidVideoError, MAPError, UnknownOptionError
@@ -45,18 +45,6 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Over HTTP
-
-
-@pytest.fixture(scope="module")
-def client(
-    tiny_pipeline: MAPPipeline, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Client]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("cache")))
-        page = launch(patch, PageSettings(checkpoint=tiny_checkpoint), tiny_pipeline)
-        folder = str(tmp_path_factory.mktemp("downloads"))
-        yield Client(page.local_url, verbose=False, download_files=folder)
-        page.close()
 
 
 def protect(client: Client, clip: Path, **settings: Any) -> tuple:

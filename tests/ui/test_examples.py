@@ -1,11 +1,11 @@
 """The shipped examples: what a visitor is shown first has to be true."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import EXAMPLES
 from PIL import Image
 
 from map_pipeline import MAPPipeline
@@ -13,7 +13,6 @@ from map_pipeline.compare import compare_faces
 from map_pipeline.config import EMOTIONS, MODES
 from map_pipeline.images import MIN_SIDE, load_image, to_array
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 LINES = json.loads((EXAMPLES / "examples.json").read_text())
 MAX_BYTES = 3_000_000
 PICTURES_OF_README = {

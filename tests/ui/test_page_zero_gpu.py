@@ -5,18 +5,18 @@ platform's scheduler, so these tests stand in for its decorator, its fork and it
 """
 
 import inspect
-import pickle
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import spaces
 import torch
+from conftest import ASTRONAUT
 from PIL import Image
 
 import app
@@ -24,11 +24,10 @@ from map_pipeline import MAPPipeline
 from map_pipeline.config import MODES
 from map_pipeline.ui.clip import ClipJob
 from map_pipeline.ui.models import Models, prepare_models
-from map_pipeline.ui.service import Job, Progress, Protected, ProtectionService
+from map_pipeline.ui.service import Job, ProtectionService
 from map_pipeline.ui.settings import MAX_STEPS, Choices, PageSettings
 
 ROOT = Path(__file__).parents[2]
-ASTRONAUT = ROOT / "examples" / "astronaut.png"
 ANONYMOUS_QUOTA = 120  # s a day
 SCHEDULED = 1.5  # ZeroGPU books so many seconds for each one asked for
 
@@ -121,21 +120,6 @@ def test_duration_fits_the_quota_in_every_mode(
         several = duration([job] * photos)
         assert asked <= several
         assert several * SCHEDULED <= ANONYMOUS_QUOTA
-
-
-@pytest.mark.slow
-def test_everything_that_crosses_the_boundary_pickles(service: ProtectionService) -> None:
-    sent = job(service, steps=1, mode="strong")
-    received = pickle.loads(pickle.dumps(sent))
-    assert received.photo.tobytes() == sent.photo.tobytes()
-    assert [getattr(received, one.name) for one in fields(Job)[1:]] == [
-        getattr(sent, one.name) for one in fields(Job)[1:]
-    ]
-    *answer, result = (pickle.loads(pickle.dumps(one)) for one in service.run([received]))
-    assert all(isinstance(one, Progress) for one in answer)
-    assert isinstance(result, Protected)
-    [here] = [one for one in service.run([sent]) if isinstance(one, Protected)]
-    assert result.photo.tobytes() == here.photo.tobytes()
 
 
 @pytest.mark.slow

@@ -32,9 +32,13 @@ def pixels(picture: Image.Image) -> np.ndarray:
 def test_preview_is_the_edit_of_the_pipeline(
     service: ProtectionService, editing_pipeline: MAPPipeline
 ) -> None:
-    for units in (None, {"mouth_open": 1.0, "smile": -0.5}):
-        choices = Choices(emotion="surprise", expression_strength=0.8, action_units=units)
-        [alone] = editing_pipeline.edit_expression(ASTRONAUT, "surprise", 0.8, action_units=units)
+    for emotion, strength, units in (
+        ("surprise", 0.8, None),
+        ("surprise", 0.8, {"mouth_open": 1.0, "smile": -0.5}),
+        ("closed_smile", 1.0, None),
+    ):
+        choices = Choices(emotion, strength, action_units=units)
+        [alone] = editing_pipeline.edit_expression(ASTRONAUT, emotion, strength, action_units=units)
         shown = service.preview(str(ASTRONAUT), choices)
         np.testing.assert_array_equal(pixels(shown), pixels(alone))
 
@@ -166,25 +170,16 @@ def test_half_hidden_face_stays_as_it_is(
     np.testing.assert_array_equal(pixels(shown), pixels(Image.open(ASTRONAUT).convert("RGB")))
 
 
+@pytest.mark.usefixtures("overlooks_turned")
 def test_turned_faces_are_previewed_on_request(
-    service: ProtectionService, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    service: ProtectionService, lying: np.ndarray, tmp_path: Path
 ) -> None:
-    """By a detector that overlooks turned faces beside upright ones unless it's asked."""
-    upright = np.array(Image.open(ASTRONAUT).convert("RGB"))[:256, 96:352]
-    mixed = np.concatenate([upright, np.rot90(upright)], 1)
-    Image.fromarray(mixed).save(tmp_path / "mixed.png")
-    detector = type(service.models.judging["auto"].face_detector)
-    detect = detector.detect
-
-    def see(self: object, photo: np.ndarray, rotate: bool = False) -> list:
-        return [face for face in detect(self, photo, rotate) if rotate or face.turns == 0]
-
-    monkeypatch.setattr(detector, "detect", see)
+    Image.fromarray(lying).save(tmp_path / "lying.png")
     for rotate in (False, True):  # the same upload
         choices = Choices(emotion="surprise", expression_strength=1.0, rotate=rotate)
-        shown = pixels(service.preview(str(tmp_path / "mixed.png"), choices))
-        assert (shown != mixed)[:, :256].any()
-        assert (shown != mixed)[:, 256:].any() == rotate
+        shown = pixels(service.preview(str(tmp_path / "lying.png"), choices))
+        assert (shown != lying)[:, :256].any()
+        assert (shown != lying)[:, 256:].any() == rotate
 
 
 def test_bad_choices_of_a_preview_are_told(service: ProtectionService, tmp_path: Path) -> None:
@@ -202,14 +197,6 @@ def test_bad_choices_of_a_preview_are_told(service: ProtectionService, tmp_path:
     Image.new("RGB", (99, 99)).save(tmp_path / "empty.png")
     with pytest.raises(NoFaceError):
         service.preview(str(tmp_path / "empty.png"), Choices())
-
-
-def test_composed_expression_is_previewed(
-    service: ProtectionService, editing_pipeline: MAPPipeline
-) -> None:
-    [alone] = editing_pipeline.edit_expression(ASTRONAUT, "closed_smile", 1.0)
-    shown = service.preview(str(ASTRONAUT), Choices("closed_smile", 1.0))
-    np.testing.assert_array_equal(pixels(shown), pixels(alone))
 
 
 def sitting() -> Sitting:
