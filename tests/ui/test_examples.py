@@ -16,7 +16,11 @@ from map_pipeline.images import MIN_SIDE, load_image, to_array
 LINES = json.loads((EXAMPLES / "examples.json").read_text())
 MAX_BYTES = 3_000_000
 PICTURES_OF_README = {
-    f"results/{name}" for name in ("before_after.jpg", "page.jpg", "expressions.jpg", "card.jpg")
+    f"results/{name}"
+    for name in (
+        *("before_after.jpg", "page.jpg", "expressions.jpg", "card.jpg"),
+        *("lineup.png", "visible_change.png"),
+    )
 }
 BUILT_BY = {"README.md", "build.py", "card.py", "examples.json", *PICTURES_OF_README}
 # How far beyond its box, in sides of the box, the surroundings of a face reach that may change.
