@@ -6,10 +6,12 @@ most one photo; the same command continues it.
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from multiprocessing import Queue, get_context
+from multiprocessing import Queue, get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -401,8 +403,17 @@ def protect_in_worker(job: Job, units: Sequence[Unit]) -> list[Result]:
     return list(_worker.protect_all(job, units))
 
 
+def _end_with_parent() -> None:
+    """Workers wait for work, and would do so for ever if the process that gives it was killed."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
 def _start_worker(factory: Callable[[], Evaluation], ranks: Queue, workers: int) -> None:
     global _worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(max((os.cpu_count() or 1) // workers, 1))
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.get() % torch.cuda.device_count())
