@@ -43,7 +43,7 @@ class CheckpointMixin:
                 f"`checkpoint` must be whole and fit this version, got {path}: {error}"
             ) from error
         if "recognisers" not in kwargs and (arcface := find_arcface()) is not None:
-            pipe.recognisers["arcface"] = arcface.requires_grad_(False).to(kwargs["dtype"])
+            pipe.recognisers["arcface"] = arcface.requires_grad_(False).to(pipe.recognisers.dtype)
         return pipe
 
     @classmethod

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from map_pipeline.places import Box, numbers
 
@@ -138,6 +138,21 @@ class FaceReport:
         values["box"] = list(self.box)
         values["photo"] = None if self.photo is None else self.photo.to_dict()
         return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        photo = values.get("photo")  # unknown to reports of old
+        return cls(
+            **{
+                **values,
+                "psnr": float("inf") if values["psnr"] is None else values["psnr"],
+                "box": _four(values["box"]),
+                "photo": None if photo is None else PhotoReport.from_dict(photo),
+                "recognisers": [RecogniserReport(**one) for one in values["recognisers"]],
+                "expressions": [ExpressionReport(**one) for one in values["expressions"]],
+            }
+        )
 
     def to_json(self) -> str:
         """The report as indented JSON."""

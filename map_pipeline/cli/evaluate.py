@@ -1,6 +1,7 @@
 """`map-protect evaluate`: options in, a folder with results, tables, charts and one page out."""
 
 import functools
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -92,6 +93,8 @@ def measure(options: Options) -> tuple[list["Table"], str]:
     attributes, strangers = attributes_of(options, evaluation.photos)
     folder = Path(options.model.checkpoint or bundled_checkpoint())
     hashes = weight_hashes(evaluation.pipe, folder if folder.is_dir() else None)
+    for path in options.judge:  # others would be compared with what these saw
+        hashes[path.stem] = hashlib.sha256(path.read_bytes()).hexdigest()
     factory = functools.partial(build, options)
     evaluation.run({"weights": hashes}, options.workers, factory)
     problems = [*evaluation.photos.problems, *evaluation.gallery.problems, *strangers]

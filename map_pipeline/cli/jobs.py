@@ -15,6 +15,7 @@ from map_pipeline.files import check_new
 from map_pipeline.video.reading import SUFFIXES as CLIP_SUFFIXES
 
 OUTPUT_SUFFIXES = (".png", ".jpg", ".jpeg")
+RESULT_EXISTS = "its result exists"  # why a photo is skipped
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def plan_jobs(
     recursive: bool = False,
     overwrite: bool = False,
     skip_existing: bool = False,
+    also_read: Sequence[Path] = (),
 ) -> Plan:
     """Pair every photo with an output of its own.
 
@@ -59,25 +61,30 @@ def plan_jobs(
         recursive: go into the folders of a folder.
         overwrite: outputs may replace files, but never one that is read.
         skip_existing: photos whose output is there are left out.
+        also_read: photos that are read besides those to protect.
 
     Raises:
-        InvalidImageError: a folder without photos, or an output that doesn't fit the input.
+        InvalidImageError: nothing there, a folder without photos, or an output that doesn't fit
+            the input.
         UnknownOptionError: an output would replace a file.
     """
     if overwrite and skip_existing:
         raise UnknownOptionError("`--overwrite` must not be given with --skip-existing.")
     if same_file(source, output):
         raise InvalidImageError(f"`OUT` must differ from `IN`, got {output.name!r} for both.")
+    if not source.exists():
+        raise InvalidImageError(f"`IN` must exist, got {source.name!r}.")
     if source.is_dir():
         plan = _plan_folder(source, output, recursive)
     else:
         plan = Plan([Job(source.name, source, _output_file(source, output))], {})
     existing = [job for job in plan.jobs if os.path.lexists(job.output)]
     if skip_existing:
-        done = dict.fromkeys((job.name for job in existing), "its result exists")
+        done = dict.fromkeys((job.name for job in existing), RESULT_EXISTS)
         jobs = [job for job in plan.jobs if job.name not in done]
         return Plan(jobs, plan.skipped | done)
-    check_no_input("OUT", [job.output for job in existing], plan.jobs)
+    read = [*(job.source for job in plan.jobs), *also_read]
+    check_no_input("OUT", [job.output for job in existing], read)
     if existing and not overwrite:
         first = existing[0].output.name
         got = repr(first) if len(existing) == 1 else f"{first!r} and {len(existing) - 1} more"
@@ -88,32 +95,35 @@ def plan_jobs(
     return plan
 
 
-def check_no_input(option: str, paths: Iterable[Path], jobs: Iterable[Job]) -> None:
+def check_no_input(option: str, paths: Iterable[Path], read: Iterable[Path]) -> None:
     """Refuse to write over a photo that is read, also by another name of it.
 
     Raises:
         UnknownOptionError: one of `paths` is an input.
     """
-    inputs = {_identity(job.source) for job in jobs} - {None}
+    inputs = {_identity(one) for one in read} - {None}
     for path in paths:
         if _identity(path) in inputs:
             raise UnknownOptionError(
-                f"`{option}` must not be a photo to protect, got {path.name!r}."
+                f"`{option}` must not be a photo that is read, got {path.name!r}."
             )
 
 
-def check_report(report: Path, jobs: Sequence[Job], replace: bool) -> None:
+def check_report(
+    report: Path, jobs: Sequence[Job], replace: bool, also_read: Iterable[Path] = ()
+) -> None:
     """Refuse a report that would replace a photo, a result, or any file.
 
     Args:
         replace: an existing report may be replaced.
+        also_read: photos that are read besides those of the jobs.
 
     Raises:
         UnknownOptionError: the path is a folder, an input, an output, or exists.
     """
     if report.is_dir():
         raise UnknownOptionError(f"`--report` must be a file, got the folder {report.name!r}.")
-    check_no_input("--report", [report], jobs)
+    check_no_input("--report", [report], [*(job.source for job in jobs), *also_read])
     if any(same_file(report, job.output) for job in jobs):
         raise UnknownOptionError(
             f"`--report` must differ from `OUT`, got {report.name!r} for both."
@@ -180,6 +190,9 @@ def _entries(folder: Path, output: Path, recursive: bool) -> Iterator[Path]:
     except PermissionError:
         yield folder
         return
+    if not os.access(folder, os.X_OK):  # its names can be listed, but nothing else is known
+        yield folder
+        return
     for path in entries:
         if path.name.startswith(".") or same_file(path, output):
             continue
@@ -194,7 +207,7 @@ def _reason_to_skip(path: Path) -> str | None:
     from map_pipeline.images import SUFFIXES
 
     if path.is_dir():
-        if not os.access(path, os.R_OK):
+        if not os.access(path, os.R_OK | os.X_OK):
             return "a folder that can't be read"
         return "a link to a folder" if path.is_symlink() else "a folder; --recursive goes into it"
     if path.is_symlink() and not path.exists():

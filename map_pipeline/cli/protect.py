@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from map_pipeline.cli.jobs import (
+    RESULT_EXISTS,
     Job,
     Plan,
     check_report,
@@ -120,6 +121,7 @@ def run(options: Options) -> int:
         recursive=options.recursive,
         overwrite=options.overwrite,
         skip_existing=options.skip_existing,
+        also_read=also_read(options),
     )
     report = Report.open(options, plan)
     folder = options.output.parent if is_output_file(options.output) else options.output
@@ -140,7 +142,14 @@ def run(options: Options) -> int:
     if failures:
         print(f"{len(failures)} of {len(plan.jobs)} photos failed.", file=sys.stderr)
         return 1
-    return check_requirements(report.faces, options.require, all_faces=options.faces != "largest")
+    known = {**report.earlier(plan.skipped), **report.faces}
+    unmet = check_requirements(known, options.require, all_faces=options.faces != "largest")
+    unknown = [n for n, why in plan.skipped.items() if why == RESULT_EXISTS and n not in known]
+    if options.require and unknown:
+        text = "no earlier report says what became of what was skipped"
+        print(f"map-protect: {', '.join(unknown)}: --require: {text}.", file=sys.stderr)
+        return 3
+    return unmet
 
 
 class Report:
@@ -167,10 +176,18 @@ class Report:
         path = options.report
         if path is None:
             return cls(None, {})
-        check_report(path, plan.jobs, options.overwrite or options.skip_existing)
+        replace = options.overwrite or options.skip_existing
+        check_report(path, plan.jobs, replace, also_read(options))
         check_writable("--report", path.parent)
         goes_on = options.skip_existing and path.exists()
         return cls(path, read_report(path) if goes_on else {})
+
+    def earlier(self, names: Iterable[str]) -> dict[str, list["FaceReport"]]:
+        """What the earlier report says of these photos; without those that it doesn't know."""
+        from map_pipeline.report import FaceReport
+
+        known = [name for name in names if name in self._content]
+        return {n: [FaceReport.from_dict(one) for one in self._content[n]] for n in known}
 
     def add(self, name: str, faces: list["FaceReport"]) -> None:
         """Note a photo; the file is whole at any time."""
@@ -197,6 +214,12 @@ def read_report(path: Path) -> dict[str, Any]:
             f"`--report` must be an earlier report with --skip-existing, got {path.name!r}."
         )
     return content
+
+
+def also_read(options: Options) -> list[Path]:
+    """The pictures of a target and of an expression, which must not be replaced either."""
+    given = (Path(options.target), options.expression_of)
+    return [path for path in given if path is not None and path.is_file()]
 
 
 def notice_own_target(pipe: "MAPPipeline", target: str) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from map_pipeline.cli.jobs import Job, check_report, same_file
+from map_pipeline.cli.jobs import Job, check_no_input, check_report, same_file
 from map_pipeline.cli.options import check_writable, load_pipeline
 from map_pipeline.config import MODES
 from map_pipeline.errors import InvalidVideoError, UnknownOptionError
@@ -70,6 +70,8 @@ def plan_clip(options: "Options") -> Job:
         if getattr(options, name):
             option = f"--{name.replace('_', '-')}"
             raise UnknownOptionError(f"`{option}` must not be given for a clip.")
+    from map_pipeline.cli.protect import also_read
+
     source, output = options.input, options.output
     if output.is_dir() or not output.suffix:
         output = output / f"{source.stem}.mp4"
@@ -77,8 +79,9 @@ def plan_clip(options: "Options") -> Job:
     if same_file(source, output):
         raise InvalidVideoError(f"`OUT` must differ from `IN`, got {output.name!r} for both.")
     check_new("OUT", output, options.overwrite)
+    check_no_input("OUT", [output], [source, *also_read(options)])
     job = Job(source.name, source, output)
     if options.report is not None:
-        check_report(options.report, [job], options.overwrite)
+        check_report(options.report, [job], options.overwrite, also_read(options))
         check_writable("--report", Path(options.report).parent)
     return job

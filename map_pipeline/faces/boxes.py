@@ -47,6 +47,10 @@ class OnnxNetwork:
         self._file_name = file_name
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        """A lock and an open session can't be pickled; a copy opens its own."""
+        return type(self), (self._file_name,)
+
     def __call__(self, array: np.ndarray) -> list[np.ndarray]:
         """Run the network on its one input."""
         with self._lock:  # cached_property alone could open two sessions

@@ -25,7 +25,8 @@ from torch.optim import Adam
 
 from map_pipeline.diffusion.conditioner import FaceConditioner
 from map_pipeline.diffusion.map_network import MAPNetwork
-from map_pipeline.diffusion.unet import compile_network, patch_size
+from map_pipeline.diffusion.unet import compile_network, crop_size, patch_size
+from map_pipeline.errors import InvalidImageError
 from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.expression.motion import count_motions
 from map_pipeline.expression.space import ExpressionSpace
@@ -95,6 +96,10 @@ def train_map(
     torch.manual_seed(config.seed)
     objectives = with_weights(objectives_for(config.protection), **config.weights)
     check_resumable(out / SUMMARY, config, asdict(config).keys() - RESUMABLE_FIELDS)
+    if (side := faces.images.shape[-1]) != crop_size(prior[0]):
+        raise InvalidImageError(
+            f"`faces` must have {crop_size(prior[0])} px a side, as the prior has, got {side}."
+        )
     # 1. What stays the same: the faces, inverted and embedded.
     device, scheduler = accelerator.device, prior[2]
     recognisers, classifiers = _moved(recognisers, device), _moved(classifiers, device)

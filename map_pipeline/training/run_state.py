@@ -140,9 +140,9 @@ def check_resumable(summary: Path, config: Any, fixed: Iterable[str]) -> None:
     before = json.loads(summary.read_text())["config"]
     now = json.loads(json.dumps(asdict(config)))  # tuples as lists
     for name in sorted(fixed):
-        if before[name] != now[name]:
+        if before.get(name) != now[name]:
             raise UnknownOptionError(
-                f"`{name}` must stay {before[name]}, as in the run that {out} holds, "
+                f"`{name}` must stay {before.get(name)}, as in the run that {out} holds, "
                 f"got {now[name]}."
             )
 

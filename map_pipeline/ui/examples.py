@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from map_pipeline.report import ExpressionReport, FaceReport, PhotoReport, RecogniserReport
+from map_pipeline.report import FaceReport
 
 FILES = ("photo", "protected", "report")
 
@@ -49,22 +49,6 @@ def _example(folder: Path, entry: dict[str, Any]) -> Example:
         photo=photo,
         protected=protected,
         report=report,
-        reports=[_report(one) for one in json.loads(report.read_text())],
+        reports=[FaceReport.from_dict(one) for one in json.loads(report.read_text())],
         **{name: entry[name] for name in ("caption", "emotion", "target", "mode", "seed")},
-    )
-
-
-def _report(values: dict[str, Any]) -> FaceReport:
-    """The inverse of `FaceReport.to_dict`."""
-    psnr = float("inf") if values["psnr"] is None else values["psnr"]
-    photo = values.get("photo")  # unknown to reports of old
-    return FaceReport(
-        **{
-            **values,
-            "psnr": psnr,
-            "box": tuple(values["box"]),
-            "photo": None if photo is None else PhotoReport.from_dict(photo),
-            "recognisers": [RecogniserReport(**one) for one in values["recognisers"]],
-            "expressions": [ExpressionReport(**one) for one in values["expressions"]],
-        }
     )

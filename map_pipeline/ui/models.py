@@ -50,7 +50,7 @@ def prepare_models(pipe: MAPPipeline, device: str | None = None) -> Models:
     pipe.to(device)
     protecting = by_detector(pipe)
     judging = by_detector(judge) if judge else protecting
-    for one in judging.values():
+    for one in [*judging.values(), *protecting.values()]:
         _ = one.face_detector  # loaded now, before several visitors ask for it at once
     zero_gpu = bool(os.environ.get("SPACES_ZERO_GPU"))
     seconds = None if zero_gpu else expected_seconds(pipe, device)

@@ -5,6 +5,7 @@ call gets all it needs and hands back plain values.
 """
 
 import copy
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from PIL import Image
 
 from map_pipeline.errors import (
+    CheckpointError,
     FaceTooSmallError,
     InvalidImageError,
     NoFaceError,
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from map_pipeline.pipeline import MAPPipeline
     from map_pipeline.robustness import RobustnessCheck
     from map_pipeline.ui.models import Models
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -354,7 +359,9 @@ class ProtectionService:
             self._models = load()
             self._loaded.set_result(self._models)
         except BaseException as error:  # raised for everybody who asks for the models
-            self._loaded.set_exception(error)
+            logger.exception("The networks can't be loaded")
+            known = CheckpointError(texts.NO_NETWORKS) if isinstance(error, Exception) else error
+            self._loaded.set_exception(known)
 
     def _check_target(self, picture: Image.Image, detector: str) -> None:
         try:

@@ -207,7 +207,7 @@ def _count(environment: Mapping[str, str], name: str, default: int) -> int:
 
 
 def _check_choice(name: str, value: Any, choices: Collection[str]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise UnknownOptionError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
 
 

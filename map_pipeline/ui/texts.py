@@ -135,6 +135,7 @@ SAME_PHOTO = (
     "Compared with the very same photo, which is the hardest test. For the honest one, add another "
     "photo of you below."
 )
+NO_NETWORKS = "The networks of this page can't be loaded. Please tell whoever runs it."
 WRONG_ON_OUR_SIDE = "Something went wrong on our side. Please try again, or choose another photo."
 EMPTY_RESULT = """<div class="map-empty"><p><b>Your result appears here</b></p>
 <p>Choose a photo, or try an example: its result appears immediately.</p></div>"""

@@ -59,7 +59,8 @@ def _copy(clip: Clip, source: Any, file: Any, form: str, change: Change) -> None
         encoder.width, encoder.height = (side + side % 2 for side in clip.size)
         encoder.pix_fmt = "yuv420p"
         encoder.time_base = clip.time_base
-        encoder.colorspace, encoder.color_primaries, encoder.color_trc = clip.colours
+        matrix, encoder.color_primaries, encoder.color_trc = clip.colours
+        encoder.colorspace = matrix or BT709  # 0 is RGB, which 4:2:0 can't be
         if clip.pixel_aspect is not None:
             encoder.sample_aspect_ratio = clip.pixel_aspect
         sound = _begin(target, source.streams.audio, form)
@@ -105,7 +106,7 @@ def _encodable(clip: Clip, frame: Frame, pixels: np.ndarray) -> Any:
     height, width = pixels.shape[:2]
     if height % 2 or width % 2:
         pixels = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-    matrix = "itu709" if clip.colours[0] == BT709 else "itu601"
+    matrix = "itu709" if clip.colours[0] in (0, BT709) else "itu601"
     picture = import_av().VideoFrame.from_ndarray(pixels, format="rgb24")
     picture = picture.reformat(format="yuv420p", dst_colorspace=matrix)
     picture.pts, picture.time_base = frame.pts, clip.time_base

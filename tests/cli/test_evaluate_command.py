@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ASTRONAUT, exit_code
+from conftest import ASTRONAUT, exit_code, tiny_recogniser
 from PIL import Image
 
 from map_pipeline.cli.main import main
 from map_pipeline.evaluation.results import photos_file, results_file
 from map_pipeline.evaluation.suite import PARTS
+from map_pipeline.training import teachers
 
 ROOT = Path(__file__).parents[2]
 QUICK = [
@@ -88,6 +89,18 @@ def test_everything_is_written(
     assert "no protection" in shown
     assert "nobody: has attributes" in shown
     assert len(units(results_file(out))) == 2 * 2 * 2 * 3  # photos, styles, methods, recognisers
+
+
+def test_other_judges_need_a_folder_of_their_own(
+    evaluate: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They'd be compared with what the first ones saw."""
+    monkeypatch.setattr(teachers, "load_teacher", lambda path: tiny_recogniser(path.stem))
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.onnx").write_text(name)
+    assert evaluate(*QUICK, "--judge", str(tmp_path / "one.onnx")) == 0
+    assert evaluate(*QUICK, "--judge", str(tmp_path / "one.onnx")) == 0
+    assert evaluate(*QUICK, "--judge", str(tmp_path / "two.onnx")) == 2
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,12 @@ def never_called(*_args: object, **_settings: object) -> None:
         (["me.png", "out.png", "--report", "other.png", "--skip-existing"], "--report"),
         (["me.png", "out.png", "--report", "out.png"], "--report"),
         (["me.png", "out.png", "--report", "folder"], "--report"),
+        (["me.png", "other.png", "--target", "other.png", "--overwrite"], "OUT"),
+        (["me.png", "other.png", "--expression-of", "other.png", "--overwrite"], "OUT"),
+        (
+            ["me.png", "a.png", "--target", "other.png", "--report", "other.png", "--overwrite"],
+            "--report",
+        ),
         ([".", "."], "OUT"),
         ([".", "../d"], "OUT"),
     ],
@@ -102,6 +108,32 @@ def test_no_file_of_the_user_is_replaced(
     assert protect(*arguments) == 2
     assert f"`{option}` must" in capsys.readouterr().err
     assert digests(folder) == before
+
+
+def test_a_missing_photo_is_named_before_any_work(
+    tmp_path: Path,
+    protect: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(MAPPipeline, "from_pretrained", never_called)
+    assert protect(tmp_path / "mistyped.png", tmp_path / "new" / "out.png") == 2
+    assert "mistyped.png" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_skipped_is_still_required(
+    protect: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Tiny networks see the same face as before: not protected, in a run that goes on neither."""
+    source, out, report = portrait(tmp_path / "me.png"), tmp_path / "out.png", tmp_path / "r.json"
+    asked = ["--require", "dodging", "--refine-steps", "0"]
+    assert protect(source, out, "--report", report, *asked) == 3
+    assert protect(source, out, "--report", report, *asked, "--skip-existing") == 3
+    assert "still recognised" in capsys.readouterr().err
+    assert protect(source, out, *asked, "--skip-existing") == 3
+    assert "no earlier report" in capsys.readouterr().err
+    assert protect(source, out, "--skip-existing") == 0
 
 
 def test_results_are_replaced_only_where_asked(protect: Callable, tmp_path: Path) -> None:

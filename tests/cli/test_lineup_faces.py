@@ -177,5 +177,5 @@ def test_the_command_shows_the_edits_of_the_pipeline(tmp_path: Path) -> None:
     assert main(["lineup", "faces", *given]) == 0
     assert {line["shown"] for line in key_of(out)} == {"real", "strength 1"}
     with Image.open(out / "sheet-1.png") as sheet:
-        assert sheet.size == (COLUMNS * (SIDE + GAP), SIDE + CAPTION + GAP)
+        assert sheet.size == (2 * (SIDE + GAP), SIDE + CAPTION + GAP)
     assert main(["lineup", "faces", *given]) == 2

@@ -1,7 +1,16 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
-from map_pipeline.faces.boxes import MAX_TILES, level_scales, suppress_overlaps, tile_corners
+from map_pipeline.faces.boxes import (
+    MAX_TILES,
+    BoxFinder,
+    level_scales,
+    suppress_overlaps,
+    tile_corners,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +28,14 @@ def test_pyramid_is_bounded_and_covers_the_photo(size: tuple[int, int]) -> None:
             total += 1
         assert covered.all()
     assert total <= MAX_TILES
+
+
+def test_a_used_finder_can_be_copied() -> None:
+    finder = BoxFinder()
+    photo = np.zeros((96, 96, 3), np.uint8)
+    finder.find(photo)
+    for twin in (copy.deepcopy(finder), pickle.loads(pickle.dumps(finder))):
+        np.testing.assert_array_equal(twin.find(photo)[0], finder.find(photo)[0])
 
 
 def test_suppression_keeps_the_best_box_of_a_place() -> None:
