@@ -343,6 +343,16 @@ def _connect_protection(handlers: Handlers, parts: SimpleNamespace) -> None:
     at_work.end(jobs)
 
 
+def _json_of(schema: dict[str, Any], value: Any = None) -> gr.JSON:
+    """JSON that programs and MCP clients know the kind of; Gradio's own type fits no schema.
+
+    (A class of its own would make Gradio write a stub file beside this one.)
+    """
+    one = gr.JSON(value, visible=False)
+    one.api_info = lambda: schema
+    return one
+
+
 def _add_endpoints(
     endpoints: Endpoints, parts: SimpleNamespace, first: gr.Image, second: gr.Image
 ) -> None:
@@ -350,11 +360,13 @@ def _add_endpoints(
     top, form = parts.top, parts.form
     api, data = gr.Button(visible=False), gr.JSON(visible=False)
     file, text = gr.File(visible=False), gr.Textbox(visible=False)
-    action_units, emotions = gr.JSON(visible=False), gr.JSON(visible=False)
+    action_units, emotions = (_json_of({"type": "object"}) for _ in range(2))
+    faces = _json_of({"type": "array", "items": {"type": "integer"}}, [])
     photos = gr.File(file_count="multiple", visible=False)
     clip, people = gr.File(visible=False), gr.Textbox("largest", visible=False)
     common = [one for one in form.choices if one is not form.faces]
-    protect = [top.photo, form.own_target, *form.choices, action_units, emotions]
+    chosen = [faces if one is form.faces else one for one in form.choices]
+    protect = [top.photo, form.own_target, *chosen, action_units, emotions]
     batch = [photos, form.own_target, *common, action_units]
     names = ("emotion", "expression_strength", "target", "consent")
     rest = ("mode", "margin", "steps", "detector", "seed", "random_seed", "expression_of")
@@ -363,7 +375,7 @@ def _add_endpoints(
         *(getattr(form, name) for name in rest), action_units,
     ]  # fmt: skip
     preview = [
-        top.photo, form.emotion, form.expression_strength, form.faces, form.detector, form.rotate,
+        top.photo, form.emotion, form.expression_strength, faces, form.detector, form.rotate,
         form.expression_of, action_units, emotions,
     ]  # fmt: skip
     for endpoint, given, returned, name in (

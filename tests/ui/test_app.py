@@ -97,6 +97,14 @@ def test_programs_find_the_endpoints_with_their_descriptions(client: Client) -> 
     assert required == ["photo"]
 
 
+def test_what_mcp_clients_are_told_of_arguments_is_a_schema(client: Client) -> None:
+    for endpoint in client.view_api(return_format="dict")["named_endpoints"].values():
+        for one in endpoint["parameters"]:
+            kinds = json.dumps(one["type"])
+            assert '"type": {}' not in kinds, (one["parameter_name"], kinds)
+            assert '"enum": []' not in kinds, (one["parameter_name"], kinds)
+
+
 @pytest.mark.slow
 def test_faces_are_listed_and_chosen_by_number(client: Client) -> None:
     faces = client.predict(handle_file(VIDEO_CALL), api_name="/detect")
@@ -465,16 +473,20 @@ def test_a_public_page_can_limit_its_visitors(
 
 
 @pytest.mark.slow
-def test_page_stands_while_networks_load_and_tells_why_they_dont(
+def test_page_stands_without_networks_and_its_log_says_why_there_are_none(
     tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Visitors aren't told where files of the server lie."""
+
     def load() -> Models:
-        raise CheckpointError("`checkpoint` must be a folder, got a file.")
+        raise CheckpointError("`checkpoint` must be a folder, got /srv/secret.")
 
     caplog.set_level(logging.ERROR)
     settings = PageSettings(checkpoint=tiny_checkpoint)
     with (
         running_page(settings, load, gpu=pickling_gpu) as page,
-        pytest.raises(AppError, match="checkpoint must be a folder"),
+        pytest.raises(AppError, match="networks of this page") as told,
     ):
         protect(Client(page.local_url, verbose=False), ASTRONAUT)
+    assert "/srv/secret" not in str(told.value)
+    assert "/srv/secret" in caplog.text
