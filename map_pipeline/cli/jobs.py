@@ -73,7 +73,7 @@ def plan_jobs(
     if same_file(source, output):
         raise InvalidImageError(f"`OUT` must differ from `IN`, got {output.name!r} for both.")
     if not source.exists():
-        raise InvalidImageError(f"`IN` must exist, got {source.name!r}.")
+        raise InvalidImageError(f"`IN` must be an existing file or folder, got {source.name!r}.")
     if source.is_dir():
         plan = _plan_folder(source, output, recursive)
     else:
