@@ -1,5 +1,6 @@
 """`map-protect protect`: protect one photo, every photo of a folder, or a clip."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -142,10 +143,12 @@ def run(options: Options) -> int:
     if failures:
         print(f"{len(failures)} of {len(plan.jobs)} photos failed.", file=sys.stderr)
         return 1
+    if not options.require:
+        return 0
     known = {**report.earlier(plan.skipped), **report.faces}
     unmet = check_requirements(known, options.require, all_faces=options.faces != "largest")
     unknown = [n for n, why in plan.skipped.items() if why == RESULT_EXISTS and n not in known]
-    if options.require and unknown:
+    if unknown:
         text = "no earlier report says what became of what was skipped"
         print(f"map-protect: {', '.join(unknown)}: --require: {text}.", file=sys.stderr)
         return 3
@@ -183,11 +186,14 @@ class Report:
         return cls(path, read_report(path) if goes_on else {})
 
     def earlier(self, names: Iterable[str]) -> dict[str, list["FaceReport"]]:
-        """What the earlier report says of these photos; without those that it doesn't know."""
+        """What the earlier report says of these photos, of those that this version can read."""
         from map_pipeline.report import FaceReport
 
-        known = [name for name in names if name in self._content]
-        return {n: [FaceReport.from_dict(one) for one in self._content[n]] for n in known}
+        found = {}
+        for name in names:
+            with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+                found[name] = [FaceReport.from_dict(one) for one in self._content[name]]
+        return found
 
     def add(self, name: str, faces: list["FaceReport"]) -> None:
         """Note a photo; the file is whole at any time."""

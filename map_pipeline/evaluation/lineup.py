@@ -22,7 +22,7 @@ from map_pipeline.evaluation.answers import EDITED, EMOTION, LETTERS, PERSON, UN
 from map_pipeline.evaluation.dataset import PhotoSet
 from map_pipeline.evaluation.gallery import Embeddings
 from map_pipeline.evaluation.results import PhotoRow, photo_file, photos_file, read_rows
-from map_pipeline.evaluation.sheets import GAP, check_new, draw_sheet, write_sheets
+from map_pipeline.evaluation.sheets import GAP, check_no_sheets, draw_sheet, write_sheets
 from map_pipeline.faces.align import (
     arcface_template,
     extract_region,
@@ -96,7 +96,7 @@ def make_sheets(
         raise UnknownOptionError(
             f"`count` must be at least 1 and `untouched` in [0, 1], got {count} and {untouched}."
         )
-    check_new(out)
+    check_no_sheets(out)
     protected = protected_rows(runs, methods)
     names = sorted(protected)
     chance = random.Random(seed)

@@ -35,7 +35,7 @@ def draw_sheet(
     return sheet
 
 
-def check_new(out: Path) -> None:
+def check_no_sheets(out: Path) -> None:
     """Raise `UnknownOptionError` if a folder holds sheets already."""
     if (out / KEY).exists():
         raise UnknownOptionError(f"`--out` must be a new folder, got {out.name!r} with sheets.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from map_pipeline.errors import InvalidImageError, UnknownOptionError
 from map_pipeline.evaluation.answers import EDITED, EMOTION, REAL
 from map_pipeline.evaluation.expression_truth import NEUTRAL, CutOut, Edit
-from map_pipeline.evaluation.sheets import check_new, draw_sheet, write_sheets
+from map_pipeline.evaluation.sheets import check_no_sheets, draw_sheet, write_sheets
 from map_pipeline.expression.people import LabelledPhoto, PeoplePhotos
 from map_pipeline.images import to_pil
 
@@ -63,7 +63,7 @@ def make_sheets(
     """
     if count < 1:
         raise UnknownOptionError(f"`count` must be at least 1, got {count}.")
-    check_new(out)
+    check_no_sheets(out)
     photos = [one for one in people.photos if source in (None, one.source)]
     chosen = choose(photos, count, strengths, random.Random(seed))
     pictures = []

@@ -22,7 +22,7 @@ class RunConfig:
     """What all training runs can set; stored with the weights.
 
     Attributes:
-        batch_size: faces a step.
+        batch_size: examples a step.
         learning_rate: of Adam.
         warmup: updates until the learning rate is reached.
         cooldown: share of the run, at its end, in which the learning rate falls to 0.

@@ -133,7 +133,10 @@ def test_what_is_skipped_is_still_required(
     assert "still recognised" in capsys.readouterr().err
     assert protect(source, out, *asked, "--skip-existing") == 3
     assert "no earlier report" in capsys.readouterr().err
-    assert protect(source, out, "--skip-existing") == 0
+    report.write_text('{"me.png": [{"written": "by another version"}]}')
+    assert protect(source, out, "--report", report, *asked, "--skip-existing") == 3
+    assert "no earlier report" in capsys.readouterr().err
+    assert protect(source, out, "--report", report, "--skip-existing") == 0
 
 
 def test_results_are_replaced_only_where_asked(protect: Callable, tmp_path: Path) -> None:

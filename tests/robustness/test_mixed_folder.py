@@ -28,8 +28,8 @@ NOTES = {
     "two pictures.jpg": "further picture",
     "gamut/adobe.jpg": "Adobe RGB became sRGB",
     "gamut/p3.png": "Display P3 became sRGB",
-    "no end/plain.jpg": "no end",
-    "no end/flat.jpg": "no end",
+    "no end/plain.jpg": "end marker",
+    "no end/flat.jpg": "end marker",
 }
 """What the report says was lost; of all other photos nothing."""
 

@@ -476,7 +476,7 @@ def test_a_public_page_can_limit_its_visitors(
 def test_page_stands_without_networks_and_its_log_says_why_there_are_none(
     tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Visitors aren't told where files of the server lie."""
+    """No path of the server reaches visitors."""
 
     def load() -> Models:
         raise CheckpointError("`checkpoint` must be a folder, got /srv/secret.")
@@ -485,8 +485,8 @@ def test_page_stands_without_networks_and_its_log_says_why_there_are_none(
     settings = PageSettings(checkpoint=tiny_checkpoint)
     with (
         running_page(settings, load, gpu=pickling_gpu) as page,
-        pytest.raises(AppError, match="networks of this page") as told,
+        pytest.raises(AppError, match="networks of this page") as answer,
     ):
         protect(Client(page.local_url, verbose=False), ASTRONAUT)
-    assert "/srv/secret" not in str(told.value)
+    assert "/srv/secret" not in str(answer.value)
     assert "/srv/secret" in caplog.text
