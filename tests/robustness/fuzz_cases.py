@@ -4,7 +4,6 @@ import contextlib
 import faulthandler
 import gc
 import os
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 import hypothesis
 from hypothesis import strategies as st
+from page_process import memory
 
 HANG = 30  # seconds of computing from which an answer comes too late
 DEAD = 400  # seconds on the wall, of a machine that may be busy, after which a leg is ended
@@ -82,12 +82,6 @@ class Tally:
 
 def as_bytes(case: Any) -> bytes:
     return case if isinstance(case, bytes) else repr(case)[:5000].encode(errors="replace")
-
-
-def memory(pid: int | str = "self") -> float:
-    """Resident memory of a process, MB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
 
 def resting_memory(pid: int) -> float:

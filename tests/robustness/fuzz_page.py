@@ -1,15 +1,10 @@
 """Hostile pictures, names and paths for the running page."""
 
 import argparse
-import contextlib
-import os
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +18,15 @@ from fuzz_cases import (
     computing_time,
     resting_memory,
 )
-from fuzz_package import GIANT, ROOT
+from fuzz_package import GIANT
+from page_process import running_page
 
 # Rounds until the page's memory counts: Gradio has forty threads, and each keeps some from its
 # first photo on. After one round the page grew by 200 MB in a campaign, after five by 10 MB.
 WARMING = 5
+# By default each thread that works for the first time gets a pool of 150 MB or so, which looks like
+# a leak.
+SETTINGS = {"MALLOC_ARENA_MAX": "2"}
 # Names that an upload may claim; a browser sends any text.
 UPLOADS = [name for name in hostile.NAMES if len(name) < 300 and name.isprintable() and name]
 
@@ -37,9 +36,12 @@ def page_leg(tally: Tally, options: argparse.Namespace) -> Result:
     from gradio_client import Client, handle_file
     from gradio_client.exceptions import AppError
 
-    with running_page() as (url, process, log), tempfile.TemporaryDirectory() as folder:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_page([sys.executable, "app.py"], Path(folder), SETTINGS) as (url, process, _, log),
+    ):
         tally.clock = lambda: computing_time(process.pid)
-        client = Client(url, verbose=False, download_files=folder)
+        client = Client(url, verbose=False, download_files=f"{folder}/downloads")
         photo = Path(folder) / "photo"
 
         def throw(endpoint: str, content: bytes) -> bool:
@@ -74,7 +76,7 @@ def page_leg(tally: Tally, options: argparse.Namespace) -> Result:
             tally.throw(kind, case, lambda case=case, end=end: throw(end, case))
         tally.throw("/detect: a good photo at the end", b"", lambda: still_works(throw))
         after = resting_memory(process.pid)
-        written = Path(log).read_text(errors="replace")
+        written = log.read_text(errors="replace")
         if re.search(r"^\w+ at$", written, re.MULTILINE):  # how the page logs an error of its own
             row = tally.rows.setdefault("log of the page", Row("page", "log of the page"))
             tally.fail(row, written.encode(), "the log holds an error")
@@ -148,52 +150,3 @@ def judge_page(text: str) -> None:
     ours = ("image must", "faces must", "Choose a photo", "No face", "Face ", "This upload")
     if "Traceback" in text or "on our side" in text or not text.startswith(ours):
         raise AssertionError(f"a visitor reads: {text[:300]}")
-
-
-@contextlib.contextmanager
-def running_page() -> Iterator[tuple[str, subprocess.Popen, str]]:
-    """The page as `python app.py` starts it, in a process of its own."""
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder = tempfile.mkdtemp()
-    log = f"{folder}/log"
-    settings = {
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_SERVER_NAME": "127.0.0.1",
-        "GRADIO_TEMP_DIR": folder,
-        "PYTHONUNBUFFERED": "1",
-        # By default each thread that works for the first time gets a pool of 150 MB or so, which
-        # looks like a leak.
-        "MALLOC_ARENA_MAX": "2",
-    }
-    with open(log, "w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "app.py"],
-            cwd=ROOT,
-            env=os.environ | settings,
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            wait_for(f"http://127.0.0.1:{port}/", process)
-            yield f"http://127.0.0.1:{port}/", process, log
-        finally:
-            process.terminate()
-            process.wait(30)
-            shutil.rmtree(folder)
-
-
-def wait_for(url: str, process: subprocess.Popen) -> None:
-    import httpx
-
-    for _ in range(240):
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(url, timeout=5).status_code == 200:
-                return
-        if process.poll() is not None:
-            break
-        time.sleep(0.5)
-    raise RuntimeError("the page doesn't start")

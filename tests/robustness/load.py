@@ -7,24 +7,19 @@ Prints what happened as Markdown; exit code 1 if a rule of `broken_rules` doesn'
 
 import argparse
 import contextlib
-import os
-import re
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Barrier
 
-import httpx
 import numpy as np
 from gradio_client import Client, handle_file
 from gradio_client.utils import Status
+from page_process import ROOT, memory, running_page
 from PIL import Image, ImageOps
 
 from map_pipeline.config import EMOTIONS
@@ -34,9 +29,7 @@ from map_pipeline.ui.settings import PageSettings
 UNCHANGED = 0.2  # least share of a photo's values outside the face
 PREVIEWS = 4  # that a client asks for before it protects a photo
 PREVIEW_CHANGE = 20  # of 255, mean: more than an expression and JPEG change, less than two people
-ROOT = Path(__file__).parents[2]
 PORTRAITS = ("astronaut.png", "man-older-dark.png", "woman-young-tan.png", "hopper-grey.png")
-START_SECONDS = 120  # until the page must answer
 GROWTH = 100  # MB that the server may be larger at the end than after the one client
 SLOWDOWN = 0.2  # share of the one client's throughput that may be lost
 
@@ -228,7 +221,9 @@ def run(clients: int, seconds: float, steps: int, checkpoint: Path, keep_seconds
     """Start a page, load it with clients, and wait until it should have deleted their files."""
     with tempfile.TemporaryDirectory() as folder:
         paths = photos(clients, Path(folder))
-        with running_page(Path(folder), checkpoint, keep_seconds) as (url, process, cache, log):
+        command = [sys.executable, "-c", SERVER, str(checkpoint), str(keep_seconds)]
+        settings = {"TMPDIR": str(Path(folder) / "cache"), "PYTHONPATH": str(ROOT)}
+        with running_page(command, Path(folder), settings) as (url, process, cache, log):
             visitors = [Visitor(url, *one, steps) for one in enumerate(paths)]
             visitors[0].visit()  # the first one also waits for the networks to load
             alone = one_by_one(visitors)
@@ -239,55 +234,6 @@ def run(clients: int, seconds: float, steps: int, checkpoint: Path, keep_seconds
             wait_until_empty(cache, keep_seconds + min(SWEEP_SECONDS, keep_seconds) + 30)
             usage = (before, memory(process.pid, "VmHWM"), memory(process.pid))
             return Outcome(alone, together, usage, (left, len(files(cache))), log.read_text())
-
-
-@contextlib.contextmanager
-def running_page(
-    folder: Path, checkpoint: Path, keep_seconds: int
-) -> Iterator[tuple[str, subprocess.Popen, Path, Path]]:
-    """The page in a process of its own: address, process, folder of all its files, log."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    cache, log = folder / "cache", folder / "log"
-    cache.mkdir()
-    settings = {
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_SERVER_NAME": "127.0.0.1",
-        "GRADIO_TEMP_DIR": str(cache),
-        "TMPDIR": str(cache),
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
-    }
-    command = [sys.executable, "-c", SERVER, str(checkpoint), str(keep_seconds)]
-    with open(log, "w") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | settings, stdout=output, stderr=output
-        )
-    try:
-        url = f"http://127.0.0.1:{port}/"
-        wait_for(url, process, log)
-        yield url, process, cache, log
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
-    """Wait until the page answers."""
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(url, timeout=5).status_code == 200:
-                return
-        time.sleep(0.2)
-    raise RuntimeError(f"the page doesn't start:\n{log.read_text()[-2000:]}")
-
-
-def memory(pid: int, kind: str = "VmRSS") -> float:
-    """Resident memory of a process, MB; "VmHWM" is its peak."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(rf"{kind}:\s+(\d+)", status)[1]) / 1024
 
 
 def reset_peak(pid: int) -> None:
