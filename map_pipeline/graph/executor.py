@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from map_pipeline.errors import CheckpointError
+from map_pipeline.graph.int8 import new_weight, value_of
 
 Node = dict[str, Any]
 # One number for both axes, or (height, width).
@@ -64,19 +65,35 @@ class Conv(nn.Module):
         groups: int = 1,
         dilation: int = 1,
         bias: bool = True,
+        int8: bool = False,
     ) -> None:
         super().__init__()
         self.kernel, self.stride, self.padding = as_pair(kernel), as_pair(stride), padding
         self.groups, self.dilation = groups, dilation
-        self.weight = nn.Parameter(torch.empty(channels_out, channels_in // groups, *self.kernel))
+        self.weight = new_weight((channels_out, channels_in // groups, *self.kernel), int8)
         self.bias = nn.Parameter(torch.zeros(channels_out)) if bias else None
-        nn.init.kaiming_normal_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,I,H,W] -> [B,O,h,w]."""
         reach = [(side - 1) * self.dilation + 1 for side in self.kernel]
         x = pad_image(x, self.padding, reach, self.stride)
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        weight = value_of(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class Linear(nn.Module):
+    """A fully connected layer."""
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, int8: bool = False
+    ) -> None:
+        super().__init__()
+        self.weight = new_weight((out_features, in_features), int8)
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,I] -> [B,O]."""
+        return F.linear(x, value_of(self.weight), self.bias)
 
 
 class Affine(nn.Module):
@@ -120,7 +137,7 @@ def pad(x: Tensor, amounts: Sequence[int]) -> Tensor:
 
 LAYERS: dict[str, type[nn.Module]] = {
     "conv": Conv,
-    "linear": nn.Linear,
+    "linear": Linear,
     "affine": Affine,
     "prelu": nn.PReLU,
 }
@@ -151,7 +168,8 @@ class GraphNetwork(nn.Module):
 
     Args:
         nodes: the graph, sorted so that every node comes after its inputs. Weights are parameters
-            `layers.<node name>.weight` and so on.
+            `layers.<node name>.weight` and so on; with `"int8": true` in a convolution or linear
+            layer, the weight is an `Int8Weight`.
     """
 
     def __init__(self, nodes: Sequence[Node]) -> None:

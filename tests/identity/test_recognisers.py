@@ -14,7 +14,8 @@ from map_pipeline.identity.recognisers import FaceRecogniser, find_arcface, load
 
 CHECKPOINT = bundled_checkpoint()
 REFERENCE = json.loads((Path(__file__).parents[1] / "data" / "reference_outputs.json").read_text())
-RECOGNISERS = ("dlib_resnet", "mobilefacenet", "faceres", "mobileface")
+AGREEMENT = 0.995  # cosine that 8 bits a weight leave
+RECOGNISERS = ("dlib_resnet", "mobilefacenet", "faceres", "sface", "mobileface")
 
 
 def synthetic_image(size: int, index: int) -> np.ndarray:
@@ -51,7 +52,7 @@ def test_embeddings_equal_the_original_runtime(recogniser: FaceRecogniser, name:
         embeddings = recogniser.embed(synthetic_batch(recogniser.config.input_size))
     expected = torch.tensor(REFERENCE["outputs"][name])
     assert embeddings.shape == expected.shape == (2, recogniser.config.embedding_dim)
-    assert F.cosine_similarity(embeddings, expected).min() > 0.9999
+    assert F.cosine_similarity(embeddings, expected).min() > AGREEMENT
 
 
 def test_half_precision_files_load_as_float32(recogniser: FaceRecogniser) -> None:
@@ -259,7 +260,7 @@ def test_dlib_itself_gives_the_same_embedding() -> None:
         embeddings = FaceRecogniser.from_pretrained(
             CHECKPOINT / "recognisers" / "dlib_resnet"
         ).embed(crops)
-    assert F.cosine_similarity(embeddings, expected).min() > 0.9999
+    assert F.cosine_similarity(embeddings, expected).min() > AGREEMENT
 
 
 @pytest.mark.weights

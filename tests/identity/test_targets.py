@@ -16,7 +16,7 @@ from map_pipeline.hub import bundled_checkpoint
 from map_pipeline.identity.recognisers import FaceRecogniser
 from map_pipeline.identity.targets import TargetBank, choose_target
 
-RECOGNISERS = ["dlib_resnet", "mobilefacenet", "faceres", "mobileface"]
+RECOGNISERS = ["dlib_resnet", "mobilefacenet", "faceres", "sface", "mobileface"]
 ENLARGEMENT = 3
 PADDING = 60  # px of the enlarged picture
 MAX_REALIGNMENT = 3.0  # px at the corners of the composite

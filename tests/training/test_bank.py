@@ -65,3 +65,13 @@ def test_nothing_is_written_without_a_composite(tmp_path: Path, tiny_checkpoint:
     assert len(said) == len(GROUPS)
     assert all("0 candidates: too few" in line for line in said)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_recognisers_of_the_checkpoint_look_for_strangers(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    faces, strangers = write_folder(tmp_path / "faces", 3), tmp_path / "strangers"
+    strangers.mkdir()
+    Image.new("RGB", (64, 64), "grey").save(strangers / "wall.png")
+    with pytest.raises(NoFaceError, match="`impostors` must show faces"):
+        build_bank(faces, tmp_path / "out", tiny_checkpoint, strangers)
