@@ -107,8 +107,9 @@ class FaceRecogniser(ModelMixin, ConfigMixin):
             torch.tensor(value, device=crops.device).view(1, 3, 1, 1)
             for value in (self.config.mean, self.config.std)
         )
-        normalised = (crops.float() * 255 - mean) / std
-        return self.network(normalised.to(self.dtype)).float()
+        normalised = ((crops.float() * 255 - mean) / std).to(self.dtype)
+        # Depthwise convolutions are a quarter faster with channels last on a CPU.
+        return self.network(normalised.contiguous(memory_format=torch.channels_last)).float()
 
     def forward(self, images: Tensor, landmarks: Tensor) -> Tensor:
         """Embeddings of length 1, differentiable with respect to `images`.
