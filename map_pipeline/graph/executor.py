@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from map_pipeline.errors import CheckpointError
-from map_pipeline.graph.int8 import new_weight, value_of
+from map_pipeline.graph.int8 import Int8Weight, value_of
 
 Node = dict[str, Any]
 # One number for both axes, or (height, width).
@@ -70,8 +70,11 @@ class Conv(nn.Module):
         super().__init__()
         self.kernel, self.stride, self.padding = as_pair(kernel), as_pair(stride), padding
         self.groups, self.dilation = groups, dilation
-        self.weight = new_weight((channels_out, channels_in // groups, *self.kernel), int8)
+        shape = (channels_out, channels_in // groups, *self.kernel)
+        self.weight = Int8Weight(shape) if int8 else nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.zeros(channels_out)) if bias else None
+        if not int8:
+            nn.init.kaiming_normal_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,I,H,W] -> [B,O,h,w]."""
@@ -81,15 +84,16 @@ class Conv(nn.Module):
         return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
-class Linear(nn.Module):
+class Linear(nn.Linear):
     """A fully connected layer."""
 
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, int8: bool = False
     ) -> None:
-        super().__init__()
-        self.weight = new_weight((out_features, in_features), int8)
-        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        super().__init__(in_features, out_features, bias)
+        if int8:
+            del self.weight
+            self.weight = Int8Weight((out_features, in_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,I] -> [B,O]."""

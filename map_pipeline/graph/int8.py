@@ -35,15 +35,6 @@ class Int8Weight(nn.Module):
         return self.values * scale.view(-1, *[1] * (self.values.dim() - 1))
 
 
-def new_weight(shape: Sequence[int], int8: bool) -> nn.Parameter | Int8Weight:
-    """A weight of a layer: random, or zeros to be filled."""
-    if int8:
-        return Int8Weight(shape)
-    weight = nn.Parameter(torch.empty(*shape))
-    nn.init.kaiming_normal_(weight)
-    return weight
-
-
 def value_of(weight: Tensor | nn.Module) -> Tensor:
     """What a layer computes with."""
     return weight if isinstance(weight, Tensor) else weight()
