@@ -277,7 +277,7 @@ def report_of(*dodged: float, left: bool = False) -> VideoReport:
     ]
     person = PersonReport("happy", {"smile": 0.5}, None, None, 10, [0.0], [(0.0, 0.4)], judges)
     gone = [Unprotected(0.0, 0.4, "too small")] if left else []
-    return VideoReport(10, 0.4, 64, 64, 1.0, "bundled", [person], gone)
+    return VideoReport(10, 0.4, 64, 64, 1.0, "bundled", [person], gone, ["its end is lost"])
 
 
 @pytest.mark.parametrize(
@@ -297,6 +297,7 @@ def test_verdict_names_who_still_finds_you_and_what_was_not_used(
     shown = results.clip_verdict(report)
     assert f"map-verdict-{level}" in shown
     assert "emotion happy with smile +0.5" in shown
+    assert "Its end is lost." in shown
     if report.people[0].recognisers:
         assert "Net 0 was not used in the editing" in shown
 

@@ -193,6 +193,18 @@ def test_command_writes_clip_and_report(
     assert (person["emotion"], person["action_units"]) == ("happy", {"smile": 0.5})
 
 
+def test_sound_that_is_lost_is_named_at_once_and_in_the_report(
+    command: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source, report = tmp_path / "in.mkv", tmp_path / "report.json"
+    write_clip(source, swaying(portrait(), 8), sound=True)
+    source.write_bytes(source.read_bytes().replace(b"A_AAC", b"A_ZZZ"))
+    assert command(source, tmp_path / "out.mp4", "--mode", "fast", "--report", report) == 0
+    [note] = json.loads(report.read_text())["in.mkv"]["notes"]
+    assert "1 of 1 sound tracks" in note
+    assert capsys.readouterr().err.startswith(f"in.mkv: {note}")  # before the networks are loaded
+
+
 def test_command_refuses_in_one_line(
     command: Callable, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
