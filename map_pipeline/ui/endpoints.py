@@ -248,7 +248,9 @@ class Endpoints:
         choices = Choices(
             emotion, expression_strength, target, consent, (), mode, margin, steps, detector,
             seed, random_seed, file_type, rotate, expression_of, action_units,
-        ).with_seed()  # fmt: skip
+        )  # fmt: skip
+        with errors_in_plain_words():
+            choices = choices.with_seed()
         outcomes: list[Outcome] = []
         for update in self.work_batch(photos, own_target, choices, request):
             if isinstance(update, Outcome):

@@ -290,6 +290,7 @@ def test_bad_upload_is_told_in_plain_words(
         ({"expression_strength": 1.5}, "expression_strength must be a number in"),
         ({"expression_strength": None}, "expression_strength must be a number in"),
         ({"seed": -1}, "seed must be a whole number in"),
+        ({"random_seed": "false"}, "random_seed must be true or false, got 'false'"),
         ({"margin": "huge"}, "margin must be one of normal, high"),
         ({"steps": 10_000}, "steps must be a whole number in"),
         ({"detector": "insightface-download"}, "detector must be one of"),

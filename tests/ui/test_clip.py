@@ -94,6 +94,7 @@ def test_clip_is_that_of_the_pipeline_and_nothing_of_it_stays(
     [
         ({"faces": "both"}, "faces must be one of largest, all; got 'both'"),
         ({"emotion": "bored"}, "emotion must be one of"),
+        ({"random_seed": "false"}, "random_seed must be true or false, got 'false'"),
         ({"action_units": {"grin": 1}}, "grin"),
         ({"own_target": handle_file(ASTRONAUT)}, "confirm that they have agreed"),
     ],
