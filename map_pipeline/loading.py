@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import torch
 
-from map_pipeline.errors import CheckpointError, MAPError
+from map_pipeline.errors import CheckpointError, MAPError, UnknownOptionError
 from map_pipeline.hub import download_checkpoint, find_checkpoint
 from map_pipeline.identity.recognisers import find_arcface
 
@@ -26,7 +26,14 @@ class CheckpointMixin:
             CheckpointError: neither a Hub id nor a folder that holds a `model_index.json`; or
                 the Hub can't be reached; or a file is missing, damaged or not the one listed in
                 the checkpoint's `SHA256SUMS`.
+            UnknownOptionError: a `variant` is asked for; networks in folders of a component, as
+                recognisers are, have none.
         """
+        if (variant := kwargs.get("variant")) is not None:
+            raise UnknownOptionError(
+                f"`variant` must be None, as a checkpoint has one set of weights, got {variant!r}; "
+                "dtype=torch.float16 or torch.bfloat16 loads it in half precision."
+            )
         path = find_checkpoint(pretrained_model_name_or_path)
         if "torch_dtype" in kwargs:  # the older name
             kwargs["dtype"] = kwargs.pop("torch_dtype")

@@ -179,6 +179,13 @@ def test_loading_in_half_precision(name: str, tiny_checkpoint: Path, portrait: n
     json.dumps(output.reports[0][0].to_dict(), allow_nan=False)
 
 
+def test_a_variant_is_refused_with_what_to_do_instead(tiny_checkpoint: Path) -> None:
+    for options in ({"variant": "fp16"}, {"variant": "fp16", "torch_dtype": torch.float16}):
+        with pytest.raises(UnknownOptionError, match=r"`variant` .* got 'fp16'.*dtype="):
+            MAPPipeline.from_pretrained(tiny_checkpoint, **options)
+    assert MAPPipeline.from_pretrained(tiny_checkpoint, variant=None).dtype == torch.float32
+
+
 @pytest.mark.slow
 def test_model_offload_gives_the_same_picture(portrait: np.ndarray) -> None:
     """With the CPU in the part of the accelerator: hooks are set, used and taken off."""

@@ -112,7 +112,7 @@ def check_no_input(option: str, paths: Iterable[Path], read: Iterable[Path]) -> 
 def check_report(
     report: Path, jobs: Sequence[Job], replace: bool, also_read: Iterable[Path] = ()
 ) -> None:
-    """Refuse a report that would replace a photo, a result, or any file.
+    """Refuse a report that would replace a photo, a result or its folder, or any file.
 
     Args:
         replace: an existing report may be replaced.
@@ -124,7 +124,8 @@ def check_report(
     if report.is_dir():
         raise UnknownOptionError(f"`--report` must be a file, got the folder {report.name!r}.")
     check_no_input("--report", [report], [*(job.source for job in jobs), *also_read])
-    if any(same_file(report, job.output) for job in jobs):
+    taken = {path for job in jobs for path in (job.output, *job.output.parents)}
+    if any(same_file(report, path) for path in taken):  # also a folder that isn't there yet
         raise UnknownOptionError(
             f"`--report` must differ from `OUT`, got {report.name!r} for both."
         )

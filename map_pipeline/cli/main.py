@@ -1,5 +1,7 @@
 """Command line: `map-protect COMMAND ...`, with one module for each command."""
 
+import contextlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -9,9 +11,10 @@ from map_pipeline.errors import MAPError
 EXIT_CODES = """exit codes:
   0    all done
   1    some files of a folder failed; they are listed at the end
-  2    the input or an option is wrong; nothing was written
+  2    the input or an option is wrong, and nothing was written; or writing failed
   3    all was written, but not protected as `--require` asks
-  130  stopped with Ctrl-C"""
+  130  stopped with Ctrl-C
+  141  stopped because the output was closed, as by `| head`"""
 
 # Command -> what it does. The module of its name has the dataclass `Options`, whose fields are the
 # options, and `run(options)`, or `SUBCOMMANDS` with pairs of these, or both. Modules are imported
@@ -44,7 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return dispatch(given)
+        try:
+            return dispatch(given)
+        finally:
+            sys.stdout.flush()  # here an output that was closed can still be told
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        with contextlib.suppress(BrokenPipeError):
+            print("map-protect: the output was closed; no partial file was left.", file=sys.stderr)
+        return 141
     except (MAPError, OSError, ValueError) as error:  # ValueError: a number outside its range
         return fail(error)
     except ModuleNotFoundError as error:

@@ -135,7 +135,7 @@ def run(options: Options) -> int:
         failures = protect_folder(pipe, plan.jobs, options, report, shown)
     else:
         for job in plan.jobs:
-            report.add(job.name, protect_file(pipe, job, options, shown))
+            protect_file(pipe, job, options, report, shown)
     for name, reason in plan.skipped.items():
         print(f"map-protect: {name}: skipped: {reason}", file=sys.stderr)
     for name, text in failures.items():
@@ -282,9 +282,13 @@ def tell_unmet(name: str, failed: Mapping[str, Sequence[str]], judged: bool, lef
 
 
 def protect_file(
-    pipe: "MAPPipeline", job: Job, options: Options, shown: "ShownExpression | None" = None
-) -> list["FaceReport"]:
-    """Protect one photo, write it and print its report.
+    pipe: "MAPPipeline",
+    job: Job,
+    options: Options,
+    report: Report,
+    shown: "ShownExpression | None" = None,
+) -> None:
+    """Protect one photo, write it, note what was measured and print it.
 
     Args:
         shown: an expression to copy.
@@ -318,10 +322,11 @@ def protect_file(
     )
     notes = save_image(result.images[0], job.output)
     reports = with_notes(result.reports[0], notes)
+    report.add(job.name, reports)
     hints = [advice(options.mode)] if remaining_matches(reports) else []
     if unprotected_faces(reports) and options.faces is None:
         hints.append("--faces all protects all of them.")
-    print(headline(reports), *hints)
+    print(headline(reports), *hints, flush=True)  # a closed output is noticed at once
     for note in notes_of(reports):
         print(f"{job.name}: {note}.", file=sys.stderr)
     if boxes := doubtful_faces(reports):
@@ -334,7 +339,6 @@ def protect_file(
                 "well protected than the figures say.",
                 file=sys.stderr,
             )
-    return reports
 
 
 def tell_doubts(boxes: Sequence[Sequence[float]], rotated: bool) -> str:
@@ -362,15 +366,13 @@ def protect_folder(
     failures = {}
     for job in tqdm(jobs, unit="photo"):
         try:
-            faces = protect_file(pipe, job, options, shown)
-        except UnknownOptionError:
-            raise  # an option is wrong, not this photo
+            protect_file(pipe, job, options, report, shown)
+        except (UnknownOptionError, BrokenPipeError):
+            raise  # an option is wrong, or nobody listens any more; it isn't this photo
         except (MAPError, OSError) as error:
             failures[job.name] = " ".join(str(error).split())
         except Exception as error:  # a defect of ours, or no memory: the others can still be done
             failures[job.name] = (
                 f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
             )
-        else:
-            report.add(job.name, faces)
     return failures

@@ -1,6 +1,7 @@
 """`map-protect protect` for a clip."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,9 @@ FOR_PHOTOS = ("rotate", "recursive", "skip_existing")
 def run_clip(options: "Options") -> int:
     """Protect the people in a clip; return the exit code."""
     job = plan_clip(options)
-    open_clip(job.source)  # a clip that can't be used is found out before networks are loaded
+    clip = open_clip(job.source)  # what can't be used is found out before networks are loaded
+    for note in clip.notes:
+        print(f"{job.name}: {note}.", file=sys.stderr)
     check_writable("OUT", job.output.parent)
     pipe = load_pipeline(options.model, options.detector)
     import torch

@@ -343,14 +343,32 @@ def _connect_protection(handlers: Handlers, parts: SimpleNamespace) -> None:
     at_work.end(jobs)
 
 
-def _json_of(schema: dict[str, Any], value: Any = None) -> gr.JSON:
-    """JSON that programs and MCP clients know the kind of; Gradio's own type fits no schema.
+# Several files. Gradio would refer MCP clients to a definition that it leaves out; and where it
+# knows files, it lets them send text, which it then turns into a file only outside of lists.
+UPLOADS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {
+            "path": {"type": "string", "description": "as the page's /upload answers it"},
+            "meta": {"const": {"_type": "gradio.FileData"}},
+        },
+        "required": ["path", "meta"],
+    },
+}
+
+
+def _told_as(one: gr.Component, schema: dict[str, Any]) -> gr.Component:
+    """Let programs and MCP clients know what a component takes; Gradio's own type fits no schema.
 
     (A class of its own would make Gradio write a stub file beside this one.)
     """
-    one = gr.JSON(value, visible=False)
     one.api_info = lambda: schema
     return one
+
+
+def _json_of(schema: dict[str, Any], value: Any = None) -> gr.JSON:
+    return _told_as(gr.JSON(value, visible=False), schema)
 
 
 def _add_endpoints(
@@ -362,7 +380,7 @@ def _add_endpoints(
     file, text = gr.File(visible=False), gr.Textbox(visible=False)
     action_units, emotions = (_json_of({"type": "object"}) for _ in range(2))
     faces = _json_of({"type": "array", "items": {"type": "integer"}}, [])
-    photos = gr.File(file_count="multiple", visible=False)
+    photos = _told_as(gr.File(file_count="multiple", visible=False), UPLOADS)
     clip, people = gr.File(visible=False), gr.Textbox("largest", visible=False)
     common = [one for one in form.choices if one is not form.faces]
     chosen = [faces if one is form.faces else one for one in form.choices]

@@ -4,11 +4,12 @@ Uploads come as files: the package's own reader knows alpha, 16 bits, colour pro
 limits, and says in plain words what's wrong with one.
 """
 
+import inspect
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gradio as gr
 
@@ -37,6 +38,18 @@ if TYPE_CHECKING:
 
 DEFAULT = Choices()
 File = dict[str, Any] | None  # an upload as Gradio sends it, with its "path"
+Method = TypeVar("Method", bound=Callable)
+
+
+def told_whole(method: Method) -> Method:
+    """Put what a docstring says of an argument, or of the answer, on one line each.
+
+    Gradio tells MCP clients no more than a line of an argument, and the answer as a list of lines.
+    """
+    arguments, returns, answer = inspect.cleandoc(method.__doc__ or "").partition("Returns:\n    ")
+    arguments, answer = arguments.replace("\n        ", " "), answer.replace("\n    ", " ")
+    method.__doc__ = arguments + returns + answer
+    return method
 
 
 class Endpoints:
@@ -107,6 +120,7 @@ class Endpoints:
                 )
                 yield job, protected, files
 
+    @told_whole
     def protect(
         self,
         photo: File,
@@ -198,6 +212,7 @@ class Endpoints:
         """The path of a ZIP file with all results; None if there are none."""
         return self._batch.archive(outcomes)
 
+    @told_whole
     def protect_batch(
         self,
         photos: Sequence[File],
@@ -248,7 +263,9 @@ class Endpoints:
         choices = Choices(
             emotion, expression_strength, target, consent, (), mode, margin, steps, detector,
             seed, random_seed, file_type, rotate, expression_of, action_units,
-        ).with_seed()  # fmt: skip
+        )  # fmt: skip
+        with errors_in_plain_words():
+            choices = choices.with_seed()
         outcomes: list[Outcome] = []
         for update in self.work_batch(photos, own_target, choices, request):
             if isinstance(update, Outcome):
@@ -275,6 +292,7 @@ class Endpoints:
             target = own_target and own_target["path"]
             yield from self.clips.work(clip["path"], target, choices.with_seed(), faces)
 
+    @told_whole
     def protect_clip(
         self,
         clip: File,
@@ -330,6 +348,7 @@ class Endpoints:
                 text = results.plain_clip_verdict(report)
                 yield job.output, text, report.to_dict(), job.choices.seed
 
+    @told_whole
     def preview(
         self,
         photo: File,
@@ -386,6 +405,7 @@ class Endpoints:
             found = self._service.find_faces(read_upload(path).photo.pixels, detector, rotate)
             return [{**asdict(one), "clear": one.clear} for one in found]
 
+    @told_whole
     def compare(self, first: File, second: File, rotate: bool = DEFAULT.rotate) -> dict:
         """Compare the largest faces of two photos with every face recogniser.
 

@@ -41,7 +41,7 @@ def verdict(reports: Sequence[FaceReport], mode: str) -> str:
         reports: of all protected faces.
         mode: how they were protected; what could help more depends on it.
     """
-    lines = [*_doubts(reports), *_face_lines(reports), *_notes(reports)]
+    lines = [*_doubts(reports), *_face_lines(reports), *_notes(notes_of(reports))]
     found, total = count_matches(reports)
     level = verdict_level(reports)
     if total == 0:
@@ -84,7 +84,7 @@ def verdict_by_other(
 
 def plain_verdict(reports: Sequence[FaceReport]) -> str:
     """The verdict as text for clients of the API: of the photo, then a line for each face."""
-    lines = [*_doubts(reports), *_face_lines(reports), *_notes(reports)]
+    lines = [*_doubts(reports), *_face_lines(reports), *_notes(notes_of(reports))]
     return "\n".join([headline(reports), *lines])
 
 
@@ -201,11 +201,11 @@ def _clip_lines(report: "VideoReport") -> list[str]:
             text = f"Person {number}: " + (f"Found by {found} of {len(judges)}. " if judges else "")
         lines.append(f"{text}Changed in {person.frames} of {report.frames} frames: {person.asked}.")
     unused = _unused_line(report.people[0].recognisers)
-    return [*lines, unused, texts.SAME_CLIP]
+    return [*lines, unused, texts.SAME_CLIP, *_notes(report.notes)]
 
 
-def _notes(reports: Sequence[FaceReport]) -> list[str]:
-    return [f"{note[0].upper()}{note[1:]}." for note in notes_of(reports)]
+def _notes(notes: Sequence[str]) -> list[str]:
+    return [f"{note[0].upper()}{note[1:]}." for note in notes]
 
 
 def _doubts(reports: Sequence[FaceReport]) -> list[str]:

@@ -186,7 +186,7 @@ class ProtectionService:
         """
         choices.check((choices.target,), self.models.judging)
         sitting = self.look(path, choices.detector, choices.rotate)
-        numbers = [one.number for one in choose_faces(sitting.found, choices.faces)]
+        numbers = [one.number for one in self._chosen(sitting.found, choices)]
         pipe = self.models.judging[choices.detector]
         return sitting.express(pipe, numbers, choices, self.copied(choices))
 
@@ -249,13 +249,7 @@ class ProtectionService:
             MAPError: its faces can't be protected as chosen; the text is fit for the visitor.
         """
         found = self.find_faces(photo, choices.detector, choices.rotate)
-        unknown = set(choices.emotions or ()) - {str(one.number) for one in found}
-        if unknown:
-            raise NoFaceError(
-                f"`emotions` must name faces from 1 to {len(found)}, as they were found; "
-                f"got {', '.join(sorted(unknown))}."
-            )
-        chosen = choose_faces(found, choices.faces)
+        chosen = self._chosen(found, choices)
         return Job(
             photo if path is None else path,
             choices.target if own_target is None else own_target,
@@ -353,6 +347,15 @@ class ProtectionService:
             )
             for number, face in enumerate(faces, 1)
         ]
+
+    def _chosen(self, found: Sequence[FoundFace], choices: Choices) -> list[FoundFace]:
+        unknown = set(choices.emotions or ()) - {str(one.number) for one in found}
+        if unknown:
+            raise NoFaceError(
+                f"`emotions` must name faces from 1 to {len(found)}, as they were found; "
+                f"got {', '.join(sorted(unknown))}."
+            )
+        return choose_faces(found, choices.faces)
 
     def _load(self, load: Callable[[], "Models"]) -> None:
         try:

@@ -172,7 +172,15 @@ class Choices:
         return (self.emotions or {}).get(str(number), self.emotion)
 
     def with_seed(self) -> Self:
-        """These choices with the seed that the run will take."""
+        """These choices with the seed that the run will take.
+
+        Raises:
+            UnknownOptionError: `random_seed` isn't a truth value.
+        """
+        if not isinstance(self.random_seed, bool):  # "false" would count as true
+            raise UnknownOptionError(
+                f"`random_seed` must be true or false, got {self.random_seed!r}."
+            )
         if not self.random_seed:
             return self
         return replace(self, seed=random.randint(0, MAX_SEED), random_seed=False)

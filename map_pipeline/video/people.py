@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from map_pipeline.errors import FaceTooSmallError, NoFaceError
+from map_pipeline.errors import FaceTooSmallError, InvalidVideoError, NoFaceError
 from map_pipeline.faces.landmarks import five_points
 from map_pipeline.faces.quality import MIN_EYE_DISTANCE
 from map_pipeline.video.report import Unprotected
@@ -91,9 +91,15 @@ def choose(
     """Whom to protect, and when and why other faces are left as they are.
 
     Raises:
+        InvalidVideoError: the clip is too short for anybody to be seen long enough.
         NoFaceError: nobody is in the clip, or only for a moment.
         FaceTooSmallError: nobody is large enough.
     """
+    if len(seconds) < MIN_FRAMES:
+        raise InvalidVideoError(
+            f"`clip` must have {MIN_FRAMES} frames at least, got {len(seconds)}; protect shorter "
+            "ones as photos."
+        )
     seen = [one for one in people if one.frame_count >= MIN_FRAMES]
     if not seen:
         raise NoFaceError(

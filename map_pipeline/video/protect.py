@@ -116,7 +116,8 @@ class VideoMixin:
             clip: MP4, MOV, Matroska, WebM or AVI, up to 4096 px; longer clips take no more memory
                 but for 1.5 MB for each change that is found.
             output: file to write, ending in .mp4, .mov, .m4v or .mkv: H.264 with the clip's sound
-                and without its metadata. It's whole, or not there if anything stops the work.
+                (as AAC if it can't hold that as it is) and without its metadata. It's whole, or not
+                there if anything stops the work.
             emotion: one of `EMOTIONS`; it's added to what the speaker does, and lips part no more
                 than they do themselves.
             target: as for photos.
@@ -186,6 +187,7 @@ class VideoMixin:
             detector=self.face_detector.name,
             people=reports,
             unprotected=left,
+            notes=list(opened.notes),
         )
 
     def _video_plan(

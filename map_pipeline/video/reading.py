@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -63,6 +63,7 @@ class Clip:
         frame_count: how many frames the file announces; an estimate, at least 1.
         colours: FFmpeg's numbers of colour matrix, primaries and transfer.
         pixel_aspect: width over height of an upright pixel; None for square ones.
+        notes: what a rewritten clip will lack.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class Clip:
     frame_count: int
     colours: tuple[int, int, int]
     pixel_aspect: Fraction | None
+    notes: tuple[str, ...] = ()
 
     def frames(self) -> Iterator[Frame]:
         """All frames in the order they're shown.
@@ -140,6 +142,7 @@ def open_clip(path: str | os.PathLike[str]) -> Clip:
             frame_count=max(video.frames or round(seconds * rate), 1),
             colours=(int(colours[0]), int(colours[1]), int(colours[2])),
             pixel_aspect=aspect,
+            notes=_unread_sound(container.streams.audio),
         )
 
 
@@ -189,6 +192,13 @@ def import_av() -> Any:
             "Video needs PyAV: pip install 'map-pipeline[video]'.", name="av"
         ) from None
     return av
+
+
+def _unread_sound(tracks: Sequence[av.AudioStream]) -> tuple[str, ...]:
+    unread = sum(track.codec_context is None for track in tracks)
+    if not unread:
+        return ()
+    return (f"{unread} of {len(tracks)} sound tracks can't be read here and will be left out",)
 
 
 def _error(path: Path, reason: str) -> InvalidVideoError:

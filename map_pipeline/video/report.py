@@ -96,6 +96,7 @@ class VideoReport:
         detector: which detector found the faces.
         people: those who were protected.
         unprotected: faces that were found and left as they were, in the order of time.
+        notes: what the result lacks.
     """
 
     frames: int
@@ -106,6 +107,7 @@ class VideoReport:
     detector: str
     people: list[PersonReport]
     unprotected: list[Unprotected]
+    notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, fit for JSON."""

@@ -1,9 +1,10 @@
-"""Writing a changed clip: H.264, the sound copied, and a file that is whole or absent."""
+"""Writing a changed clip: H.264, the sound copied or as AAC, a file whole or absent."""
 
 from __future__ import annotations
 
+import io
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ CONTAINER = {"mp4": {"movflags": "faststart"}, "mov": {"movflags": "faststart"}}
 
 Change = Callable[[Frame], np.ndarray]
 """The new picture of a frame, `uint8 [H,W,3]`, RGB."""
+Way = Callable[[Any], Iterable[Any]]
+"""What becomes of a packet of sound: packets to write."""
 
 
 def check_output(path: Path) -> None:
@@ -32,11 +35,12 @@ def check_output(path: Path) -> None:
 def rewrite(clip: Clip, output: Path, change: Change) -> None:
     """Write a clip with changed pictures; what else the file said about itself is left out.
 
-    Frames keep their times, the sound its packets. Players want even sides, so a clip of an odd
-    width or height gets a column or row more.
+    Frames keep their times, the sound its packets; where the container can't hold these, they
+    become AAC, mono or stereo. Sound that can't be read is left out, see `Clip.notes`. Players want
+    even sides, so a clip of an odd width or height gets a column or row more.
 
     Raises:
-        InvalidVideoError: the clip is damaged, or its sound doesn't fit into the output.
+        InvalidVideoError: the clip is damaged.
         OSError: the folder can't be written.
     """
     check_output(output)
@@ -72,34 +76,65 @@ def _copy(clip: Clip, source: Any, file: Any, form: str, change: Change) -> None
             target.mux(packet)
 
 
-def _begin(target: Any, sound: Sequence[Any], form: str) -> dict[int, Any]:
-    """Add the streams of the sound and write the head; index in the clip -> stream."""
-    codecs = [one.codec_context.name if one.codec_context else "unknown" for one in sound]
-    refused = InvalidVideoError(
-        f"`OUT` must be able to hold the sound of the clip, got {form} for {', '.join(codecs)}"
-        f"{'' if form == 'matroska' else '; try .mkv'}."
-    )
-    if form == "mp4" and any(codec.startswith("pcm_") for codec in codecs):
-        raise refused  # FFmpeg would say so only at the end
+def _begin(target: Any, sound: Sequence[Any], form: str) -> dict[int, Way]:
+    """Add the streams of the sound; index in the clip -> what is done with its packets."""
+    ways: dict[int, Way] = {}
+    for track in sound:
+        if track.codec_context is None:  # `Clip.notes` tells of it
+            continue
+        if _fits(track, form):
+            ways[track.index] = _copied(target.add_stream_from_template(track))
+        else:
+            ways[track.index] = _as_aac(_add_aac(target, track))
+    return ways
+
+
+def _fits(track: Any, form: str) -> bool:
+    """Whether the container takes a track's packets as they are."""
+    if form == "mp4" and track.codec_context.name.startswith("pcm_"):
+        return False  # FFmpeg refuses some only at the very end, and few players play the others
+    av = import_av()
     try:
-        added = {one.index: target.add_stream_from_template(one) for one in sound}
-        target.start_encoding()
-    except (ValueError, AttributeError, import_av().FFmpegError):
-        if not sound:
-            raise
-        raise refused from None
-    return added
+        with av.open(io.BytesIO(), "w", format=form) as trial:
+            trial.add_stream_from_template(track)
+            trial.start_encoding()
+    except (ValueError, av.FFmpegError):
+        return False
+    return True
 
 
-def _split(source: Any, sound: dict[int, Any], target: Any) -> Any:
+def _copied(stream: Any) -> Way:
+    def way(packet: Any) -> Iterable[Any]:
+        packet.stream = stream
+        return [packet] if packet.dts is not None else []  # the last is an empty mark
+
+    return way
+
+
+def _as_aac(stream: Any) -> Way:
+    def way(packet: Any) -> Iterable[Any]:
+        frames = packet.decode()
+        for frame in frames if packet.size else [*frames, None]:  # None: that was all
+            yield from stream.encode(frame)
+
+    return way
+
+
+def _add_aac(target: Any, track: Any) -> Any:
+    rates = import_av().Codec("aac", "w").audio_rates
+    rate = track.rate if track.rate in rates else 48000
+    return target.add_stream("aac", rate=rate, layout="mono" if track.channels == 1 else "stereo")
+
+
+def _split(source: Any, sound: dict[int, Way], target: Any) -> Any:
     """The pictures of a clip, decoded; the packets of its sound go straight to the target."""
-    streams = [source.streams.video[0], *source.streams.audio]
+    streams = [source.streams.video[0], *(source.streams[index] for index in sound)]
     for packet in source.demux(streams):
         if packet.stream.index not in sound:
             yield from packet.decode()
-        elif packet.dts is not None:  # the last packet of each stream is an empty mark
-            packet.stream = sound[packet.stream.index]
-            target.mux(packet)
+        else:
+            for one in sound[packet.stream.index](packet):
+                target.mux(one)
 
 
 def _encodable(clip: Clip, frame: Frame, pixels: np.ndarray) -> Any:

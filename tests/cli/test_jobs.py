@@ -78,6 +78,8 @@ def never_called(*_args: object, **_settings: object) -> None:
         (["me.png", "out.png", "--report", "other.png", "--skip-existing"], "--report"),
         (["me.png", "out.png", "--report", "out.png"], "--report"),
         (["me.png", "out.png", "--report", "folder"], "--report"),
+        (["me.png", "new", "--report", "new"], "--report"),
+        (["me.png", "new/deep", "--report", "./new"], "--report"),
         (["me.png", "other.png", "--target", "other.png", "--overwrite"], "OUT"),
         (["me.png", "other.png", "--expression-of", "other.png", "--overwrite"], "OUT"),
         (

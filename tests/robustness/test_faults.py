@@ -1,5 +1,7 @@
 """What goes wrong around the program: nothing is half written, and the text says what to do."""
 
+import json
+import os
 import pickle
 import resource
 import signal
@@ -96,6 +98,57 @@ def test_full_disk_is_told_and_leaves_no_file(
     assert code == 2
     assert "File too large" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_full_disk_under_the_report_is_told_of_each_photo(
+    arguments: list[str], portrait: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    portrait.with_name("other.png").write_bytes(portrait.read_bytes())
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    earlier = json.dumps({"old.png": "x" * 300_000})
+    report.write_text(earlier)
+    call = ["protect", str(portrait.parent), str(out), "--skip-existing", "--report", str(report)]
+    with files_up_to(250_000):
+        assert main([*call, *arguments]) == 1
+    errors = [one for one in capsys.readouterr().err.splitlines() if one.startswith("map-protect")]
+    for line, name in zip(errors, ("other.png", "portrait.png"), strict=True):
+        assert line.startswith(f"map-protect: {name}: ")
+        assert "File too large" in line
+        assert str(report) in line
+    assert {path.name for path in out.iterdir()} == {"other.png", "portrait.png"}
+    assert report.read_text() == earlier
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "out", "report.json"}
+
+
+def test_an_output_that_is_closed_ends_the_run_with_whole_files(
+    arguments: list[str],
+    portrait: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    for number in range(3):
+        portrait.with_name(f"{number}.png").write_bytes(portrait.read_bytes())
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        call = ["protect", str(portrait.parent), str(out), "--report", str(report)]
+        assert main([*call, *arguments]) == 141
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert error.count("map-protect: ") == 1
+    assert [path.name for path in out.iterdir()] == ["0.png"]
+    Image.open(out / "0.png").load()
+    assert list(json.loads(report.read_text())) == ["0.png"]
+
+
+def test_help_may_be_cut_off() -> None:
+    call = f"{sys.executable} -m map_pipeline protect --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", call], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 141
+    assert "Error" not in done.stderr
 
 
 @pytest.mark.parametrize("offline", [False, True], ids=["no network", "HF_HUB_OFFLINE"])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ASTRONAUT, EXAMPLES, VIDEO_CALL
+from gradio.utils import get_function_description
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -103,6 +104,15 @@ def test_what_mcp_clients_are_told_of_arguments_is_a_schema(client: Client) -> N
             kinds = json.dumps(one["type"])
             assert '"type": {}' not in kinds, (one["parameter_name"], kinds)
             assert '"enum": []' not in kinds, (one["parameter_name"], kinds)
+            assert '"items": {"$ref"' not in kinds, (one["parameter_name"], kinds)
+
+
+def test_mcp_clients_are_told_whole_sentences(demo: gr.Blocks) -> None:
+    for endpoint in demo.fns.values():
+        if endpoint.api_visibility == "public":
+            _, arguments, answer = get_function_description(endpoint.fn)
+            texts = [text for name, text in arguments.items() if name != "request"] + answer
+            assert all(text.endswith(".") for text in texts), (endpoint.api_name, texts)
 
 
 @pytest.mark.slow
@@ -290,6 +300,7 @@ def test_bad_upload_is_told_in_plain_words(
         ({"expression_strength": 1.5}, "expression_strength must be a number in"),
         ({"expression_strength": None}, "expression_strength must be a number in"),
         ({"seed": -1}, "seed must be a whole number in"),
+        ({"random_seed": "false"}, "random_seed must be true or false, got 'false'"),
         ({"margin": "huge"}, "margin must be one of normal, high"),
         ({"steps": 10_000}, "steps must be a whole number in"),
         ({"detector": "insightface-download"}, "detector must be one of"),

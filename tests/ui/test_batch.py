@@ -118,6 +118,7 @@ def test_without_any_result_there_is_no_archive(client: Client, photos: list[Pat
         (0, {}, "Choose some photos first"),
         (MOST + 1, {}, f"photos must be at most {MOST} at once, got {MOST + 1}"),
         (1, {"emotion": "bored"}, "emotion must be one of"),
+        (1, {"random_seed": "false"}, "random_seed must be true or false, got 'false'"),
         (1, {"own_target": handle_file(ASTRONAUT)}, "confirm that they have agreed"),
     ],
 )

@@ -94,6 +94,7 @@ def test_clip_is_that_of_the_pipeline_and_nothing_of_it_stays(
     [
         ({"faces": "both"}, "faces must be one of largest, all; got 'both'"),
         ({"emotion": "bored"}, "emotion must be one of"),
+        ({"random_seed": "false"}, "random_seed must be true or false, got 'false'"),
         ({"action_units": {"grin": 1}}, "grin"),
         ({"own_target": handle_file(ASTRONAUT)}, "confirm that they have agreed"),
     ],
@@ -277,7 +278,7 @@ def report_of(*dodged: float, left: bool = False) -> VideoReport:
     ]
     person = PersonReport("happy", {"smile": 0.5}, None, None, 10, [0.0], [(0.0, 0.4)], judges)
     gone = [Unprotected(0.0, 0.4, "too small")] if left else []
-    return VideoReport(10, 0.4, 64, 64, 1.0, "bundled", [person], gone)
+    return VideoReport(10, 0.4, 64, 64, 1.0, "bundled", [person], gone, ["its end is lost"])
 
 
 @pytest.mark.parametrize(
@@ -297,6 +298,7 @@ def test_verdict_names_who_still_finds_you_and_what_was_not_used(
     shown = results.clip_verdict(report)
     assert f"map-verdict-{level}" in shown
     assert "emotion happy with smile +0.5" in shown
+    assert "Its end is lost." in shown
     if report.people[0].recognisers:
         assert "Net 0 was not used in the editing" in shown
 

@@ -70,6 +70,18 @@ def test_each_face_is_previewed_and_protected_with_its_own_expression(
     assert [one.emotion for one in protected.reports] == ["sad", "angry"]
 
 
+def test_emotion_of_a_face_that_is_not_there_is_refused_as_in_a_protection(
+    service: ProtectionService,
+) -> None:
+    choices = Choices(emotions={"9": "sad"})
+    for ask in (
+        lambda: service.preview(str(ASTRONAUT), choices),
+        lambda: service.prepare(Image.open(ASTRONAUT).convert("RGB"), None, choices),
+    ):
+        with pytest.raises(NoFaceError, match=r"`emotions` must name faces from 1 to 1.* got 9"):
+            ask()
+
+
 def test_single_movements_are_protected_as_previewed(
     service: ProtectionService, editing_pipeline: MAPPipeline
 ) -> None:

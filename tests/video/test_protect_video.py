@@ -107,16 +107,26 @@ def test_who_was_not_chosen_is_named_by_time(protect: Callable, tmp_path: Path) 
 
 
 def test_a_clip_without_a_usable_face_is_refused(protect: Callable, tmp_path: Path) -> None:
-    empty = write_clip(tmp_path / "empty.mp4", [np.full((96, 96, 3), 90, np.uint8)] * 3)
+    empty = write_clip(tmp_path / "empty.mp4", [np.full((96, 96, 3), 90, np.uint8)] * 4)
     with pytest.raises(NoFaceError, match="`clip` must show a face"):
         protect(empty, tmp_path / "out.mp4")
-    brief = write_clip(tmp_path / "brief.mp4", [portrait()] * 2)
+    brief = write_clip(tmp_path / "brief.mp4", [np.zeros_like(portrait())] * 3 + [portrait()] * 2)
     with pytest.raises(NoFaceError, match="in 4 frames"):
         protect(brief, tmp_path / "out.mp4")
     small = portrait()[::5, ::5].copy()
     tiny = write_clip(tmp_path / "tiny.mp4", [placed(small, (128, 96), 30, 20)] * 5)
     with pytest.raises((FaceTooSmallError, NoFaceError)):
         protect(tiny, tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_clip_of_few_frames_is_refused_for_that(
+    protect: Callable, tmp_path: Path, count: int
+) -> None:
+    source = write_clip(tmp_path / "in.mp4", [portrait()] * count)
+    with pytest.raises(InvalidVideoError, match=f"`clip` must have 4 frames .* got {count}"):
+        protect(source, tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
 
 
@@ -191,6 +201,18 @@ def test_command_writes_clip_and_report(
     assert "emotion happy with smile +0.5" in answer
     [person] = json.loads(report.read_text())["in.mp4"]["people"]
     assert (person["emotion"], person["action_units"]) == ("happy", {"smile": 0.5})
+
+
+def test_sound_that_is_lost_is_named_at_once_and_in_the_report(
+    command: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source, report = tmp_path / "in.mkv", tmp_path / "report.json"
+    write_clip(source, swaying(portrait(), 8), sound=True)
+    source.write_bytes(source.read_bytes().replace(b"A_AAC", b"A_ZZZ"))
+    assert command(source, tmp_path / "out.mp4", "--mode", "fast", "--report", report) == 0
+    [note] = json.loads(report.read_text())["in.mkv"]["notes"]
+    assert "1 of 1 sound tracks" in note
+    assert capsys.readouterr().err.startswith(f"in.mkv: {note}")  # before the networks are loaded
 
 
 def test_command_refuses_in_one_line(

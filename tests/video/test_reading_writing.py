@@ -193,13 +193,40 @@ def test_other_containers_are_refused_as_output(frames: list[np.ndarray], tmp_pa
         copy(source, tmp_path / "out.avi")
 
 
-def test_sound_that_does_not_fit_is_named(frames: list[np.ndarray], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "codec", "output"),
+    [("in.avi", "pcm_s16le", "out.mp4"), ("in.avi", "pcm_alaw", "out.mkv")],
+)
+def test_sound_that_does_not_fit_becomes_aac(
+    frames: list[np.ndarray], tmp_path: Path, name: str, codec: str, output: str
+) -> None:
+    source = write_clip(tmp_path / name, frames, sound=codec)
+    with av.open(str(copy(source, tmp_path / output))) as container:
+        assert container.streams.audio[0].codec_context.name == "aac"
+        tone = np.concatenate([one.to_ndarray() for one in container.decode(audio=0)], 1)
+    heard = np.abs(np.fft.rfft(tone[0]))
+    assert tone.shape[1] == pytest.approx(16000 * len(frames) / 25, abs=1024)
+    assert heard.argmax() / tone.shape[1] == pytest.approx(0.3 / (2 * np.pi), abs=0.01)
+
+
+def test_sound_is_copied_where_the_container_holds_it(
+    frames: list[np.ndarray], tmp_path: Path
+) -> None:
     source = write_clip(tmp_path / "in.avi", frames, sound="pcm_s16le")
-    with pytest.raises(InvalidVideoError, match=r"got mp4 for pcm_s16le"):
-        copy(source, tmp_path / "out.mp4")
-    assert not (tmp_path / "out.mp4").exists()
     packets = sound_packets(copy(source, tmp_path / "out.mkv"))
     assert [one for _, one in packets] == [one for _, one in sound_packets(source)]
+
+
+def test_a_sound_track_that_cannot_be_read_is_left_out_and_named(
+    frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    source = write_clip(tmp_path / "in.mkv", frames, sound=True)
+    assert open_clip(source).notes == ()
+    source.write_bytes(source.read_bytes().replace(b"A_AAC", b"A_ZZZ"))
+    assert "1 of 1" in open_clip(source).notes[0]
+    with av.open(str(copy(source, tmp_path / "out.mp4"))) as container:
+        assert not container.streams.audio
+        assert len(list(container.decode(video=0))) == len(frames)
 
 
 def test_damage_anywhere_is_no_other_error(frames: list[np.ndarray], tmp_path: Path) -> None:
