@@ -152,7 +152,7 @@ class MAPTrainingConfig(RunConfig):
         compile: use `torch.compile`, on CUDA only.
     """
 
-    surrogates: tuple[str, ...] = ("dlib_resnet", "mobilefacenet", "faceres")
+    surrogates: tuple[str, ...] = ("dlib_resnet", "mobilefacenet", "faceres", "sface")
     protection: MAPConfig = field(
         default_factory=lambda: MAPConfig(num_inversion_steps=6, objectives="summed")
     )
