@@ -1,7 +1,8 @@
 """From rows to tables; no figure of a report comes from elsewhere.
 
 Each table exists twice: its figures in long form, one row for each share or mean, and as people
-read it. A share comes with its 95 % Wilson interval and n, a mean with its standard deviation.
+read it. A share comes with n verdicts and its 95 % interval over people, a mean with its standard
+deviation.
 """
 
 import json
@@ -11,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from map_pipeline.evaluation.protocol import wilson
+from map_pipeline.evaluation.protocol import share_of
 from map_pipeline.evaluation.results import NOT_FOUND, PhotoRow, Row
 
 Limits = Mapping[str, float]
@@ -87,10 +88,8 @@ def shares(
         for measure in measures:
             for column in (measure, f"{measure}_clean"):
                 known = group[column].dropna()
-                hits, n = int(known.sum()), len(known)
-                low, high = wilson(hits, n)
-                share = hits / n if n else None
-                lines.append((*key, column, share, low, high, n))
+                one = share_of(known, group["photo"][known.index])
+                lines.append((*key, column, one.value, one.low, one.high, one.n))
     return pd.DataFrame(lines, columns=[*by, "measure", "share", "low", "high", "n"])
 
 
