@@ -226,7 +226,7 @@ class Evaluation:
             for name, treat in self._transforms.items()
         }
         second = self._protected_second(subject, method, left_out)
-        rows = self._rows(subject, method.name, left_out, seen, second)
+        rows = self._rows(subject, method, left_out, seen, second)
         measured = self._measured(subject, result, spent)
         return rows, self._photo_row(subject, method, left_out, seen["none"], **measured)
 
@@ -260,7 +260,7 @@ class Evaluation:
     def _failed(self, subject: Subject, method: Method, left_out: str, status: str) -> Result:
         """Rows of a photo that couldn't be protected: it neither impersonates nor dodges."""
         nothing = dict.fromkeys(self._transforms)
-        rows = self._rows(subject, method.name, left_out, nothing, {} if subject.second else None)
+        rows = self._rows(subject, method, left_out, nothing, {} if subject.second else None)
         return rows, self._photo_row(subject, method, left_out, None, status=status)
 
     def _measured(self, subject: Subject, result: np.ndarray, spent: Cost) -> dict[str, Any]:
@@ -302,7 +302,7 @@ class Evaluation:
     def _rows(
         self,
         subject: Subject,
-        method: str,
+        method: Method,
         left_out: str,
         seen: Mapping[str, DetectedFace | None],
         protected_second: Embeddings | None,
@@ -319,7 +319,7 @@ class Evaluation:
         if self._compares_pairs(subject):
             pair = (PROTECTED_PAIR, subject.clean("none"), seen["none"], protected_second)
             comparisons.append(pair)
-        used = surrogates_without(self.pipe, left_out)
+        used = surrogates_without(self.pipe, left_out)[: method.surrogates]
         rows = []
         for recogniser in self.pipe.recognisers:
             for name, before, after, second in comparisons:
@@ -328,7 +328,7 @@ class Evaluation:
                 rows.append(
                     Row(
                         photo=subject.label,
-                        method=method,
+                        method=method.name,
                         left_out=left_out,
                         recogniser=recogniser,
                         used=recogniser in used,

@@ -73,10 +73,12 @@ def outcomes(rows: pd.DataFrame, limits: Limits) -> pd.DataFrame:
 def unseen(judged: pd.DataFrame) -> pd.DataFrame:
     """What recognisers say that were left out of the optimisation of the photo they judge.
 
-    Where none was left out, those that are never optimised against stand in.
+    Where none was left out, those stand in that no method is optimised against, so that the same
+    ones judge all methods.
     """
     left_out = judged[judged["recogniser"] == judged["left_out"]]
-    return left_out if len(left_out) else judged[~judged["used"]]
+    used = judged.loc[judged["used"], "recogniser"]
+    return left_out if len(left_out) else judged[~judged["recogniser"].isin(used)]
 
 
 def shares(

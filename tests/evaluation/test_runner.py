@@ -20,6 +20,7 @@ from map_pipeline.errors import NoFaceError, UnknownOptionError
 from map_pipeline.evaluation import runner
 from map_pipeline.evaluation.dataset import PhotoSet
 from map_pipeline.evaluation.gallery import embed_composite, embed_largest_face
+from map_pipeline.evaluation.methods.base import Unprotected
 from map_pipeline.evaluation.names import transform
 from map_pipeline.evaluation.results import (
     NOT_FOUND,
@@ -204,7 +205,15 @@ def test_a_target_without_a_face_is_told_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_one_recogniser_is_left_out_per_photo(evaluate: Callable, files: dict[str, bytes]) -> None:
+def test_what_uses_no_recogniser_says_so(evaluate: Callable, files: dict[str, bytes]) -> None:
+    settings = dataclasses.replace(QUICK, methods=("none", "blur"), limit=1)
+    assert not any(row.used for row in rows_of(evaluate(files, settings)))
+
+
+def test_one_recogniser_is_left_out_per_photo(
+    evaluate: Callable, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Unprotected, "surrogates", None)  # as if it looked at all of them
     evaluation = evaluate(files, QUICK)
     assert [unit(row) for row in photos_of(evaluation)] == [
         ("000", "none", "dlib_resnet"),
@@ -401,7 +410,7 @@ def test_the_method_gets_what_the_protocol_says(
     tasks = []
 
     class Spy:
-        name, title = "none", "spy"
+        name, title, surrogates = "none", "spy", None
 
         def protect(self, pipe: MAPPipeline, task: runner.Task) -> np.ndarray:  # noqa: ARG002
             tasks.append(task)

@@ -129,8 +129,19 @@ def test_recognisers_without_a_threshold_are_left_out() -> None:
 def test_left_out_recognisers_judge_and_otherwise_unused_ones() -> None:
     both = judged({}, {"left_out": "two"})
     assert tables.unseen(both)["left_out"].tolist() == ["one"]
-    none = judged({"left_out": "", "used": True}, {"left_out": "", "photo": "002"})
-    assert tables.unseen(none)["photo"].tolist() == ["002"]
+    rows = [
+        dataclasses.replace(ROW, left_out="", recogniser=recogniser, method=method, used=used)
+        for recogniser, method, used in (
+            ("one", "map", True),
+            ("two", "map", False),
+            ("one", "blur", False),
+            ("two", "blur", False),
+        )
+    ]
+    none = tables.outcomes(tables.frame(rows), {"one": 0.5, "two": 0.5})
+    # The blur used neither of them, and still has the judge that MAP has.
+    found = tables.unseen(none)[["method", "recogniser"]].to_numpy().tolist()
+    assert found == [["map", "two"], ["blur", "two"]]
 
 
 def test_shares_carry_interval_and_n() -> None:
