@@ -168,4 +168,4 @@ def find_target(pipe: MAPPipeline, task: Task, place: FacePlace) -> Target | Non
     source = {}
     if choice.name == "auto":
         source = pipe.embed(pipe.view(task.photo, place.face.landmarks))
-    return pipe.target_of(choice, source)
+    return pipe.target_of(choice, source, task.surrogates)
