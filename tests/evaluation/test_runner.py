@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ASTRONAUT
 from PIL import Image
 from torch import Tensor
@@ -347,9 +348,31 @@ def test_default_targets_are_those_of_the_set_or_composites(
     assert evaluation.targets == ("77" if own else "auto",)
     assert (evaluation.probe == "another photo of the target") == own
     if not own:
-        subject, pipe = evaluation.subject(0, "plain"), evaluation.pipe
-        expected = pipe.built_in_target("auto", pipe.embed(subject.clean("none").view)).name
-        assert subject.goal.name == subject.goal.enroll == expected
+        [goal] = evaluation.subject(0, "plain").goals.values()
+        assert goal.name == goal.enroll in evaluation.pipe.targets.names
+
+
+def test_a_recogniser_that_is_left_out_does_not_choose_the_target(
+    evaluate: Callable, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(QUICK, targets=("auto",), leave_out="each", limit=1)
+    evaluation = evaluate(files, settings)
+    pipe, face = evaluation.pipe, evaluation.subject(0, "plain").clean("none")
+    alike = {"dlib_resnet": 0, "mobilefacenet": 1}  # which of three each finds most alike
+
+    def embeddings(name: str) -> Tensor | None:
+        if name not in alike:
+            return None
+        found = -torch.from_numpy(face.embeddings[name]).repeat(3, 1)
+        found[alike[name]] = 0
+        return found
+
+    monkeypatch.setattr(pipe.targets, "embeddings", embeddings)
+    goals = evaluation.subject(0, "plain").goals
+    assert {one: goal.name for one, goal in goals.items()} == {
+        "dlib_resnet": "second",
+        "mobilefacenet": "first",
+    }
 
 
 def test_all_emotions_take_turns(evaluate: Callable, files: dict[str, bytes]) -> None:
