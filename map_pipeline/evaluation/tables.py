@@ -19,8 +19,15 @@ Limits = Mapping[str, float]
 """Recogniser -> threshold in use."""
 
 SHARES = ("impersonation", "dodging", "rank1", "rank5")
-FACE_MEANS = ("face_psnr", "face_ssim", "patches")
-MEANS = (*FACE_MEANS, "psnr", "ssim")
+FACE_PSNR, FACE_SSIM = "face PSNR, motion undone", "face SSIM, motion undone"
+# Columns of `PhotoRow` -> what tables call them. The whole photo is compared as it is.
+MEANS = {
+    "face_psnr": FACE_PSNR,
+    "face_ssim": FACE_SSIM,
+    "patches": "share of patchy skin",
+    "psnr": "photo PSNR",
+    "ssim": "photo SSIM",
+}
 NO_FACE = "no face"  # what the expression judge "sees" where no face was found
 SHARED = "share"  # the transformation that stands for what happens to a shared photo
 
@@ -130,8 +137,8 @@ def protection(judged: pd.DataFrame, photos: pd.DataFrame, titles: Mapping[str, 
                 "shared ": after("dodging", SHARED),
                 "found first": _change(after, "rank1"),
                 "among first 5": _change(after, "rank5"),
-                "face SSIM": _number(done["face_ssim"].mean(), ".3f"),
-                "face PSNR": _number(_finite(done["face_psnr"]).mean(), ".1f"),
+                FACE_SSIM: _number(done["face_ssim"].mean(), ".3f"),
+                FACE_PSNR: _number(_finite(done["face_psnr"]).mean(), ".1f"),
                 "patchy skin": _number(100 * done["patches"].mean(), ".1f") + " %",
                 "seconds": _number(done["seconds"].median(), ".1f"),
                 "failed": len(group) - len(done),
@@ -198,7 +205,7 @@ def quality(
     wide = wide.dropna(axis="columns", how="all").reindex(list(dict.fromkeys(done["method"])))
     shown = wide.map(lambda value: _number(value, ".4g"))
     shown.insert(0, "method_", [titles.get(name, name) for name in wide.index])
-    shown = shown.rename(columns={"method_": "method"}).reset_index(drop=True)
+    shown = shown.rename(columns={**MEANS, "method_": "method"}).reset_index(drop=True)
     return Table("quality", "How much does the photo change, and at what cost?", figures, shown)
 
 

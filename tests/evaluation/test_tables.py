@@ -163,6 +163,17 @@ def test_means_skip_what_is_not_finite() -> None:
     assert line["std"] == pytest.approx(math.sqrt(2))
 
 
+def test_tables_say_what_is_compared_without_its_motion() -> None:
+    rows, photo_rows = make_rows(["000"], ["map"], ["plain"])
+    photos = tables.frame([dataclasses.replace(photo_rows[0], ssim=0.7, face_ssim=0.9)])
+    limits = {name: limit for name, (_, limit) in TITLES.items()}
+    judged_rows = tables.outcomes(tables.frame(rows), limits)
+    [main] = tables.protection(judged_rows, photos, {}).shown.to_dict("records")
+    [quality] = tables.quality(photos, {}).shown.to_dict("records")
+    assert main["face SSIM, motion undone"] == "0.900"
+    assert (quality["face SSIM, motion undone"], quality["photo SSIM"]) == ("0.9", "0.7")
+
+
 FEATURES = pd.DataFrame(
     [{"method": "map", "measure": "frechet_distance", "mean": 12.5, "std": None, "n": 9}]
 )
