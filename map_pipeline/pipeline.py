@@ -91,7 +91,7 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
             crop, in units of its side; default ArcFace's.
         surrogates: names of the recognisers tuned on by default; all if None.
         target_ranker: name of the recogniser that ranks targets for "auto"; the first surrogate if
-            None.
+            it is none of them.
         detector: "auto" (insightface if its model pack is on disk, else the bundled one),
             "bundled", "insightface" or "insightface-download"; see `faces.detect.load_detector`.
         weights_date: when the prior was trained, YYYY-MM-DD.
@@ -332,7 +332,8 @@ class MAPPipeline(CheckpointMixin, EditingMixin, TargetMixin, VideoMixin, Diffus
             started = time.perf_counter()
             # 3. Embed the face and choose its target.
             source = self.embed(self.view(one.photo, face.landmarks))
-            task = FaceTask(face, source, self.target_of(aim, source), replace(plan, emotion=own))
+            target = self.target_of(aim, source, plan.surrogates)
+            task = FaceTask(face, source, target, replace(plan, emotion=own))
             alignment = stages.align(face)
             try:
                 # 4. Find the expression, on the photo as the face before left it.

@@ -1,7 +1,7 @@
 """What recognisers shall see instead of a person: the target part of `MAPPipeline`."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,17 +92,22 @@ class TargetMixin:
         """Whether a text is "none", "auto" or the name of a composite, and no path of a picture."""
         return text in ("auto", HIDE, *(self.targets.names if self.targets is not None else ()))
 
-    def target_of(self, choice: TargetChoice, source: Mapping[str, Tensor]) -> Target | None:
-        """The target of one face, embedded as `source`; None if it is only to be hidden."""
+    def target_of(
+        self, choice: TargetChoice, source: Mapping[str, Tensor], surrogates: Sequence[str]
+    ) -> Target | None:
+        """The target of one face; None if it is only to be hidden. See `built_in_target`."""
         if choice.hide or choice.own is not None:
             return choice.own
-        return self.built_in_target(choice.name, source)
+        return self.built_in_target(choice.name, source, surrogates)
 
-    def built_in_target(self, name: str, source: Mapping[str, Tensor]) -> Target:
+    def built_in_target(
+        self, name: str, source: Mapping[str, Tensor], surrogates: Sequence[str] = ()
+    ) -> Target:
         """Look up a composite, or choose one if `name` is "auto".
 
         Args:
             source: recogniser name -> embedding `[1,D]` of the face to protect; for "auto" only.
+            surrogates: names of the recognisers that choose; default the checkpoint's setting.
         """
         if self.targets is None:
             raise UnknownOptionError("`target` must be an image: this checkpoint has no targets.")
@@ -112,9 +117,12 @@ class TargetMixin:
             for key, net in self.recognisers.items()
         }
         if name == "auto":
-            judges = {key: self.recognisers[key] for key in self.surrogates}
+            surrogates = surrogates or self.surrogates
+            judges = {key: self.recognisers[key] for key in surrogates}
             limits = {k: net.threshold(FAR) for k, net in judges.items() if net.config.thresholds}
-            ranker = self.config.target_ranker or self.surrogates[0]
+            ranker = self.config.target_ranker
+            if ranker not in surrogates:
+                ranker = surrogates[0]
             name = self.targets.names[choose_target(source, known, limits, ranker)]
         index = self.targets.index(name)
         return Target(name, {key: value[index : index + 1] for key, value in known.items()})

@@ -7,13 +7,13 @@ The answers of several viewers are added up.
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from map_pipeline.config import EMOTIONS
 from map_pipeline.errors import UnknownOptionError
-from map_pipeline.evaluation.protocol import wilson
+from map_pipeline.evaluation.protocol import Share, share_of
 from map_pipeline.files import write_atomically
 
 LETTERS = "ABCDEF"  # of the people to choose from
@@ -22,19 +22,23 @@ NUMBER, PERSON, EMOTION, EDITED = "number", "person", "emotion", "edited"
 # What a question shows when nothing was done to it.
 UNTOUCHED, REAL = "untouched", "real"
 
+Line = Mapping[str, str]
+Pair = tuple[Line, Line]
+"""A line of the key, and the answer to it."""
+
 
 @dataclass(frozen=True)
 class Tally:
-    """What viewers said of one kind of face; each pair is how many of how many.
+    """What viewers said of one kind of face.
 
     Attributes:
         found: the right person was chosen; None where nobody was asked for.
         edited: it was called edited; named: the asked emotion was seen.
     """
 
-    found: tuple[int, int] | None
-    edited: tuple[int, int]
-    named: tuple[int, int]
+    found: Share | None
+    edited: Share
+    named: Share
 
 
 def tally(folders: Sequence[Path]) -> dict[str, Tally]:
@@ -58,9 +62,11 @@ def tally(folders: Sequence[Path]) -> dict[str, Tally]:
         own = [(line, given) for line, given in pairs if line["shown"] == shown]
         asked = [(line, given) for line, given in own if line[EMOTION] and given[EMOTION]]
         found[shown] = Tally(
-            _count(given[PERSON] == line[PERSON] for line, given in own) if True in kinds else None,
-            _count(given[EDITED] == "yes" for _, given in own),
-            _count(given[EMOTION] == line[EMOTION] for line, given in asked),
+            _share(own, lambda line, given: given[PERSON] == line[PERSON])
+            if True in kinds
+            else None,
+            _share(own, lambda _, given: given[EDITED] == "yes"),
+            _share(asked, lambda line, given: given[EMOTION] == line[EMOTION]),
         )
     return found
 
@@ -71,9 +77,11 @@ def is_answered(folder: Path) -> bool:
     return any(line[EDITED].strip() for line in lines)
 
 
-def _answered(folder: Path) -> list[tuple[dict[str, str], dict[str, str]]]:
+def _answered(folder: Path) -> list[Pair]:
     """The lines of a folder's key, each with its answer."""
-    lines = read_table(folder / KEY, (NUMBER, "shown", EMOTION), "`DIR` must hold a key")
+    rule = "`DIR` must hold a key"
+    lines = read_table(folder / KEY, (NUMBER, "shown", EMOTION), rule)
+    read_table(folder / KEY, [_who(lines[0])], rule)
     key = {int(line[NUMBER]): line for line in lines}
     given = read_answers(folder / ANSWERS, key, PERSON in lines[0])
     return [(line, given[number]) for number, line in key.items()]
@@ -88,9 +96,9 @@ def score(folders: Sequence[Path]) -> str:
     table = [f"| shown | n | {' | '.join(columns)} |", f"|---|---|{'---|' * len(columns)}"]
     for shown, one in seen.items():
         parts = [one.edited, one.named] if one.found is None else [one.found, one.edited, one.named]
-        cells = " | ".join(_percent(*part) for part in parts)
-        table.append(f"| {shown} | {one.edited[1]} | {cells} |")
-    text = "\n".join(table) + "\n\nBrackets hold 95 % intervals (Wilson)."
+        cells = " | ".join(_percent(part) for part in parts)
+        table.append(f"| {shown} | {one.edited.n} | {cells} |")
+    text = "\n".join(table) + "\n\nBrackets hold 95 % intervals over people."
     if with_people:
         text += f" By chance {100 / len(LETTERS):.0f} % find the person."
     plain = seen.get(UNTOUCHED if with_people else REAL)
@@ -103,10 +111,10 @@ def score(folders: Sequence[Path]) -> str:
 def _compare(one: Tally, plain: Tally) -> str:
     """What is said of faces, beside what is said of untouched or real ones."""
     text = f"called edited {_more(one.edited, plain.edited)} points more often"
-    if one.found and plain.found and plain.found[0]:
-        relative = 100 * _share(one.found) / _share(plain.found)
+    if one.found and plain.found and plain.found.hits:
+        relative = 100 * one.found.value / plain.found.value
         text += f", found in {relative:.0f} % of the cases in which untouched photos are"
-    if one.named[1] and plain.named[1]:
+    if one.named.n and plain.named.n:
         text += f", its emotion named {_more(one.named, plain.named)} points more often"
     return text
 
@@ -172,24 +180,25 @@ def write_table(path: Path, header: Sequence[str], rows: Sequence[Sequence[objec
     write_atomically(path, buffer.getvalue().encode())
 
 
-def _count(hits: Iterable[bool]) -> tuple[int, int]:
-    """How many are true, and how many there are."""
-    known = list(hits)
-    return sum(known), len(known)
+def _who(line: Mapping[str, str]) -> str:
+    """The column of a key that names the person in question."""
+    return "photo" if PERSON in line else "subject"
 
 
-def _share(counted: tuple[int, int]) -> float:
-    return counted[0] / counted[1]
+def _share(pairs: Sequence[Pair], says: Callable[[Line, Line], bool]) -> Share:
+    """How often answers say something, over people."""
+    return share_of(
+        [says(line, given) for line, given in pairs], [line[_who(line)] for line, _ in pairs]
+    )
 
 
-def _more(counted: tuple[int, int], plain: tuple[int, int]) -> str:
+def _more(one: Share, plain: Share) -> str:
     """How many points more often it is one than the other, with its sign."""
-    return f"{100 * (_share(counted) - _share(plain)):+.0f}"
+    return f"{100 * (one.value - plain.value):+.0f}"
 
 
-def _percent(successes: int, trials: int) -> str:
-    if not trials:
+def _percent(one: Share) -> str:
+    if not one.n:
         return "-"
-    numbers = (successes / trials, *wilson(successes, trials))
-    share, low, high = (f"{100 * one:.0f}" for one in numbers)
-    return f"{share} % ({low}-{high}), {successes} of {trials}"
+    share, low, high = (f"{100 * number:.0f}" for number in (one.value, one.low, one.high))
+    return f"{share} % ({low}-{high}), {one.hits} of {one.n}"

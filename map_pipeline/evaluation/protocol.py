@@ -7,20 +7,58 @@ ruined rather than protected, and counting it as a success would reward that.
 """
 
 import math
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import norm
 
 
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share; (0, 1) without trials.
+class Share(NamedTuple):
+    """How many of `n` verdicts are true, and the 95 % interval of their share."""
 
-    Wilson, J. Am. Stat. Assoc. 22 (1927): good for few trials and for shares of 0 and 1.
+    hits: int
+    n: int
+    low: float
+    high: float
+
+    @property
+    def value(self) -> float:
+        """The share in [0,1]; NaN without verdicts."""
+        return self.hits / self.n if self.n else math.nan
+
+
+def share_of(verdicts: Iterable[bool], people: Iterable[str]) -> Share:
+    """The share of true verdicts, with an interval over people; (0, 1) without verdicts.
+
+    Wilson's interval (J. Am. Stat. Assoc. 22, 1927), good for few trials and for shares of 0 and
+    1. Several verdicts on one person say little more than one, so it is that of as many independent
+    verdicts as would vary as much as people do (Korn and Graubard, Survey Methodology 24, 1998),
+    and of one for each person where all of them are alike.
+
+    Args:
+        people: whom each verdict is about.
     """
-    if trials == 0:
-        return 0.0, 1.0
-    interval = binomtest(int(successes), int(trials)).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    _, person = np.unique(np.array(list(people), str), return_inverse=True)
+    hits = np.bincount(person, weights=np.array(list(verdicts), float))
+    trials = np.bincount(person)
+    n = int(trials.sum())
+    if n == 0:
+        return Share(0, 0, 0.0, 1.0)
+    share = hits.sum() / n
+    apart = hits - share * trials  # how far each person is from the mean
+    independent = len(trials)
+    if not np.allclose(apart, 0):
+        independent = min(n, share * (1 - share) * n**2 / (apart**2).sum())
+    return Share(int(hits.sum()), n, *_wilson(share, independent))
+
+
+def _wilson(share: float, trials: float) -> tuple[float, float]:
+    z = norm.ppf(0.975)
+    middle = share + z**2 / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    low, high = ((middle + side) / (1 + z**2 / trials) for side in (-half, half))
+    return max(float(low), 0.0), min(float(high), 1.0)
 
 
 def threshold_at_far(similarities: np.ndarray, far: float) -> float | None:

@@ -186,7 +186,7 @@ PAGE = """<!doctype html>
 <h1>How well does it protect?</h1>
 <p>{{ facts.photos }} photos, {{ facts.date }}, MAP {{ facts.versions.map_pipeline }}, detector
 {{ facts.detector }}.{% if facts.probe %} Impersonation is judged against {{ facts.probe }}.
-{% endif %} Shares come with their 95 % Wilson interval; "before -> after" compares with the
+{% endif %} Shares come with their 95 % interval over people; "before -> after" compares with the
 unprotected photo.</p>
 {% for one in made %}<h2>{{ one.title }}</h2><div class="scroll">{{ one.html }}</div>{% endfor %}
 <h2>Charts</h2>{% for chart in charts %}

@@ -56,7 +56,7 @@ from map_pipeline.evaluation.results import (
     unit,
 )
 from map_pipeline.evaluation.settings import RESUMABLE_FIELDS, Settings, check_same_run
-from map_pipeline.evaluation.subjects import Goals, Subject, Tools, label, one_line
+from map_pipeline.evaluation.subjects import Goal, Goals, Subject, Tools, label, one_line
 from map_pipeline.images import save_image, to_pil
 from map_pipeline.pipeline import MAPPipeline
 
@@ -187,10 +187,7 @@ class Evaluation:
     def units(self, index: int, style: str) -> list[Unit]:
         """The units of work on one photo."""
         name = label(self.photos.pairs[index], style)
-        left_out = self.rotation
-        if self.settings.leave_out == "rotate":
-            left_out = (self.rotation[index % len(self.rotation)],)
-        return [(name, method, one) for one in left_out for method in self.methods]
+        return [(name, method, one) for one in self._left_out(index) for method in self.methods]
 
     def subject(self, index: int, style: str) -> Subject:
         """Read one photo and choose what it is protected with."""
@@ -204,6 +201,7 @@ class Evaluation:
             style,
             emotions[index % len(emotions)],
             self._goals,
+            self._left_out(index),
             self.gallery.second.get(pair.name),
             self._transforms,
             self.tools,
@@ -226,8 +224,8 @@ class Evaluation:
             for name, treat in self._transforms.items()
         }
         second = self._protected_second(subject, method, left_out)
-        rows = self._rows(subject, method.name, left_out, seen, second)
-        measured = self._measured(subject, result, spent)
+        rows = self._rows(subject, method, left_out, seen, second)
+        measured = self._measured(subject, subject.goals[left_out], result, spent)
         return rows, self._photo_row(subject, method, left_out, seen["none"], **measured)
 
     def _protect(
@@ -235,7 +233,11 @@ class Evaluation:
     ) -> tuple[np.ndarray, Cost]:
         surrogates = surrogates_without(self.pipe, left_out)
         task = Task(
-            photo, subject.emotion, subject.goal.enroll, surrogates, seed=self.settings.seed
+            photo,
+            subject.emotion,
+            subject.goals[left_out].enroll,
+            surrogates,
+            seed=self.settings.seed,
         )
         pipe = leave_one_out(self.pipe, left_out)
         return measure(pipe, lambda: method.protect(pipe, task))
@@ -260,10 +262,12 @@ class Evaluation:
     def _failed(self, subject: Subject, method: Method, left_out: str, status: str) -> Result:
         """Rows of a photo that couldn't be protected: it neither impersonates nor dodges."""
         nothing = dict.fromkeys(self._transforms)
-        rows = self._rows(subject, method.name, left_out, nothing, {} if subject.second else None)
+        rows = self._rows(subject, method, left_out, nothing, {} if subject.second else None)
         return rows, self._photo_row(subject, method, left_out, None, status=status)
 
-    def _measured(self, subject: Subject, result: np.ndarray, spent: Cost) -> dict[str, Any]:
+    def _measured(
+        self, subject: Subject, goal: Goal, result: np.ndarray, spent: Cost
+    ) -> dict[str, Any]:
         """What `PhotoRow` says of a photo that could be protected."""
         psnr, ssim = pair_quality(subject.photo, result)
         face = face_quality(self.pipe, subject.photo, result)
@@ -274,8 +278,8 @@ class Evaluation:
             "face_psnr": face_psnr,
             "face_ssim": face_ssim,
             "patches": patches,
-            "facepp_clean": subject.facepp,
-            "facepp_protected": subject.ask_facepp(result),
+            "facepp_clean": subject.facepp(goal),
+            "facepp_protected": subject.ask_facepp(result, goal),
             **asdict(spent),
         }
 
@@ -302,7 +306,7 @@ class Evaluation:
     def _rows(
         self,
         subject: Subject,
-        method: str,
+        method: Method,
         left_out: str,
         seen: Mapping[str, DetectedFace | None],
         protected_second: Embeddings | None,
@@ -319,16 +323,17 @@ class Evaluation:
         if self._compares_pairs(subject):
             pair = (PROTECTED_PAIR, subject.clean("none"), seen["none"], protected_second)
             comparisons.append(pair)
-        used = surrogates_without(self.pipe, left_out)
+        goal = subject.goals[left_out]
+        used = surrogates_without(self.pipe, left_out)[: method.surrogates]
         rows = []
         for recogniser in self.pipe.recognisers:
             for name, before, after, second in comparisons:
-                clean = self._compare(subject, recogniser, before, subject.second)
-                protected = self._compare(subject, recogniser, after, second)
+                clean = self._compare(subject, goal, recogniser, before, subject.second)
+                protected = self._compare(subject, goal, recogniser, after, second)
                 rows.append(
                     Row(
                         photo=subject.label,
-                        method=method,
+                        method=method.name,
                         left_out=left_out,
                         recogniser=recogniser,
                         used=recogniser in used,
@@ -347,6 +352,7 @@ class Evaluation:
     def _compare(
         self,
         subject: Subject,
+        goal: Goal,
         recogniser: str,
         face: DetectedFace | None,
         second: Embeddings | None,
@@ -357,10 +363,10 @@ class Evaluation:
             second: None if there is no second photo; `{}` if its face is lost.
         """
         if face is None:
-            target = NO_TARGET if subject.goal.name == HIDE else NOT_FOUND
+            target = NO_TARGET if goal.name == HIDE else NOT_FOUND
             return target, NO_SECOND if second is None else NOT_FOUND, 0
         vector = face.embeddings[recogniser]
-        target = float(vector @ subject.goal.probe[recogniser])
+        target = float(vector @ goal.probe[recogniser])
         if second is None:
             return target, NO_SECOND, 0
         if not second:
@@ -368,6 +374,12 @@ class Evaluation:
         person = float(vector @ second[recogniser])
         place = self.gallery.place(subject.pair.name, recogniser, person, target, vector)
         return target, person, place
+
+    def _left_out(self, index: int) -> tuple[str, ...]:
+        """The recognisers of which one at a time is left out for a photo."""
+        if self.settings.leave_out == "rotate":
+            return (self.rotation[index % len(self.rotation)],)
+        return self.rotation
 
     def _compares_pairs(self, subject: Subject) -> bool:
         return self.settings.protect_both and subject.style == "plain"

@@ -1,6 +1,6 @@
 """Photos to protect and the targets they are protected with, with all that is known beforehand."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +17,7 @@ from map_pipeline.evaluation.gallery import (
     embed_composite,
     embed_largest_face,
 )
+from map_pipeline.evaluation.leave_one_out import surrogates_without
 from map_pipeline.evaluation.names import Transform
 from map_pipeline.evaluation.skin_tone import skin_angle
 from map_pipeline.evaluation.styles import STYLES
@@ -69,16 +70,21 @@ class Goals:
             if name != "auto":
                 self._get(name)  # a wrong one is an error before any work
 
-    def choose(self, index: int, face: DetectedFace | None) -> Goal:
-        """The target of photo `index` with the given face; "auto" is the first without a face."""
+    def choose(self, index: int, face: DetectedFace | None, left_out: str) -> Goal:
+        """The target of photo `index` with the given face; "auto" is the first without a face.
+
+        Args:
+            left_out: recogniser that has no part in the choice, nor has its family; "" for none.
+        """
         name = self._names[index % len(self._names)]
         if name == "auto":
             bank = self._pipe.targets
-            name = bank.names[0] if face is None else self._resembling(face)
+            name = bank.names[0] if face is None else self._resembling(face, left_out)
         return self._get(name)
 
-    def _resembling(self, face: DetectedFace) -> str:
-        return self._pipe.built_in_target("auto", self._pipe.embed(face.view)).name
+    def _resembling(self, face: DetectedFace, left_out: str) -> str:
+        surrogates = surrogates_without(self._pipe, left_out)
+        return self._pipe.built_in_target("auto", self._pipe.embed(face.view), surrogates).name
 
     def _get(self, name: str) -> Goal:
         if name == HIDE:
@@ -111,12 +117,14 @@ class Subject:
 
     Args:
         index: of the pair in its set; pair: whose photo it is; style: name in `STYLES`.
-        emotion: the asked one; goals: where its target comes from.
+        emotion: the asked one; goals: where its targets come from.
+        left_out: recognisers of which one at a time is left out.
         second: embeddings of the person's other photo; None if it can't be used.
         transforms: name -> transformation; seed: of all randomness.
 
     Attributes:
         label: the pair's name, with `@STYLE` if it isn't plain.
+        goals: left-out recogniser -> target.
         photo: `uint8 [H,W,3]`; None if it can't be read, for which `problem` is the reason.
     """
 
@@ -129,6 +137,7 @@ class Subject:
         style: str,
         emotion: str,
         goals: Goals,
+        left_out: Sequence[str],
         second: Embeddings | None,
         transforms: Mapping[str, Transform],
         tools: Tools,
@@ -139,13 +148,14 @@ class Subject:
         self._pipe, self._photos, self._tools = pipe, photos, tools
         self._transforms, self._seed = transforms, seed
         self._clean: dict[str, DetectedFace | None] = {}
+        self._facepp: dict[str, float | None] = {}
         self.photo: np.ndarray | None = None
         self.problem = ""
         try:
             self.photo = STYLES[style](to_array(load_image(photos.read(pair.first))))
         except (MAPError, OSError) as error:
             self.problem = one_line(error)
-        self.goal = goals.choose(index, self.clean("none"))
+        self.goals = {one: goals.choose(index, self.clean("none"), one) for one in left_out}
 
     def clean(self, transformation: str) -> DetectedFace | None:
         """The face of the unprotected photo under a transformation; None if there's none."""
@@ -166,20 +176,21 @@ class Subject:
         """See `judge_expression`."""
         return judge_expression(self._tools.judge, self.clean("none"))
 
-    @cached_property
-    def facepp(self) -> float | None:
-        """Face++'s confidence in 0..100 that the unprotected photo shows the target."""
-        return None if self.photo is None else self.ask_facepp(self.photo)
+    def facepp(self, goal: Goal) -> float | None:
+        """Face++'s confidence in 0..100 that the unprotected photo shows a target; asked once."""
+        if self.photo is not None and goal.name not in self._facepp:
+            self._facepp[goal.name] = self.ask_facepp(self.photo, goal)
+        return self._facepp.get(goal.name)
 
-    def ask_facepp(self, photo: np.ndarray) -> float | None:
-        """Face++'s confidence that a photo shows the target's probe.
+    def ask_facepp(self, photo: np.ndarray, goal: Goal) -> float | None:
+        """Face++'s confidence that a photo shows a target's probe.
 
         None if it isn't asked, or finds no face; `ServiceError` stops the run, to be continued.
         """
-        if self._tools.facepp is None or self.goal.probe_photo is None:
+        if self._tools.facepp is None or goal.probe_photo is None:
             return None
         try:
-            return self._tools.facepp.compare(photo, self.goal.probe_photo)
+            return self._tools.facepp.compare(photo, goal.probe_photo)
         except NoFaceError:
             return None
 

@@ -12,7 +12,6 @@ import pandas as pd
 from map_pipeline.evaluation.answers import tally
 from map_pipeline.evaluation.methods import create, method_names
 from map_pipeline.evaluation.plots import draw_lineup, draw_visible_change, write_chart
-from map_pipeline.evaluation.protocol import wilson
 from map_pipeline.evaluation.report import STYLE
 from map_pipeline.evaluation.tables import Table, wide
 from map_pipeline.files import write_atomically
@@ -22,7 +21,7 @@ PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>MAP: all figures</title>
 <style>{{ style }}</style></head><body>
 <h1>How well does it protect?</h1>
-<p>Shares come with their 95 % Wilson interval; "before -> after" compares with the unprotected
+<p>Shares come with their 95 % interval over people; "before -> after" compares with the unprotected
 photo.</p>
 {% for chart in charts %}
 <img alt="dodging against its price" src="data:image/png;base64,{{ chart }}">{% endfor %}
@@ -85,9 +84,9 @@ def lineup_table(folders: Sequence[Path]) -> Table:
     """What viewers said of every method, see `answers.tally`."""
     lines = []
     for method, one in tally(folders).items():
-        for measure, (hits, n) in (("found", one.found or (0, 0)), ("edited", one.edited)):
-            low, high = wilson(hits, n)
-            lines.append((method, measure, hits / n if n else None, low, high, n))
+        for measure, share in (("found", one.found), ("edited", one.edited)):
+            if share is not None:
+                lines.append((method, measure, share.value, share.low, share.high, share.n))
     columns = ["method", "measure", "share", "low", "high", "n"]
     figures = pd.DataFrame(lines, columns=columns)
     shown = wide(figures, ["method"], method_titles())

@@ -1,7 +1,8 @@
 """From rows to tables; no figure of a report comes from elsewhere.
 
 Each table exists twice: its figures in long form, one row for each share or mean, and as people
-read it. A share comes with its 95 % Wilson interval and n, a mean with its standard deviation.
+read it. A share comes with n verdicts and its 95 % interval over people, a mean with its standard
+deviation.
 """
 
 import json
@@ -11,15 +12,22 @@ from typing import Any
 
 import pandas as pd
 
-from map_pipeline.evaluation.protocol import wilson
+from map_pipeline.evaluation.protocol import share_of
 from map_pipeline.evaluation.results import NOT_FOUND, PhotoRow, Row
 
 Limits = Mapping[str, float]
 """Recogniser -> threshold in use."""
 
 SHARES = ("impersonation", "dodging", "rank1", "rank5")
-FACE_MEANS = ("face_psnr", "face_ssim", "patches")
-MEANS = (*FACE_MEANS, "psnr", "ssim")
+FACE_PSNR, FACE_SSIM = "face PSNR, motion undone", "face SSIM, motion undone"
+# Columns of `PhotoRow` -> what tables call them. The whole photo is compared as it is.
+MEANS = {
+    "face_psnr": FACE_PSNR,
+    "face_ssim": FACE_SSIM,
+    "patches": "share of patchy skin",
+    "psnr": "photo PSNR",
+    "ssim": "photo SSIM",
+}
 NO_FACE = "no face"  # what the expression judge "sees" where no face was found
 SHARED = "share"  # the transformation that stands for what happens to a shared photo
 
@@ -72,10 +80,12 @@ def outcomes(rows: pd.DataFrame, limits: Limits) -> pd.DataFrame:
 def unseen(judged: pd.DataFrame) -> pd.DataFrame:
     """What recognisers say that were left out of the optimisation of the photo they judge.
 
-    Where none was left out, those that are never optimised against stand in.
+    Where none was left out, those stand in that no method is optimised against, so that the same
+    ones judge all methods.
     """
     left_out = judged[judged["recogniser"] == judged["left_out"]]
-    return left_out if len(left_out) else judged[~judged["used"]]
+    used = judged.loc[judged["used"], "recogniser"]
+    return left_out if len(left_out) else judged[~judged["recogniser"].isin(used)]
 
 
 def shares(
@@ -87,10 +97,8 @@ def shares(
         for measure in measures:
             for column in (measure, f"{measure}_clean"):
                 known = group[column].dropna()
-                hits, n = int(known.sum()), len(known)
-                low, high = wilson(hits, n)
-                share = hits / n if n else None
-                lines.append((*key, column, share, low, high, n))
+                one = share_of(known, group["photo"][known.index])
+                lines.append((*key, column, one.value, one.low, one.high, one.n))
     return pd.DataFrame(lines, columns=[*by, "measure", "share", "low", "high", "n"])
 
 
@@ -129,8 +137,8 @@ def protection(judged: pd.DataFrame, photos: pd.DataFrame, titles: Mapping[str, 
                 "shared ": after("dodging", SHARED),
                 "found first": _change(after, "rank1"),
                 "among first 5": _change(after, "rank5"),
-                "face SSIM": _number(done["face_ssim"].mean(), ".3f"),
-                "face PSNR": _number(_finite(done["face_psnr"]).mean(), ".1f"),
+                FACE_SSIM: _number(done["face_ssim"].mean(), ".3f"),
+                FACE_PSNR: _number(_finite(done["face_psnr"]).mean(), ".1f"),
                 "patchy skin": _number(100 * done["patches"].mean(), ".1f") + " %",
                 "seconds": _number(done["seconds"].median(), ".1f"),
                 "failed": len(group) - len(done),
@@ -197,7 +205,7 @@ def quality(
     wide = wide.dropna(axis="columns", how="all").reindex(list(dict.fromkeys(done["method"])))
     shown = wide.map(lambda value: _number(value, ".4g"))
     shown.insert(0, "method_", [titles.get(name, name) for name in wide.index])
-    shown = shown.rename(columns={"method_": "method"}).reset_index(drop=True)
+    shown = shown.rename(columns={**MEANS, "method_": "method"}).reset_index(drop=True)
     return Table("quality", "How much does the photo change, and at what cost?", figures, shown)
 
 

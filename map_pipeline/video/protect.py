@@ -73,7 +73,7 @@ class VideoMixin:
     map_network: Any
     embed: Callable[[View], dict[str, Tensor]]
     read_target: Callable[[str | ImageInput | None], TargetChoice]
-    target_of: Callable[[TargetChoice, Mapping[str, Tensor]], Target | None]
+    target_of: Callable[[TargetChoice, Mapping[str, Tensor], Sequence[str]], Target | None]
     read_expression: Callable[[ImageInput | ShownExpression], ShownExpression]
     check_inputs: Callable[..., None]
     face_detector: Any  # loaded on first use
@@ -259,7 +259,7 @@ class VideoMixin:
             stages=self.stages,
             plan=plan,
             source=source,
-            target=self.target_of(aim, source),
+            target=self.target_of(aim, source, plan.surrogates),
             places=person.places(seconds),
             candidates=key_frames(person, seconds),
         )

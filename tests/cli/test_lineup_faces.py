@@ -140,8 +140,10 @@ def test_score(sheets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer(sheets / "answers.csv", lines)
     assert main(["lineup", "score", str(sheets)]) == 0
     text = capsys.readouterr().out
-    assert "| real | 6 | 0 % (0-39), 0 of 6 | 100 % (61-100), 6 of 6 |" in text
-    assert "| strength 1 | 6 | 100 % (61-100), 6 of 6 | 50 % (19-81), 3 of 6 |" in text
+    for shown in ("real", "strength 1"):  # one person is shown twice
+        assert len({line["subject"] for line in key_of(sheets) if line["shown"] == shown}) == 5
+    assert "| real | 6 | 0 % (0-43), 0 of 6 | 100 % (57-100), 6 of 6 |" in text
+    assert "| strength 1 | 6 | 100 % (57-100), 6 of 6 | 50 % (16-84), 3 of 6 |" in text
     assert "strength 1: called edited +100 points more often, its emotion named -50 points" in text
     assert "person" not in text
 

@@ -2,13 +2,13 @@
 
 import dataclasses
 
-import numpy as np
 import pandas as pd
 import pytest
 from synthetic import ROW, make_rows
 
 from map_pipeline.evaluation import tables
-from map_pipeline.evaluation.groups import LEAST_PEOPLE, bootstrap_gap, gaps, groups, members
+from map_pipeline.evaluation.groups import LEAST_PEOPLE, gap_of, gaps, groups, members
+from map_pipeline.evaluation.protocol import share_of
 
 ANGLES = {"000": 60.0, "001": 50.0, "002": -40.0, "003": None, "004": 12.0}
 
@@ -85,7 +85,8 @@ def test_gap_of_the_best_and_the_worst_group() -> None:
     judged = people(40, ("one", "two"))
     [_, line] = gaps(judged, who, {}).figures.to_dict("records")
     assert (line["measure"], line["best"], line["worst"]) == ("dodging", "all", "none")
-    assert (line["difference"], line["low"], line["high"]) == (1, 1, 1)
+    assert (line["difference"], line["high"]) == (1, 1)
+    assert line["low"] == pytest.approx(0.5, abs=0.02)  # 6 and 8 people can't show more
     assert (line["n_best"], line["n_worst"]) == (6, 8)  # people, not verdicts
     halves = gaps(judged, who[who["group"].isin(["all", "half"])], {})
     [_, line] = halves.figures.to_dict("records")
@@ -102,15 +103,29 @@ def test_groups_that_are_alike_have_an_interval_around_nothing() -> None:
     assert line["best"] != line["worst"]
 
 
-def test_bootstrap_against_the_normal_interval() -> None:
-    """Of two large groups: p (1 - p) / n of each, added up."""
-    rng = np.random.default_rng(1)
-    one, two = (
-        np.stack([rng.random(400) < share, np.ones(400)], 1).astype(float) for share in (0.8, 0.5)
-    )
-    low, high = bootstrap_gap(one, two)
-    shares = [group[:, 0].mean() for group in (one, two)]
-    width = 1.96 * np.sqrt(sum(share * (1 - share) / 400 for share in shares))
-    assert (low, high) == pytest.approx(
-        (shares[0] - shares[1] - width, shares[0] - shares[1] + width), abs=0.01
-    )
+@pytest.mark.parametrize(
+    ("best", "worst", "low", "high"),
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((10, 10), (0, 10), 0.6075, 1),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+    ],
+)
+def test_interval_of_a_gap(
+    best: tuple[int, int], worst: tuple[int, int], low: float, high: float
+) -> None:
+    """Newcombe's own examples."""
+    shares = [
+        share_of([index < hits for index in range(n)], map(str, range(n)))
+        for hits, n in (best, worst)
+    ]
+    assert gap_of(*shares)[1:] == pytest.approx((low, high), abs=1e-4)
+
+
+def test_a_gap_between_groups_that_always_dodge_is_not_known_to_be_nothing() -> None:
+    who = known({f"{i:03d}": {"half": "left" if i % 4 < 2 else "right"} for i in range(40)})
+    judged = people(40).assign(dodging=True)
+    [_, line] = gaps(judged, who, {}).figures.to_dict("records")
+    assert line["difference"] == 0
+    assert line["low"] == pytest.approx(-0.16, abs=0.01)  # Wilson's interval of 20 of 20
+    assert line["high"] == pytest.approx(0.16, abs=0.01)

@@ -233,6 +233,25 @@ def test_the_target_is_the_pipelines(tiny_pipeline: MAPPipeline, photo: np.ndarr
     assert place.face.box == pytest.approx(output.reports[0][0].box)
 
 
+def test_only_the_surrogates_choose_the_target(photo: np.ndarray) -> None:
+    pipe = build_tiny_pipeline()
+    place = find_face(pipe, photo)
+    source = pipe.embed(pipe.view(photo, place.face.landmarks))
+    for choice, name in enumerate(("dlib_resnet", "mobilefacenet")):
+        bank = pipe.targets.embeddings(name).copy_(-source[name].expand(3, -1))
+        bank[choice] = 0  # the most alike of the three
+
+    def chosen(*surrogates: str) -> str:
+        one = task(photo, target="auto", surrogates=surrogates)
+        name = find_target(pipe, one, place).name
+        output = pipe(photo, target="auto", surrogates=list(surrogates), **QUICK)
+        assert output.reports[0][0].target == name
+        return name
+
+    assert chosen("dlib_resnet") == "first"
+    assert chosen("mobilefacenet") == "second"
+
+
 def test_only_the_surrogates_count(photo: np.ndarray) -> None:
     """A recogniser that is left out has no influence, whatever it thinks."""
     pipe = build_tiny_pipeline()

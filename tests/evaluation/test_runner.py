@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ASTRONAUT
 from PIL import Image
 from torch import Tensor
@@ -20,6 +21,7 @@ from map_pipeline.errors import NoFaceError, UnknownOptionError
 from map_pipeline.evaluation import runner
 from map_pipeline.evaluation.dataset import PhotoSet
 from map_pipeline.evaluation.gallery import embed_composite, embed_largest_face
+from map_pipeline.evaluation.methods.base import Unprotected
 from map_pipeline.evaluation.names import transform
 from map_pipeline.evaluation.results import (
     NOT_FOUND,
@@ -204,7 +206,15 @@ def test_a_target_without_a_face_is_told_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_one_recogniser_is_left_out_per_photo(evaluate: Callable, files: dict[str, bytes]) -> None:
+def test_what_uses_no_recogniser_says_so(evaluate: Callable, files: dict[str, bytes]) -> None:
+    settings = dataclasses.replace(QUICK, methods=("none", "blur"), limit=1)
+    assert not any(row.used for row in rows_of(evaluate(files, settings)))
+
+
+def test_one_recogniser_is_left_out_per_photo(
+    evaluate: Callable, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Unprotected, "surrogates", None)  # as if it looked at all of them
     evaluation = evaluate(files, QUICK)
     assert [unit(row) for row in photos_of(evaluation)] == [
         ("000", "none", "dlib_resnet"),
@@ -338,9 +348,31 @@ def test_default_targets_are_those_of_the_set_or_composites(
     assert evaluation.targets == ("77" if own else "auto",)
     assert (evaluation.probe == "another photo of the target") == own
     if not own:
-        subject, pipe = evaluation.subject(0, "plain"), evaluation.pipe
-        expected = pipe.built_in_target("auto", pipe.embed(subject.clean("none").view)).name
-        assert subject.goal.name == subject.goal.enroll == expected
+        [goal] = evaluation.subject(0, "plain").goals.values()
+        assert goal.name == goal.enroll in evaluation.pipe.targets.names
+
+
+def test_a_recogniser_that_is_left_out_does_not_choose_the_target(
+    evaluate: Callable, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(QUICK, targets=("auto",), leave_out="each", limit=1)
+    evaluation = evaluate(files, settings)
+    pipe, face = evaluation.pipe, evaluation.subject(0, "plain").clean("none")
+    alike = {"dlib_resnet": 0, "mobilefacenet": 1}  # which of three each finds most alike
+
+    def embeddings(name: str) -> Tensor | None:
+        if name not in alike:
+            return None
+        found = -torch.from_numpy(face.embeddings[name]).repeat(3, 1)
+        found[alike[name]] = 0
+        return found
+
+    monkeypatch.setattr(pipe.targets, "embeddings", embeddings)
+    goals = evaluation.subject(0, "plain").goals
+    assert {one: goal.name for one, goal in goals.items()} == {
+        "dlib_resnet": "second",
+        "mobilefacenet": "first",
+    }
 
 
 def test_all_emotions_take_turns(evaluate: Callable, files: dict[str, bytes]) -> None:
@@ -401,7 +433,7 @@ def test_the_method_gets_what_the_protocol_says(
     tasks = []
 
     class Spy:
-        name, title = "none", "spy"
+        name, title, surrogates = "none", "spy", None
 
         def protect(self, pipe: MAPPipeline, task: runner.Task) -> np.ndarray:  # noqa: ARG002
             tasks.append(task)

@@ -96,8 +96,8 @@ def test_viewers_are_added_up_and_drawn(tmp_path: Path) -> None:
     lines = [("1", "A", "map"), ("2", "B", "map"), ("3", "C", "untouched"), ("4", "D", "blur")]
     folders = [tmp_path / "first", tmp_path / "second"]
     for folder in folders:
-        key = [(*line, "happy" if line[2] == "map" else "") for line in lines]
-        write_table(folder / KEY, ("number", "person", "shown", "emotion"), key)
+        key = [(*line, "happy" if line[2] == "map" else "", line[0]) for line in lines]
+        write_table(folder / KEY, ("number", "person", "shown", "emotion", "photo"), key)
         given = [
             (number, "A" if number == "2" else person, "", "no") for number, person, _ in lines
         ]
@@ -107,6 +107,9 @@ def test_viewers_are_added_up_and_drawn(tmp_path: Path) -> None:
     assert found["share"].to_dict() == {"map": 0.5, "untouched": 1, "blur": 1}
     assert found["n"].to_dict() == {"map": 4, "untouched": 2, "blur": 2}
     assert table.shown.set_index("method")["found"]["MAP"].startswith("50.0 %")
+    once = lineup_table(folders[:1]).figures.query("measure == 'found'").set_index("method")
+    # A second viewer who says the same of the same people makes nothing more certain.
+    assert found[["low", "high"]].to_numpy() == pytest.approx(once[["low", "high"]].to_numpy())
 
     def part(name: str, method: str) -> list[Table]:
         line = {"method": [method], "measure": ["dodging"], "transformation": ["none"]}

@@ -14,7 +14,7 @@ from synthetic import METHODS, ROW, TITLES, make_rows
 from map_pipeline import MAPPipeline
 from map_pipeline.evaluation import tables
 from map_pipeline.evaluation.dataset import Problem
-from map_pipeline.evaluation.protocol import genuine, impostors, rank, threshold_at_far, wilson
+from map_pipeline.evaluation.protocol import genuine, impostors, rank, share_of, threshold_at_far
 from map_pipeline.evaluation.report import Context, weight_hashes, write_report
 from map_pipeline.evaluation.results import NO_SECOND, NO_TARGET, NOT_FOUND, photo_file
 from map_pipeline.images import save_image, to_pil
@@ -29,8 +29,47 @@ def judged(*changes: dict) -> pd.DataFrame:
     ("successes", "n", "low", "high"),
     [(0, 10, 0, 0.2775), (10, 10, 0.7225, 1), (5, 10, 0.2366, 0.7634), (0, 0, 0, 1)],
 )
-def test_wilson_interval(successes: int, n: int, low: float, high: float) -> None:
-    assert wilson(successes, n) == pytest.approx((low, high), abs=1e-4)
+def test_interval_of_people_with_one_verdict_each(
+    successes: int, n: int, low: float, high: float
+) -> None:
+    """Wilson's, as in tables."""
+    found = share_of([index < successes for index in range(n)], map(str, range(n)))
+    assert found == pytest.approx((successes, n, low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize("hits", [0, 5, 10])
+def test_a_verdict_said_three_times_over_is_no_more_certain(hits: int) -> None:
+    verdicts, people = [index < hits for index in range(10)], list("abcdefghij")
+    once, thrice = share_of(verdicts, people), share_of(verdicts * 3, people * 3)
+    assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
+    assert thrice.n == 30
+
+
+def test_people_who_differ_less_than_chance_count_each_verdict_at_most_once() -> None:
+    people = [name for name in "abcdefghij" for _ in range(4)]
+    verdicts = [True, False] * 20
+    alike = share_of(verdicts, people)  # all half: nothing says how much people differ
+    assert (alike.low, alike.high) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    verdicts[0] = False
+    nearly = share_of(verdicts, people)
+    alone = share_of(verdicts, map(str, range(40)))
+    assert (nearly.low, nearly.high) == (alone.low, alone.high)
+
+
+def test_intervals_hold_where_verdicts_on_a_person_agree() -> None:
+    """About 95 % of them hold the true share; if verdicts were independent, under 85 %."""
+    rng = np.random.default_rng(0)
+    people = [str(index) for index in range(24) for _ in range(3)]
+
+    def holds() -> tuple[bool, bool]:
+        chances = np.repeat(rng.beta(0.7 * 2 / 3, 0.3 * 2 / 3, 24), 3)
+        verdicts = rng.random(72) < chances
+        both = share_of(verdicts, people), share_of(verdicts, map(str, range(72)))
+        return tuple(one.low <= 0.7 <= one.high for one in both)
+
+    over_people, over_verdicts = np.mean([holds() for _ in range(1000)], axis=0)
+    assert 0.92 < over_people < 0.98
+    assert over_verdicts < 0.85
 
 
 def test_threshold_lets_the_asked_share_of_strangers_pass() -> None:
@@ -90,15 +129,31 @@ def test_recognisers_without_a_threshold_are_left_out() -> None:
 def test_left_out_recognisers_judge_and_otherwise_unused_ones() -> None:
     both = judged({}, {"left_out": "two"})
     assert tables.unseen(both)["left_out"].tolist() == ["one"]
-    none = judged({"left_out": "", "used": True}, {"left_out": "", "photo": "002"})
-    assert tables.unseen(none)["photo"].tolist() == ["002"]
+    rows = [
+        dataclasses.replace(ROW, left_out="", recogniser=recogniser, method=method, used=used)
+        for recogniser, method, used in (
+            ("one", "map", True),
+            ("two", "map", False),
+            ("one", "blur", False),
+            ("two", "blur", False),
+        )
+    ]
+    none = tables.outcomes(tables.frame(rows), {"one": 0.5, "two": 0.5})
+    # The blur used neither of them, and still has the judge that MAP has.
+    found = tables.unseen(none)[["method", "recogniser"]].to_numpy().tolist()
+    assert found == [["map", "two"], ["blur", "two"]]
 
 
 def test_shares_carry_interval_and_n() -> None:
-    found = judged({}, {"person_protected": 0.9}, {}, {})
-    line = tables.shares(found, ["method"]).set_index("measure").loc["dodging"]
+    outcome = [0.2, 0.9, 0.2, 0.2]
+    rows = [{"photo": str(one), "person_protected": value} for one, value in enumerate(outcome)]
+    line = tables.shares(judged(*rows), ["method"]).set_index("measure").loc["dodging"]
     assert (line["share"], line["n"]) == (0.75, 4)
-    assert (line["low"], line["high"]) == pytest.approx(wilson(3, 4))
+    assert (line["low"], line["high"]) == pytest.approx((0.3006, 0.9544), abs=1e-4)
+    # Several recognisers that agree are no further people.
+    twice = tables.shares(judged(*rows, *rows), ["method"]).set_index("measure").loc["dodging"]
+    assert twice["n"] == 8
+    assert (twice["low"], twice["high"]) == pytest.approx((line["low"], line["high"]))
 
 
 def test_means_skip_what_is_not_finite() -> None:
@@ -106,6 +161,17 @@ def test_means_skip_what_is_not_finite() -> None:
     [line] = tables.means(photos, ["method"], ["psnr"]).to_dict("records")
     assert (line["mean"], line["n"]) == (31, 2)
     assert line["std"] == pytest.approx(math.sqrt(2))
+
+
+def test_tables_say_what_is_compared_without_its_motion() -> None:
+    rows, photo_rows = make_rows(["000"], ["map"], ["plain"])
+    photos = tables.frame([dataclasses.replace(photo_rows[0], ssim=0.7, face_ssim=0.9)])
+    limits = {name: limit for name, (_, limit) in TITLES.items()}
+    judged_rows = tables.outcomes(tables.frame(rows), limits)
+    [main] = tables.protection(judged_rows, photos, {}).shown.to_dict("records")
+    [quality] = tables.quality(photos, {}).shown.to_dict("records")
+    assert main["face SSIM, motion undone"] == "0.900"
+    assert (quality["face SSIM, motion undone"], quality["photo SSIM"]) == ("0.9", "0.7")
 
 
 FEATURES = pd.DataFrame(

@@ -37,6 +37,7 @@ _WITHOUT = (
         "map-expression-only",
         "MAP, expression only",
         weights={"impersonation": 0.0, "dodging": 0.0},
+        surrogates=0,
     ),
 )
 ABLATED: dict[str, MAP] = {method.name: method for method in _WITHOUT}

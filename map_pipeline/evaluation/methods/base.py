@@ -5,7 +5,7 @@ looks through recognisers, the same surrogates on the same region of the photo.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -53,10 +53,12 @@ class Method(Protocol):
 
     Attributes:
         name: how the command line calls it; title: what tables call it.
+        surrogates: how many of the task's it looks at, the first ones; None for all.
     """
 
     name: str
     title: str
+    surrogates: int | None
 
     def protect(self, pipe: MAPPipeline, task: Task) -> np.ndarray:
         """Return the protected photo, `uint8 [H,W,3]` of the size of `task.photo`.
@@ -73,6 +75,7 @@ class Unprotected:
 
     name: str = "none"
     title: str = "no protection"
+    surrogates: ClassVar = 0
 
     def protect(self, pipe: MAPPipeline, task: Task) -> np.ndarray:  # noqa: ARG002 (interface)
         """Return a copy of the photo."""
@@ -165,4 +168,4 @@ def find_target(pipe: MAPPipeline, task: Task, place: FacePlace) -> Target | Non
     source = {}
     if choice.name == "auto":
         source = pipe.embed(pipe.view(task.photo, place.face.landmarks))
-    return pipe.target_of(choice, source)
+    return pipe.target_of(choice, source, task.surrogates)

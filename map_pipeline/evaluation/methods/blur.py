@@ -9,6 +9,7 @@ that there is no face left to compare, and the question is no longer who it is.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -28,6 +29,7 @@ class Blur:
 
     sigma: float = 0.1
     name: str = "blur"
+    surrogates: ClassVar = 0
 
     def __post_init__(self) -> None:
         if self.sigma <= 0:
@@ -58,6 +60,7 @@ class Mosaic:
 
     block: float = 0.1
     name: str = "mosaic"
+    surrogates: ClassVar = 0
 
     def __post_init__(self) -> None:
         if self.block <= 0:

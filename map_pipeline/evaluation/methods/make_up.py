@@ -8,6 +8,7 @@ baselines share (see `identity`), in MAP's random views. They lie on lips, eyeli
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -50,6 +51,7 @@ class MakeUp:
     steps: int = 25
     name: str = "make-up"
     title: str = "make-up, own version"
+    surrogates: ClassVar = None
 
     def __post_init__(self) -> None:
         if self.steps < 1:

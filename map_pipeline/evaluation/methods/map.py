@@ -54,7 +54,8 @@ class MAP:
                 task.photo,
                 emotion=task.emotion,
                 target=task.target,
-                surrogates=list(task.surrogates[: self.surrogates]),
+                # The pipeline wants some even where their losses weigh nothing.
+                surrogates=list(task.surrogates[: self.surrogates or None]),
                 config=self.config,
                 generator=torch.Generator().manual_seed(task.seed),
                 **changed,

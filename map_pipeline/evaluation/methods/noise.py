@@ -20,6 +20,7 @@ where they leave it open, in the authors' code.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -55,6 +56,7 @@ class Noise(ABC):
     steps: int = 25
     name: str = field(init=False)
     label: str = field(init=False)
+    surrogates: ClassVar = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.eps <= 255:
