@@ -35,7 +35,7 @@ KEY_EVERY = 2.0
 TOLERANCE = 0.5
 # Of the objectives of identity, relative to a photo's: a clip is compared with its own frames,
 # which are more alike than two photos. Less of it flickers less and protects less.
-IDENTITY_WEIGHT = 3.0
+IDENTITY_WEIGHT = 4.0
 FARTHEST = 0.0234  # how far features move at least, see `MAPConfig.max_shift`: 3 of 128 px
 
 

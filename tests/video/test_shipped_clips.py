@@ -66,5 +66,5 @@ def test_two_who_cross_keep_their_target_and_expression(
             for face in (then, now):
                 assert face @ known[person.target] > face @ known[other.target]
             assert then @ now > 0.95  # the same expression, too
-    # A single frame may be matched by one of them; how near depends on the number of threads.
-    assert all(count >= len(pipe.surrogates) - 1 for count in hidden.values())
+    # Some may match a single frame; how near they come depends on the number of threads.
+    assert all(2 * count >= len(pipe.surrogates) for count in hidden.values())
