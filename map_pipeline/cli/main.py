@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return dispatch(given)
         finally:
-            sys.stdout.flush()  # here an output that was closed can still be told
+            sys.stdout.flush()  # an output that was closed shows here, not at exit
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
         with contextlib.suppress(BrokenPipeError):

@@ -7,16 +7,13 @@ import torch
 from torch import Tensor, nn
 
 LARGEST = 127  # of an int8 whose range is the same on both sides of 0
-FEWEST = (
-    8192  # numbers that are worth it; small layers, which are mostly depthwise, stay as they are
-)
+FEWEST = 8192  # numbers of a weight that are worth it; most smaller ones are depthwise
 
 
 class Int8Weight(nn.Module):
     """A weight as `values / 127 * largest`, where `largest` is the largest number of each output.
 
-    Symmetric quantisation by channel: Krishnamoorthi 2018, https://arxiv.org/abs/1806.08342,
-    sections 2.2 and 2.6.
+    Symmetric quantisation by channel: Krishnamoorthi 2018, https://arxiv.org/abs/1806.08342.
 
     Args:
         shape: of the weight, outputs first.

@@ -358,7 +358,7 @@ UPLOADS = {
 }
 
 
-def _told_as(one: gr.Component, schema: dict[str, Any]) -> gr.Component:
+def _with_schema(one: gr.Component, schema: dict[str, Any]) -> gr.Component:
     """Let programs and MCP clients know what a component takes; Gradio's own type fits no schema.
 
     (A class of its own would make Gradio write a stub file beside this one.)
@@ -368,7 +368,7 @@ def _told_as(one: gr.Component, schema: dict[str, Any]) -> gr.Component:
 
 
 def _json_of(schema: dict[str, Any], value: Any = None) -> gr.JSON:
-    return _told_as(gr.JSON(value, visible=False), schema)
+    return _with_schema(gr.JSON(value, visible=False), schema)
 
 
 def _add_endpoints(
@@ -380,7 +380,7 @@ def _add_endpoints(
     file, text = gr.File(visible=False), gr.Textbox(visible=False)
     action_units, emotions = (_json_of({"type": "object"}) for _ in range(2))
     faces = _json_of({"type": "array", "items": {"type": "integer"}}, [])
-    photos = _told_as(gr.File(file_count="multiple", visible=False), UPLOADS)
+    photos = _with_schema(gr.File(file_count="multiple", visible=False), UPLOADS)
     clip, people = gr.File(visible=False), gr.Textbox("largest", visible=False)
     common = [one for one in form.choices if one is not form.faces]
     chosen = [faces if one is form.faces else one for one in form.choices]

@@ -41,10 +41,10 @@ File = dict[str, Any] | None  # an upload as Gradio sends it, with its "path"
 Method = TypeVar("Method", bound=Callable)
 
 
-def told_whole(method: Method) -> Method:
+def one_line_each(method: Method) -> Method:
     """Put what a docstring says of an argument, or of the answer, on one line each.
 
-    Gradio tells MCP clients no more than a line of an argument, and the answer as a list of lines.
+    Gradio passes on to MCP clients one line of an argument, and the answer as a list of lines.
     """
     arguments, returns, answer = inspect.cleandoc(method.__doc__ or "").partition("Returns:\n    ")
     arguments, answer = arguments.replace("\n        ", " "), answer.replace("\n    ", " ")
@@ -120,7 +120,7 @@ class Endpoints:
                 )
                 yield job, protected, files
 
-    @told_whole
+    @one_line_each
     def protect(
         self,
         photo: File,
@@ -212,7 +212,7 @@ class Endpoints:
         """The path of a ZIP file with all results; None if there are none."""
         return self._batch.archive(outcomes)
 
-    @told_whole
+    @one_line_each
     def protect_batch(
         self,
         photos: Sequence[File],
@@ -292,7 +292,7 @@ class Endpoints:
             target = own_target and own_target["path"]
             yield from self.clips.work(clip["path"], target, choices.with_seed(), faces)
 
-    @told_whole
+    @one_line_each
     def protect_clip(
         self,
         clip: File,
@@ -348,7 +348,7 @@ class Endpoints:
                 text = results.plain_clip_verdict(report)
                 yield job.output, text, report.to_dict(), job.choices.seed
 
-    @told_whole
+    @one_line_each
     def preview(
         self,
         photo: File,
@@ -405,7 +405,7 @@ class Endpoints:
             found = self._service.find_faces(read_upload(path).photo.pixels, detector, rotate)
             return [{**asdict(one), "clear": one.clear} for one in found]
 
-    @told_whole
+    @one_line_each
     def compare(self, first: File, second: File, rotate: bool = DEFAULT.rotate) -> dict:
         """Compare the largest faces of two photos with every face recogniser.
 

@@ -80,7 +80,7 @@ def _begin(target: Any, sound: Sequence[Any], form: str) -> dict[int, Way]:
     """Add the streams of the sound; index in the clip -> what is done with its packets."""
     ways: dict[int, Way] = {}
     for track in sound:
-        if track.codec_context is None:  # `Clip.notes` tells of it
+        if track.codec_context is None:  # named in `Clip.notes`
             continue
         if _fits(track, form):
             ways[track.index] = _copied(target.add_stream_from_template(track))

@@ -3,8 +3,6 @@ import io
 import itertools
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -445,17 +443,3 @@ def test_the_method_gets_what_the_protocol_says(
     assert (task.emotion, task.seed, task.surrogates) == ("sad", 7, ("mobilefacenet",))
     np.testing.assert_array_equal(task.photo, faces[0])
     np.testing.assert_array_equal(task.target, faces[2])
-
-
-@pytest.mark.slow
-def test_workers_end_with_a_killed_run() -> None:
-    script = """
-import os, signal
-from map_pipeline.evaluation.runner import start_workers
-if __name__ == "__main__":
-    with start_workers(1, dict) as pool:
-        pool.submit(os.getpid).result()
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
-    # It returns when nobody holds the pipe any more.
-    subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=60, check=False)
