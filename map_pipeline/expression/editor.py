@@ -31,6 +31,7 @@ from map_pipeline.expression.action_units import (
 from map_pipeline.expression.eyelids import cover, find_eye, lid_flow, shut
 from map_pipeline.expression.head_turn import without_turn
 from map_pipeline.expression.mouth import paint_mouth, shows_teeth
+from map_pipeline.expression.shading import in_own_colour
 from map_pipeline.expression.space import ExpressionSpace, straighten
 from map_pipeline.expression.warp import (
     GRID,
@@ -157,7 +158,8 @@ def edit_expression(
         crop = (crop + covering.to(crop)).clamp(0, 1)
     warped = deform(crop, fine_to_crop(), flow)
     shade = shading_map(space, shading, places, to_frame[0], size)
-    painted = (warped * shade.exp().to(warped)).clamp(0, 1)
+    change = warped * shade.expm1().to(warped)
+    painted = (warped + in_own_colour(change, warped).to(warped)).clamp(0, 1)
     if mouth_painter is not None:
         before = face.shape.cpu()[:POINTS]
         most = OWN_TEETH if shows_teeth(face.crop, before * FINE) else OWN_DARK
