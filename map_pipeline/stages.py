@@ -32,6 +32,7 @@ from map_pipeline.expression.editor import (
     no_edit,
 )
 from map_pipeline.expression.motion import face_motions
+from map_pipeline.expression.outline import within_outline
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.faces.align import (
     Alignment,
@@ -299,6 +300,8 @@ class FaceStages:
         region_to_crop = compose_affine(region.region_to_photo, alignment.image_to_crop)
         in_crop = apply_affine(alignment.image_to_crop, landmarks.float())
         mask = feather_mask(alignment.size) * quiet_features(in_crop[None], alignment.size)
+        if landmarks68 is not None:
+            mask = mask * within_outline(landmarks68, alignment.size)
         motions = None
         if landmarks68 is not None and self.expression_space is not None:
             most = task.plan.config.max_shift

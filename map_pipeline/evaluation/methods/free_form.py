@@ -6,7 +6,7 @@ identity. Neither is run here. Instead MAP's own score network does the same wit
 views, identity losses and price of visible change, but
 
 - shows no expression and moves nothing,
-- paints in any colour, as strongly as it likes, on nose, eyes and brows, too,
+- paints in any colour, as strongly as it likes, on nose, eyes, brows and beyond the face, too,
 - starts from the prior, for the trained network knows the limits that are lifted here.
 """
 
@@ -21,5 +21,5 @@ FREE_FORM = MAP(
     config=replace(MODES["strong"], motion_rate=0.0, use_map_network=False),
     weights={"expression": 0.0},
     settings={"expression_strength": 0.0},
-    without=("shading", "quiet_features"),
+    without=("shading", "quiet_features", "outline"),
 )

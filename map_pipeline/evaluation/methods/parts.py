@@ -18,13 +18,13 @@ from map_pipeline.identity import refine, tone
 
 
 def _everything(landmarks: Tensor, size: int) -> Tensor:
-    """A mask `[B,1,size,size]` that keeps all; in place of `quiet_features`."""
-    return torch.ones(len(landmarks), 1, size, size, device=landmarks.device)
+    """A mask `[1,1,size,size]` that keeps all of one face."""
+    return torch.ones(1, 1, size, size, device=landmarks.device)
 
 
 def _nothing(landmarks: Tensor, size: int) -> Tensor:
-    """A mask `[B,1,size,size]` that keeps nothing."""
-    return torch.zeros(len(landmarks), 1, size, size, device=landmarks.device)
+    """A mask `[1,1,size,size]` that keeps nothing."""
+    return torch.zeros(1, 1, size, size, device=landmarks.device)
 
 
 def _as_painted(change: Tensor, source: Tensor) -> Tensor:  # noqa: ARG001 (as `as_shading`)
@@ -41,6 +41,7 @@ def _brightness(change: Tensor, source: Tensor) -> Tensor:  # noqa: ARG001 (as `
 PARTS: dict[str, tuple[ModuleType, str, Callable[..., Tensor]]] = {
     "residual": (stages, "quiet_features", _nothing),
     "quiet_features": (stages, "quiet_features", _everything),
+    "outline": (stages, "within_outline", _everything),
     "shading": (refine, "as_shading", _as_painted),
     "contrast": (tone, "within_contrast", _brightness),
 }
