@@ -3,7 +3,7 @@ the page with either.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DModel
 from made_up_space import tiny_mesh, tiny_mouth_painter, tiny_space
 from PIL import Image
+from pipeline_calls import QUICK
 
 from map_pipeline import (
     EMOTIONS,
@@ -22,6 +23,7 @@ from map_pipeline import (
     ExpressionClassifier,
     FaceRecogniser,
     MAPPipeline,
+    MAPPipelineOutput,
     RecogniserEnsemble,
     TargetBank,
 )
@@ -32,6 +34,7 @@ from map_pipeline.faces.align import ARCFACE_TEMPLATE_112
 from map_pipeline.faces.detect import BundledDetector
 from map_pipeline.faces.face import Face
 from map_pipeline.identity import objectives
+from map_pipeline.images import load_image, to_array
 
 if TYPE_CHECKING:  # most tests need no page
     import gradio as gr
@@ -212,6 +215,11 @@ def build_tiny_pipeline(edits: bool = False) -> MAPPipeline:
     return pipe
 
 
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return to_array(load_image(ASTRONAUT))
+
+
 @pytest.fixture(scope="session")
 def portrait() -> np.ndarray:
     """A face of about 90 px, `uint8 [256,256,3]`."""
@@ -286,6 +294,20 @@ def tiny_pipeline() -> MAPPipeline:
     It has no `conditioner` and can't edit expressions, like a checkpoint of old.
     """
     return build_tiny_pipeline()
+
+
+@pytest.fixture
+def protect(tiny_pipeline: MAPPipeline) -> Callable[..., MAPPipelineOutput]:
+    """Protect with the tiny pipeline; without an `output_type`, images are `uint8` arrays."""
+
+    def call(image: Any, seed: int = 0, **settings: Any) -> MAPPipelineOutput:
+        generator = torch.Generator().manual_seed(seed)
+        output = tiny_pipeline(image, **{"generator": generator, **QUICK, **settings})
+        if "output_type" not in settings and isinstance(output, MAPPipelineOutput):
+            output.images = [np.array(picture) for picture in output.images]
+        return output
+
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 import pytest
 import spaces
+from gradio_client import Client, handle_file
 
 import app
 from map_pipeline import MAPPipeline
@@ -81,3 +82,8 @@ def running_page(
             yield page
         finally:
             page.close()
+
+
+def protect(client: Client, photo: Path, **settings: Any) -> tuple[str, str, list, int]:
+    settings = {"steps": 1, **settings}
+    return client.predict(photo=handle_file(photo), **settings, api_name="/protect")
