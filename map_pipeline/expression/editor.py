@@ -3,7 +3,7 @@
 1. The axes of expression (`expression.space`) from the face's present expression to the asked one
    say where its points go, and the photo is deformed at its own resolution (`expression.warp`).
 2. The same axes say where skin gets darker or lighter: folds and cheeks. That multiplies the
-   photo's own brightness, so that every pore and every skin tone stays what it is.
+   photo's own brightness, so that every pore stays, in the colours of skin (`expression.shading`).
 3. An upper lid may come down over its eye (`expression.eyelids`).
 4. Between lips that part, a small diffusion network paints teeth and the dark of the mouth
    (`expression.mouth`).
@@ -367,7 +367,7 @@ def copied_change(
 def shading_map(
     space: ExpressionSpace, shading: Tensor, places: Tensor, to_frame: Tensor, size: int
 ) -> Tensor:
-    """The shading of an expression on a face, `[1,1,2s,2s]`: what the colours' logarithm gains.
+    """The shading of an expression on a face, `[1,1,2s,2s]`: what the brightness' logarithm gains.
 
     Args:
         shading: `[1,1,S,S]`, see `ExpressionSpace.shade`.

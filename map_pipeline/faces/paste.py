@@ -33,6 +33,7 @@ STRIP_PIXELS = 1_000_000
 # Shape of the mask: |x|^p + |y|^p = 1. Between a circle (2), which would cut the chin, and a
 # square, which would let changes of hair and background show.
 MASK_EXPONENT = 2.5
+BORDER = 0.3  # width of its fade, as a share of half the side
 
 # What `quiet_features` keeps of a residual, and how far nose, eyes with their brows, and mouth
 # reach, in eye distances. The nose's region is wider and higher than a nose: wings painted beside
@@ -42,21 +43,18 @@ BRIDGE_RADIUS, WINGS_RADIUS, EYE_RADIUS, MOUTH_RADIUS, EDGE = 0.25, 0.6, 0.45, 0
 ABOVE_EYES = 0.6  # where the nose's ridge begins, as a share of its length from eyes to tip
 
 
-def feather_mask(size: int, border: float = 0.3) -> Tensor:
+def feather_mask(size: int) -> Tensor:
     """A smooth rounded mask: 1 on the face, 0 from the crop's outermost pixels outwards.
 
     Args:
         size: side of the crop, px.
-        border: width of the fade as a share of half the side, in (0, 1].
 
     Returns:
         `[1, 1, size, size]` float32 in [0, 1].
     """
-    if not 0 < border <= 1:
-        raise ValueError(f"`border` must be in (0, 1], got {border}.")
     axis = torch.linspace(-1, 1, size).abs() ** MASK_EXPONENT
     radius = (axis[:, None] + axis[None, :]) ** (1 / MASK_EXPONENT)
-    ramp = ((1 - radius) / border).clamp(0, 1)
+    ramp = ((1 - radius) / BORDER).clamp(0, 1)
     return (ramp * ramp * (3 - 2 * ramp))[None, None]
 
 

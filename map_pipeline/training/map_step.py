@@ -16,6 +16,7 @@ from map_pipeline.diffusion.map_network import MAPNetwork
 from map_pipeline.diffusion.unet import patch_size, patchify, unpatchify
 from map_pipeline.expression.classifiers import ExpressionClassifier
 from map_pipeline.expression.motion import FaceMotions, count_motions, face_motions, limit
+from map_pipeline.expression.outline import outlines
 from map_pipeline.expression.space import ExpressionSpace
 from map_pipeline.expression.warp import GRID, deform, deform_crop
 from map_pipeline.faces.landmarks import five_points
@@ -128,7 +129,8 @@ def prepare(
         torch.cat(back),
         landmarks,
         torch.cat([quiet_features(part, side).half() for part in landmarks.split(256)])
-        * feather_mask(side).to(device).half(),
+        * feather_mask(side).to(device).half()
+        * outlines(landmarks68 * side, faces.has_landmarks, side).to(device).half(),
         free_motions(shapes, faces.has_landmarks, landmarks68.to(device) * side, side),
         {name: torch.cat(parts) for name, parts in embeddings.items()},
     )

@@ -30,6 +30,7 @@ from map_pipeline.expression.editor import (
     mobility,
     shading_map,
 )
+from map_pipeline.expression.shading import in_own_colour
 from map_pipeline.expression.space import ExpressionSpace, straighten
 from map_pipeline.expression.warp import (
     GRID,
@@ -65,8 +66,8 @@ class KeyChange:
         frame: its index.
         landmarks: `[68,2]` crop px, where they are in the changed frame.
         moved: `[68,2]` crop px, how far the change moved them there.
-        layers: `[1,6,2s,2s]`: flow x and y in crop px, the gain of the colours' logarithm, and what
-            is added to red, green and blue in [-1,1].
+        layers: `[1,6,2s,2s]`: flow x and y in crop px, the gain of the brightness' logarithm, and
+            what is added to red, green and blue in [-1,1].
     """
 
     frame: int
@@ -206,7 +207,8 @@ def _changed(
     )
     still = (shift.abs().amax(-1) < UNMOVED)[None, None]
     warped = torch.where(still, image[..., y0:y1, x0:x1], warped)
-    changed = warped * here[:, SHADING].exp() + 255 * here[:, ADDED]
+    shade = in_own_colour(warped / 255 * here[:, SHADING].expm1(), warped / 255)
+    changed = warped + 255 * (shade + here[:, ADDED])
     return changed[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
 
 

@@ -175,9 +175,11 @@ def test_without_residual_features_move_and_nothing_is_painted(
             "find_change",
             lambda *args: seen.append(find_change(*args)) or seen[-1],
         )
-        for name in ("map", "map-no-residual"):
+        for name in ("map", "map-no-residual", "free-form"):
             create(name, settings=settings).protect(editing_pipeline, task)
-    whole, without = seen
-    assert whole.mask.max() == 1
+    whole, without, free = seen
+    beyond = whole.mask < 0.01
+    assert free.mask[beyond].max() > 0.5, "beyond the outline of the face"
+    assert whole.mask.max() > 0.99
     assert without.mask.max() == 0
     assert without.flow.abs().max() > 0

@@ -247,6 +247,14 @@ def test_shading_is_the_same_factor_for_light_and_dark_skin(space: ExpressionSpa
     torch.testing.assert_close(light, dark, atol=1e-4, rtol=0)
 
 
+def test_a_fold_on_light_skin_is_redder_than_the_skin(space: ExpressionSpace) -> None:
+    crop = plain(LIGHT_SKIN)
+    edit = edit_expression(space, None, face(space.mean, crop), HAPPY, 1.0)
+    factor = ((crop + edit.painting) / crop)[0].flatten(1)
+    red, green, blue = factor[:, factor[1].argmin()].tolist()
+    assert blue + 0.02 < green < red - 0.02
+
+
 def test_shading_keeps_the_pores(space: ExpressionSpace) -> None:
     """It multiplies: what was lighter than its neighbour by a share still is by that share."""
     pores = plain(LIGHT_SKIN) * (1 + 0.1 * (torch.arange(FINE * SIZE) % 2))

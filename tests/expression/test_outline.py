@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from map_pipeline.expression.outline import within_outline
+from map_pipeline.expression.outline import outlines, within_outline
 
 SIZE = 128
 
@@ -40,3 +40,10 @@ def test_paint_stays_on_the_face(degrees: float) -> None:
     assert min(at(0.5, 0.5), at(0.35, 0.6), at(0.65, 0.6), at(0.5, 0.25)) > 0.95
     assert max(at(0.5, 0.88), at(0.17, 0.5), at(0.83, 0.5), at(0.5, 0.1)) < 0.05
     assert 0.05 < at(0.79, 0.5) < 0.5, "it fades, and within the outline"
+
+
+def test_faces_without_landmarks_have_no_outline() -> None:
+    points = torch.stack([face() * SIZE] * 2)
+    found = outlines(points, torch.tensor([True, False]), SIZE)
+    torch.testing.assert_close(found[:1], within_outline(points[0], SIZE))
+    assert (found[1] == 1).all()

@@ -33,12 +33,13 @@ def test_a_grey_photo_stays_grey() -> None:
     torch.testing.assert_close(found, to_grey(change).expand_as(found))
 
 
-def test_a_toned_photo_nearly_keeps_its_tone() -> None:
+def test_the_darker_half_of_a_toned_photo_keeps_its_tone() -> None:
     """As a sepia print: the ratio of red, green and blue stays what it was."""
-    tone = flat((1.0, 0.95, 0.85))
-    source = picture(colours=1)[..., :32] * tone[..., :32]
-    found = (source + in_own_colour(torch.randn(2, 3, 32, 32) * 0.02, source)) / tone
-    assert (found.amax(1) - found.amin(1)).max() < 0.015
+    tone, change = flat((1.0, 0.9, 0.7)), flat((0.1,) * 3)
+    source = 0.25 * tone
+    plain, own = ((source + one) / tone for one in (change, in_own_colour(change, source)))
+    off = [float((one.amax(1) - one.amin(1)).max()) for one in (plain, own)]
+    assert off[1] < 0.2 * off[0]
 
 
 def test_dark_pixels_get_no_more_than_the_change() -> None:
@@ -49,7 +50,7 @@ def test_dark_pixels_get_no_more_than_the_change() -> None:
 
 
 @pytest.mark.parametrize("skin", [PALE, TAN])
-def test_shadows_on_skin_are_redder_and_no_greyer(skin: tuple[float, ...]) -> None:
+def test_shadows_on_skin_are_no_greyer(skin: tuple[float, ...]) -> None:
     source = flat(skin)
     shade, light = (source + in_own_colour(flat((c,) * 3), source) for c in (-0.15, 0.05))
     assert (saturation(shade) >= saturation(source) - 1e-6).all()
@@ -65,4 +66,4 @@ def test_pale_skin_reddens_more_in_the_shade() -> None:
         apart = (shade / source).log() / (to_grey(shade) / to_grey(source)).log()
         found.append(float((apart - 1).abs().max()))
     pale, tan = found
-    assert 0.1 < tan + 0.1 < pale
+    assert 0 < tan < pale - 0.1

@@ -65,12 +65,6 @@ def test_mask_is_zero_at_the_border_full_inside_and_smooth(size: int) -> None:
     torch.testing.assert_close(mask, mask.flip(-1))
 
 
-@pytest.mark.parametrize("border", [0.0, -0.5, 1.5])
-def test_mask_refuses_an_impossible_border(border: float) -> None:
-    with pytest.raises(ValueError, match=r"`border` must be in \(0, 1\]"):
-        feather_mask(64, border)
-
-
 @pytest.mark.parametrize("scale", [0.3, 1.1, 6.0])
 def test_zero_residual_changes_nothing(scale: float) -> None:
     photo = random_photo(300, 400)

@@ -1,4 +1,4 @@
-"""What the tests of calls of the pipeline share."""
+"""Shared by the tests that call the pipeline."""
 
 import numpy as np
 import torch

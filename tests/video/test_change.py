@@ -144,6 +144,16 @@ def test_nothing_changes_away_from_the_face(space: ExpressionSpace, shape: torch
     np.testing.assert_array_equal(nothing, frame)
 
 
+def test_folds_on_light_skin_are_redder_than_the_skin(
+    space: ExpressionSpace, shape: torch.Tensor
+) -> None:
+    frame = np.full((256, 256, 3), (220, 180, 155), np.uint8)
+    after = show(frame, alignment(), expression(space, shape, smile=1.5)).astype(float)
+    row, column = np.unravel_index(after[..., 1].argmin(), after.shape[:2])
+    red, green, blue = after[row, column] / frame[row, column]
+    assert blue < green < red < 1
+
+
 def test_a_face_at_the_edge_is_changed_as_far_as_it_is_there(
     space: ExpressionSpace, shape: torch.Tensor
 ) -> None:
