@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 from diffusers import UNet2DModel
+from made_up_space import mean_face
 from PIL import Image
 from torch import Tensor
 
@@ -63,7 +64,7 @@ def faces(count: int = 24, side: int = SIDE, seed: int = 0) -> FaceSet:
     generator = torch.Generator().manual_seed(seed)
     emotions = torch.eye(7)[torch.randint(7, (count,), generator=generator)]
     emotions[-2] = 0
-    landmarks68 = 0.2 + 0.6 * torch.rand(count, POINTS, 2, generator=generator)
+    landmarks68 = mean_face()[:POINTS] + 0.1 * torch.rand(count, POINTS, 2, generator=generator)
     found = torch.ones(count).bool()
     landmarks68[-1], found[-1] = 0, False
     images = pictures(count, side, seed)
