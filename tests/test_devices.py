@@ -13,16 +13,10 @@ from other_device import other_device
 
 from map_pipeline import MAPPipeline
 from map_pipeline.compare import compare_faces
-from map_pipeline.images import load_image, to_array
 from map_pipeline.robustness import check_robustness
 
 OTHER = ASTRONAUT.with_name("woman-young-tan.png")
 WINK = {"wink_left": 1.0, "smirk": -0.4}
-
-
-@pytest.fixture(scope="module")
-def photo() -> np.ndarray:
-    return to_array(load_image(ASTRONAUT))
 
 
 @pytest.fixture(scope="module")

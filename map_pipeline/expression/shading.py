@@ -3,8 +3,8 @@
 A shadow that takes the same share of red, green and blue looks grey on skin, like dirt: light that
 enters skin comes back red, so real shadows are redder. In sRGB that is simple: how far a colour is
 from grey grows with brightness up to about half of full brightness, and stays the same from there
-on. That is how the skin of 92 people of `expressions_pairs.zip` gets lighter and darker with
-their expressions, where they show the same place in other light.
+on. That was seen on people whose skin gets lighter and darker with their expressions: those of
+`expressions_pairs.zip` that were set aside for tuning.
 """
 
 from torch import Tensor

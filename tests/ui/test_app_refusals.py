@@ -1,4 +1,4 @@
-"""What the page refuses over HTTP, told in plain words, with small networks of random weights."""
+"""What the page refuses over HTTP, in plain words, with small networks of random weights."""
 
 from pathlib import Path
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
+from bad_pictures import bad_picture
 from conftest import ASTRONAUT
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from PIL import Image
 from serving import gpu_calls, protect
 
 from map_pipeline.ui.settings import PageSettings
@@ -18,21 +18,6 @@ from map_pipeline.ui.settings import PageSettings
 @pytest.fixture(scope="module")
 def page_settings(tiny_checkpoint: Path) -> PageSettings:
     return PageSettings(checkpoint=tiny_checkpoint, concurrency=4)
-
-
-def bad_picture(folder: Path, name: str) -> Path:
-    path = folder / "upload.png"
-    photo = Image.open(ASTRONAUT).convert("RGB")
-    if name == "no face":
-        Image.new("RGB", (200, 200), "steelblue").save(path)
-    elif name == "small face":
-        photo.resize((170, 170)).save(path)  # its face becomes 31 px wide
-    elif name == "text":
-        path.write_text("not a picture")
-    elif name == "truncated":
-        photo.save(path)
-        path.write_bytes(path.read_bytes()[:2000])
-    return path
 
 
 @pytest.mark.parametrize(
@@ -44,7 +29,7 @@ def bad_picture(folder: Path, name: str) -> Path:
         ("truncated", "image must be"),
     ],
 )
-def test_bad_upload_is_told_in_plain_words(
+def test_bad_upload_is_refused_in_plain_words(
     client: Client, tmp_path: Path, name: str, message: str
 ) -> None:
     calls = len(gpu_calls)

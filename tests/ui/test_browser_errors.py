@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bad_pictures import bad_picture
 from browsing import (
     ASTRONAUT,
     Site,
@@ -15,7 +16,6 @@ from browsing import (
     toast,
     upload,
 )
-from PIL import Image
 
 from map_pipeline import MAPPipeline
 from map_pipeline.ui.settings import PageSettings
@@ -33,21 +33,6 @@ def site(
         yield site
 
 
-def picture(folder: Path, kind: str) -> Path:
-    path = folder / "holiday.png"
-    photo = Image.open(ASTRONAUT).convert("RGB")
-    if kind == "no face":
-        Image.new("RGB", (200, 200), "steelblue").save(path)
-    elif kind == "small face":
-        photo.resize((170, 170)).save(path)  # its face becomes 31 px wide
-    elif kind == "no picture":
-        path.write_text("not a picture")
-    elif kind == "broken":
-        photo.save(path)
-        path.write_bytes(path.read_bytes()[:2000])
-    return path
-
-
 def test_without_a_photo(site: Site) -> None:
     page = site.open()
     button(page, "Protect").click()
@@ -62,8 +47,8 @@ def test_without_a_photo(site: Site) -> None:
     ("kind", "at_once", "at_the_button"),
     [
         ("no face", "must show a face", "must show a face"),
-        ("no picture", "image must be", "image must be"),
-        ("broken", "image must be", "image must be"),
+        ("text", "image must be", "image must be"),
+        ("truncated", "image must be", "image must be"),
         ("small face", None, "No face in this photo can be protected well"),
     ],
 )
@@ -72,7 +57,7 @@ def test_photo_that_cannot_be_protected(
 ) -> None:
     """The reason is shown as soon as the photo is there, and again to whoever goes on."""
     page = site.open()
-    upload(page, picture(tmp_path, kind))
+    upload(page, bad_picture(tmp_path, kind))
     if at_once:
         shown = toast(page, at_once)
         shown.get_by_test_id("toast-close").click()
@@ -115,7 +100,7 @@ def test_too_large_a_file(site: Site, tmp_path: Path) -> None:
 
 def test_too_many_photos(site: Site, tmp_path: Path) -> None:
     page = site.open()
-    upload(page, picture(tmp_path, "no face"))
+    upload(page, bad_picture(tmp_path, "no face"))
     refusal = page.get_by_test_id("toast-body").filter(has_text=f"at most {LIMIT} photos")
     for _ in range(LIMIT + 1):
         button(page, "Protect").click()
